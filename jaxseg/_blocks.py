@@ -1,0 +1,146 @@
+"""Sums over the pixels of a map, taken block by block, in little memory.
+
+A region loss needs a few sums over all pixels of functions of the logits (softmax, products with
+the truth). Written plainly, differentiation keeps several arrays as large as the logits. Here a
+loop cuts the pixels into blocks that fit the cache, and the backward pass computes each block anew
+from the logits and writes its gradient in place: temporaries are a few blocks, whatever the map's
+size.
+
+The map's first axis is left whole, so that an input sharded over its batch stays where it is.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+# A block of logits, in bytes. On CPU it should stay in the second-level cache together with its
+# half dozen temporaries; an accelerator wants enough work for one kernel launch.
+CPU_BLOCK_BYTES = 128 * 1024
+ACCELERATOR_BLOCK_BYTES = 64 * 1024 * 1024
+
+# (arrays of the map, constants, axes) -> sums over those axes: a pytree whose leaves keep the map's
+# other axes first.
+Statistic = Callable[..., Any]
+Arrays = tuple[Any, ...]  # of Array or None
+Axes = tuple[int, ...]
+
+
+@partial(jax.jit, static_argnames=("statistic", "axes"))
+def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, axes: Axes) -> Any:
+    """``statistic(arrays, constants, axes)``, for a statistic that is a sum over pixels.
+
+    Args:
+      statistic: a function defined at module level (it is part of the compilation cache's key).
+      arrays: the logits ``[*map, C]`` first, then arrays ``[*map]`` or ``[*map, C]``, or None.
+      constants: pytree of arrays that every block needs whole, such as class weights.
+      axes: the map's axes to sum, sorted.
+
+    Returns:
+      What ``statistic`` returns. Differentiable in ``arrays`` and ``constants`` in reverse mode,
+      and forward over reverse; not in pure forward mode.
+    """
+    run = _axes_to_cut(arrays[0], axes)
+    if not run:  # one block, which the backward pass still computes anew
+        return _sum_blocks(statistic, axes, arrays, constants)
+    merged = tuple(None if x is None else _merge(x, run) for x in arrays)
+    sums = _sum_blocks(statistic, run[:1], merged, constants)
+    return jax.tree.map(lambda x: x.sum(axes[: -len(run)]), sums)
+
+
+def _loop(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:
+    """``statistic`` summed over blocks along ``axes[0]``, or in one block over several axes."""
+    first, block_at, count = _cut(arrays, axes)
+    return lax.fori_loop(
+        0,
+        count,
+        lambda i, sums: jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes)),
+        statistic(first, constants, axes),
+    )
+
+
+def _loop_forward(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:
+    return _loop(statistic, axes, arrays, constants), (arrays, constants)
+
+
+def _loop_backward(statistic: Statistic, axes: Axes, residuals: Any, cotangents: Any) -> Any:
+    """Gradients of the blocks, each computed from its pixels alone and written into its place."""
+    arrays, constants = residuals
+    first, block_at, count = _cut(arrays, axes)
+
+    def pull_back(block: Arrays) -> Any:
+        _, pullback = jax.vjp(lambda *args: statistic(*args, axes), block, constants)
+        return pullback(cotangents)
+
+    def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
+        return tuple(
+            None if whole is None else lax.dynamic_update_slice_in_dim(whole, part, start, axes[0])
+            for whole, part in zip(gradients, block, strict=True)
+        )
+
+    def add_block(i: Array, carry: Any) -> Any:
+        start, block = block_at(i)
+        in_place, summed = pull_back(block)
+        return write(start, in_place, carry[0]), jax.tree.map(jnp.add, carry[1], summed)
+
+    in_place, summed = pull_back(first)
+    if count == 0:
+        return in_place, summed
+    empty = tuple(jnp.zeros_like(x) if _is_floating(x) else None for x in arrays)
+    return lax.fori_loop(0, count, add_block, (write(0, in_place, empty), summed))
+
+
+# The forward rule runs the plain loop, which has a jvp of its own: so forward over reverse works.
+_sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1))
+_sum_blocks.defvjp(_loop_forward, _loop_backward)
+
+
+def _cut(arrays: Arrays, axes: Axes) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:
+    """The first block, a function of i to a further block and its start, and their number.
+
+    The first block is the remainder, so that the others are all of one size.
+    """
+    logits = arrays[0]
+    if len(axes) != 1:
+        return arrays, lambda i: (i, arrays), 0
+    axis = axes[0]
+    pixels = logits.shape[axis]
+    limit = CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_BYTES
+    bytes_per_pixel = logits.size // pixels * logits.dtype.itemsize
+    size = min(pixels, max(1, limit // bytes_per_pixel))
+    count = (pixels - 1) // size
+    first_size = pixels - count * size
+
+    def slices(start: ArrayLike, size: int) -> Arrays:
+        return tuple(
+            None if x is None else lax.dynamic_slice_in_dim(x, start, size, axis) for x in arrays
+        )
+
+    def block_at(i: ArrayLike) -> Any:
+        start = first_size + i * size
+        return start, slices(start, size)
+
+    return slices(0, first_size), block_at, count
+
+
+def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
+    """The last run of neighbouring axes to sum, without the map's first; none if it is sharded."""
+    run: Axes = ()
+    for axis in reversed(axes):
+        if axis == 0 or (run and axis != run[0] - 1):
+            break
+        run = (axis, *run)
+    spec = jax.typeof(logits).sharding.spec  # names an axis only where the mesh's axes are Explicit
+    return () if any(spec[axis] is not None for axis in run) else run
+
+
+def _merge(x: Array, run: Axes) -> Array:
+    return x.reshape(*x.shape[: run[0]], -1, *x.shape[run[-1] + 1 :])
+
+
+def _is_floating(x: Array | None) -> bool:
+    return x is not None and jnp.issubdtype(x.dtype, jnp.floating)

@@ -1,0 +1,220 @@
+"""Static checks of shapes, dtypes and arguments; label formats; division without NaN gradients.
+
+Every check reads shapes and dtypes only, so it raises the same message eagerly and under ``jit``.
+A wrong shape or value of an argument is a ``ValueError``, a wrong dtype or type a ``TypeError``.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+Axis = int | Sequence[int] | None
+
+
+def check_soft(
+    name: str, scores: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis
+) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
+    """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
+
+    Returns the four as arrays and a sorted tuple; labels are ids ``[...]`` or dense ``[..., C]``.
+    """
+    scores = check_scores(name, scores)
+    labels = check_labels(name, scores.shape, jnp.asarray(labels))
+    shape = scores.shape[:-1]
+    return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+
+
+def check_scores(name: str, scores: ArrayLike) -> Array:
+    """Check logits or probabilities: floating point, with a class axis, not empty."""
+    scores = jnp.asarray(scores)
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must be floating point, got {scores.dtype}; "
+            "predicted ids or masks go to counts."
+        )
+    if scores.ndim == 0:
+        raise ValueError(f"{name} must have a class axis, last: [..., C]; got shape ().")
+    _check_not_empty(name, scores)
+    return scores
+
+
+def check_labels(name: str, shape: tuple[int, ...], labels: Array) -> Array:
+    """Check labels against scores ``[..., C]`` of ``shape``: ids ``[...]`` or dense ``[..., C]``.
+
+    The one place where the two formats are told apart, by number of axes and dtype alone.
+    """
+    rule = (
+        f"labels must be integer or bool ids of shape {shape[:-1]}, "
+        f"or dense bool or float of shape {shape}, to go with {name} {shape}"
+    )
+    integer = jnp.issubdtype(labels.dtype, jnp.integer)
+    if not (integer or labels.dtype == bool or jnp.issubdtype(labels.dtype, jnp.floating)):
+        raise TypeError(f"{rule}; got dtype {labels.dtype}.")
+    if labels.shape == shape:
+        if integer and shape[-1] == 1:
+            return labels[..., 0]  # a mask with its class axis kept: 1 is the class, as for ids
+        if integer:
+            raise ValueError(
+                f"{rule}; got integers of the shape of {name}. "
+                f"If {name} lack their class axis, add it ({name}[..., None] for one class); "
+                "if labels are one-hot, cast them to bool."
+            )
+        return labels
+    if labels.shape != shape[:-1]:
+        raise ValueError(f"{rule}; got shape {labels.shape}.")
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+        raise TypeError(f"{rule}; got {labels.dtype} ids: cast class ids to an integer dtype.")
+    return labels
+
+
+def check_hard(
+    predictions: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis, *, dense: bool
+) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
+    """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
+    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
+    for name, x in (("predictions", predictions), ("labels", labels)):
+        if dense and x.dtype != bool:
+            raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
+                f"{name} without num_classes must be bool masks [..., C], got {x.dtype}; "
+                "give num_classes= for integer ids, and predict_labels makes either of logits."
+            )
+        if not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)):
+            raise TypeError(
+                f"{name} must be integer or bool ids, got {x.dtype}; "
+                "predict_labels makes them of logits."
+            )
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            "predictions and labels must have the same shape, "
+            f"got {predictions.shape} and {labels.shape}."
+        )
+    if dense and predictions.ndim == 0:
+        raise ValueError("masks must have a class axis, last: [..., C]; got shape ().")
+    _check_not_empty("predictions", predictions)
+    shape = predictions.shape[:-1] if dense else predictions.shape
+    if math.prod(shape) >= 2**31:
+        raise ValueError(
+            f"One call counts in int32, so fewer than 2**31 pixels; got shape {shape}. "
+            "Count in parts."
+        )
+    return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+
+
+def check_matrix(matrix: ArrayLike) -> Array:
+    """Check a confusion matrix ``[..., C, C]`` of integers or floats."""
+    matrix = jnp.asarray(matrix)
+    if not (
+        jnp.issubdtype(matrix.dtype, jnp.integer) or jnp.issubdtype(matrix.dtype, jnp.floating)
+    ):
+        raise TypeError(f"A confusion matrix must be integer or floating, got {matrix.dtype}.")
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.size == 0:
+        raise ValueError(f"A confusion matrix must have shape [..., C, C], got {matrix.shape}.")
+    return matrix
+
+
+def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """Check that ``where`` is a bool mask of exactly the label map's ``shape``."""
+    if where is None:
+        return None
+    where = jnp.asarray(where)
+    if where.dtype != bool:
+        raise TypeError(
+            f"where must be bool, got {where.dtype}; for an ignore label: labels != 255."
+        )
+    if where.shape != shape:
+        raise ValueError(f"where must have the label map's shape {shape}, got {where.shape}.")
+    return where
+
+
+def check_activation(
+    activation: str | None, allowed: Sequence[str | None], num_classes: int
+) -> None:
+    """Check that ``activation`` is one of ``allowed``, and not a softmax over one class."""
+    if activation not in allowed:
+        names = ", ".join(repr(name) for name in allowed)
+        raise ValueError(f"activation must be one of {names}; got {activation!r}.")
+    if activation == "softmax" and num_classes == 1:
+        raise ValueError(
+            "A softmax over one class is constant: logits [..., 1] need activation='sigmoid'."
+        )
+
+
+def check_num_classes(num_classes: int) -> int:
+    """Check that ``num_classes`` is a static positive integer."""
+    if isinstance(num_classes, bool):
+        raise TypeError("num_classes must be an integer, got a bool.")
+    try:
+        num_classes = operator.index(num_classes)
+    except TypeError:
+        raise TypeError(f"num_classes must be a static integer, got {num_classes!r}.") from None
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    return num_classes
+
+
+def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) -> Array | None:
+    """Check weights ``[C]`` of the classes; integers and bools become float32."""
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights)
+    if weights.shape != (num_classes,):
+        raise ValueError(
+            f"{name} must have shape ({num_classes},), one each class; got {weights.shape}."
+        )
+    return at_least_float32(weights)
+
+
+def normalize_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Axes of the label map as a sorted tuple of non-negative integers; ``None`` is all of them."""
+    if axis is None:
+        return tuple(range(ndim))
+    try:
+        axes = tuple(operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
+    except TypeError:
+        raise TypeError(
+            f"axis must be None, an integer or a tuple of integers; got {axis!r}."
+        ) from None
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(
+            f"axis counts the label map's {ndim} axes, without the class axis; "
+            f"{axis} is out of range."
+        )
+    axes = tuple(sorted(a % ndim for a in axes))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis names the same axis twice: {axis}.")
+    return axes
+
+
+def membership(labels: Array, num_classes: int) -> Array:
+    """Bool ``[..., C]``: which class each id of ``[...]`` is; an id outside [0, C) is none.
+
+    With one class the ids are a mask, and 1 is the class.
+    """
+    if labels.dtype.itemsize < 8:
+        # uint8 would wrap 256 classes, and a uint8 255 equals -1 under JAX's promotion.
+        labels = labels.astype(jnp.int32)
+    first = 1 if num_classes == 1 else 0
+    classes = jnp.arange(first, first + num_classes, dtype=labels.dtype)
+    return labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))
+
+
+def at_least_float32(x: Array) -> Array:
+    """Float64 stays; anything else becomes float32, in which half precision is summed."""
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
+    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
+    empty = denominator == 0
+    ratio = numerator / jnp.where(empty, 1, denominator)
+    return jnp.where(empty, jnp.asarray(zero_division, ratio.dtype), ratio)
+
+
+def _check_not_empty(name: str, x: Array | jax.ShapeDtypeStruct) -> None:
+    if x.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {x.shape}.")

@@ -1,0 +1,384 @@
+"""Statistics of segmentation maps: pixel counts per class, hard and soft, and confusion matrices.
+
+``counts`` compares label maps exactly, in integers; ``soft_counts`` compares probabilities with
+labels and is differentiable. Scores and losses are functions of these sums (see ``_scores``).
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._blocks import blocked_sum
+from jaxseg._checks import Axis
+
+
+class Counts(NamedTuple):
+    """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
+
+    Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
+    the counts of two sets of images together.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> a = jaxseg.counts(jnp.array([0, 1]), jnp.array([0, 1]), num_classes=2)
+      >>> (a + a).tp.tolist()
+      [2, 2]
+    """
+
+    tp: Array
+    fp: Array
+    fn: Array
+    tn: Array
+
+    def __add__(self, other: Any) -> "Counts":
+        if not isinstance(other, Counts):
+            return NotImplemented
+        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def counts(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+) -> Counts:
+    r"""Pixel counts per class of predicted label maps against true ones, exact in int32.
+
+    .. math:: tp_c = \sum [p = c][g = c], \quad fp_c = \sum [p = c][g \ne c], \quad
+              fn_c = \sum [p \ne c][g = c], \quad tn_c = \sum [p \ne c][g \ne c]
+
+    Args:
+      predictions: integer or bool ids ``[...]``, or without ``num_classes`` bool masks ``[...,
+        C]``.
+      labels: the truth, in the same format and shape.
+      num_classes: C, static. With 1, both are masks and id 1 is the class.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over; None is all, pooled over the batch.
+
+    Returns:
+      ``Counts`` of int32 ``[..., C]``. An id outside [0, C) belongs to no class: a predicted one
+      is a miss of the true class and no other's false positive.
+
+    Raises:
+      ValueError: shapes that differ, ``num_classes`` missing or below 1, ``axis`` out of range, an
+        empty map, or 2**31 pixels or more.
+      TypeError: float predictions or labels, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> predictions = jnp.array([[0, 1, 1], [2, 2, 0]])
+      >>> labels = jnp.array([[0, 1, 2], [2, 2, 0]])
+      >>> jaxseg.counts(predictions, labels, num_classes=3).tp.tolist()
+      [2, 1, 2]
+      >>> jaxseg.counts(predictions, labels, num_classes=3, axis=1).fn.tolist()  # per row
+      [[0, 0, 1], [0, 0, 0]]
+
+    Note:
+      metrax counts in float32, which stops growing at 2**24 pixels, and TorchMetrics' confusion
+      matrix counts an out-of-range prediction as another class.
+    """
+    dense = num_classes is None
+    predictions, labels, where, axes = _checks.check_hard(
+        predictions, labels, where, axis, dense=dense
+    )
+    if num_classes is not None:
+        num_classes = _checks.check_num_classes(num_classes)
+    return _hard_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
+
+
+@partial(jax.jit, static_argnames=("num_classes", "axes"))
+def _hard_counts(
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    *,
+    num_classes: int | None,
+    axes: tuple[int, ...],
+) -> Counts:
+    if num_classes is not None:
+        predictions = _checks.membership(predictions, num_classes)
+        labels = _checks.membership(labels, num_classes)
+    valid = jnp.ones((), bool) if where is None else where[..., None]
+
+    def count(mask: Array) -> Array:
+        return (mask & valid).sum(axes, dtype=jnp.int32)
+
+    return Counts(
+        tp=count(predictions & labels),
+        fp=count(predictions & ~labels),
+        fn=count(~predictions & labels),
+        tn=count(~predictions & ~labels),
+    )
+
+
+def soft_counts(
+    probs: ArrayLike,
+    labels: ArrayLike,
+    *,
+    activation: str | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+) -> Counts:
+    r"""Differentiable counts per class of probabilities against labels: what region losses read.
+
+    .. math:: tp_c = \sum p_c g_c, \quad fp_c = \sum p_c (1 - g_c), \quad
+              fn_c = \sum (1 - p_c) g_c, \quad tn_c = \sum (1 - p_c)(1 - g_c)
+
+    With an ``activation``, ``probs`` are logits and the softmax or sigmoid is taken inside, block
+    by block, in a small fraction of the logits' memory, forward and backward. That path has no pure
+    forward mode (``jax.jvp``, ``jax.jacfwd``); ``soft_counts(jax.nn.softmax(logits), labels)`` has.
+
+    Args:
+      probs: float ``[..., C]``: probabilities, or logits if ``activation`` is given.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` (one-hot, soft,
+        multi-label).
+      activation: None, "softmax" (over classes, C > 1) or "sigmoid" (each class by itself).
+      where: bool ``[...]``; False pixels do not count, whatever they hold, NaN included.
+      axis: axes of the label map to sum over; None is all, pooled over the batch.
+
+    Returns:
+      ``Counts`` of float32 (float64 for float64 input) ``[..., C]``; half precision is summed in
+      float32. A NaN in a valid pixel comes out as NaN.
+
+    Raises:
+      ValueError: shapes that do not fit, an unknown ``activation``, a softmax over one class,
+        ``axis`` out of range, an empty map.
+      TypeError: probabilities that are not floating point, float ids, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> probs = jnp.array([[0.75, 0.25], [0.5, 0.5]])
+      >>> jaxseg.soft_counts(probs, jnp.array([0, 1])).tp.tolist()
+      [0.75, 0.5]
+      >>> logits = jnp.array([[2.0], [-2.0]])
+      >>> c = jaxseg.soft_counts(logits, jnp.array([1, 0]), activation="sigmoid")
+      >>> jaxseg.dice(c).tolist()
+      [0.8808]
+
+    Note:
+      Optax's and MONAI's Dice overflow in float16; SMP can compute the intersection by subtraction,
+      which loses small objects to rounding.
+    """
+    probs, labels, where, axes = _checks.check_soft(
+        "probs" if activation is None else "logits", probs, labels, where, axis
+    )
+    _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
+    arrays = (probs, labels, where)
+    if activation is None:
+        return prob_counts(probs, labels, where, axes)
+    statistic = _softmax_counts if activation == "softmax" else _sigmoid_counts
+    return blocked_sum(statistic, arrays, axes=axes)
+
+
+def prob_counts(probs: Array, labels: Array, where: Array | None, axes: tuple[int, ...]) -> Counts:
+    """``soft_counts`` of checked arrays, written plainly: the formula itself."""
+    probs = _checks.at_least_float32(probs)
+    truth = dense_labels(labels, probs)
+    valid = jnp.ones((), bool) if where is None else where[..., None]
+    p = jnp.where(valid, probs, 0)  # before the products: 0 * NaN is NaN
+    g = jnp.where(valid, truth, 0)
+    return Counts(
+        tp=(p * g).sum(axes),
+        fp=(p * (1 - g)).sum(axes),
+        fn=((1 - p) * g).sum(axes),
+        tn=jnp.where(valid, (1 - p) * (1 - g), 0).sum(axes),
+    )
+
+
+def dense_labels(labels: Array, like: Array) -> Array:
+    """Labels, ids or dense, as floats of the shape and dtype of ``like`` ``[..., C]``."""
+    dense = labels if labels.ndim == like.ndim else _checks.membership(labels, like.shape[-1])
+    return dense.astype(like.dtype)
+
+
+def valid_logits(logits: Array, where: Array | None) -> Array:
+    """Logits for an activation: in float32 or better, and 0 where masked, so that gradients are."""
+    logits = _checks.at_least_float32(logits)
+    return logits if where is None else jnp.where(where[..., None], logits, 0)
+
+
+def _softmax_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+    logits, labels, where = arrays
+    return prob_counts(jax.nn.softmax(valid_logits(logits, where)), labels, where, axes)
+
+
+def _sigmoid_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+    logits, labels, where = arrays
+    return prob_counts(jax.nn.sigmoid(valid_logits(logits, where)), labels, where, axes)
+
+
+def confusion_matrix(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+) -> Array:
+    r"""Confusion matrix of label maps: rows are true classes, columns predicted ones.
+
+    .. math:: M_{ij} = \sum [g = i][p = j]
+
+    Args:
+      predictions: integer or bool ids ``[...]``.
+      labels: true ids, in the same shape.
+      num_classes: C, static. With 1, both are masks and id 1 is the class.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over; None is all, pooled over the batch.
+
+    Returns:
+      int32 ``[..., C, C]``. A pixel whose true or predicted id is outside [0, C) has no cell. To
+      keep such predictions as misses, which ``counts`` does, give them a class of their own:
+      ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
+
+    Raises:
+      ValueError: shapes that differ, ``num_classes`` below 1, ``axis`` out of range, an empty map,
+        or 2**31 pixels or more.
+      TypeError: float predictions or labels, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> predictions = jnp.array([[0, 1, 1], [2, 2, 0]])
+      >>> labels = jnp.array([[0, 1, 2], [2, 2, 0]])
+      >>> jaxseg.confusion_matrix(predictions, labels, num_classes=3).tolist()
+      [[2, 0, 0], [0, 1, 0], [0, 1, 2]]
+
+    Note:
+      TorchMetrics counts the pair (truth 0, prediction 3) of 3 classes in cell (1, 0); MONAI's
+      matrix holds float32 binary counts per class instead.
+    """
+    num_classes = _checks.check_num_classes(num_classes)
+    predictions, labels, where, axes = _checks.check_hard(
+        predictions, labels, where, axis, dense=False
+    )
+    return _confusion_matrix(predictions, labels, where, num_classes=num_classes, axes=axes)
+
+
+@partial(jax.jit, static_argnames=("num_classes", "axes"))
+def _confusion_matrix(
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    *,
+    num_classes: int,
+    axes: tuple[int, ...],
+) -> Array:
+    truth, truth_valid = _row(labels, num_classes)
+    guess, guess_valid = _row(predictions, num_classes)
+    valid = truth_valid & guess_valid & (True if where is None else where)
+    # A pixel without a cell gets the index behind the last cell, which "drop" drops; a negative
+    # index would wrap to the last class.
+    cells = jnp.where(valid, truth * num_classes + guess, num_classes**2)
+
+    def histogram(cells: Array) -> Array:
+        empty = jnp.zeros(num_classes**2, jnp.int32)
+        return empty.at[cells.ravel()].add(1, mode="drop")
+
+    # Sample by sample, then summed: folding a sharded batch into one histogram would gather the
+    # maps.
+    per_sample = tuple(a for a in range(cells.ndim) if a not in axes or (a == 0 and cells.ndim > 1))
+    for _ in per_sample:
+        histogram = jax.vmap(histogram)
+    summed = tuple(a for a in range(cells.ndim) if a not in per_sample)
+    matrices = histogram(cells.transpose(*per_sample, *summed))
+    if 0 in axes and 0 in per_sample:
+        matrices = matrices.sum(0)
+    return matrices.reshape(*matrices.shape[:-1], num_classes, num_classes)
+
+
+def _row(labels: Array, num_classes: int) -> tuple[Array, Array]:
+    """Class index of each id, from 0, as int32; and whether it is a class at all."""
+    if labels.dtype.itemsize < 8:
+        labels = labels.astype(jnp.int32)
+    first = 1 if num_classes == 1 else 0
+    row = labels - first
+    return row.astype(jnp.int32), (row >= 0) & (row < num_classes)
+
+
+def counts_from_confusion(matrix: ArrayLike) -> Counts:
+    r"""``Counts`` per class from a confusion matrix.
+
+    .. math:: tp_c = M_{cc}, \quad fp_c = \sum_{i \ne c} M_{ic}, \quad
+              fn_c = \sum_{j \ne c} M_{cj}, \quad tn_c = \sum_{i \ne c, j \ne c} M_{ij}
+
+    Args:
+      matrix: integer or float ``[..., C, C]``, rows truth.
+
+    Returns:
+      ``Counts`` of the matrix's dtype ``[..., C]``.
+
+    Raises:
+      ValueError: a matrix that is not square.
+      TypeError: a bool or complex matrix.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.counts_from_confusion([[3, 1], [0, 6]]).fn.tolist()
+      [1, 0]
+    """
+    matrix = _checks.check_matrix(matrix)
+    tp = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    fp = matrix.sum(-2, dtype=matrix.dtype) - tp
+    fn = matrix.sum(-1, dtype=matrix.dtype) - tp
+    total = matrix.sum((-2, -1), dtype=matrix.dtype)[..., None]
+    return Counts(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
+
+
+def predict_labels(
+    logits: ArrayLike, *, activation: str = "softmax", threshold: ArrayLike = 0.5
+) -> Array:
+    r"""Predicted ids (softmax) or masks (sigmoid) of logits.
+
+    .. math:: \operatorname{argmax}_c x_c \quad\text{or}\quad \sigma(x_c) \ge threshold
+
+    Args:
+      logits: float ``[..., C]``.
+      activation: "softmax": the class of the largest logit, the lowest of equal ones; "sigmoid":
+        each class by itself.
+      threshold: probability from which a class is predicted, for "sigmoid": a scalar or ``[C]``.
+
+    Returns:
+      int32 ids ``[...]`` for "softmax", with -1, no class, where any logit is NaN; bool masks
+      ``[..., C]`` for "sigmoid", False where the logit is NaN.
+
+    Raises:
+      ValueError: an unknown ``activation``, a softmax over one class, a missing class axis, a
+        ``threshold`` of another shape, empty logits.
+      TypeError: logits that are not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> jaxseg.predict_labels(jnp.array([[0.1, 2.0, -1.0], [jnp.nan, 0.0, 0.0]])).tolist()
+      [1, -1]
+      >>> jaxseg.predict_labels(jnp.array([[0.0], [-0.1]]), activation="sigmoid").tolist()
+      [[True], [False]]
+
+    Note:
+      A plain argmax of NaN logits is class 0, so that in TorchMetrics, metrax and Keras all-NaN
+      logits can score as a perfect background. Keras and SMP also predict at equality with the
+      threshold; TorchMetrics does not.
+    """
+    logits = _checks.check_scores("logits", logits)
+    _checks.check_activation(activation, ("softmax", "sigmoid"), logits.shape[-1])
+    if activation == "softmax":
+        invalid = jnp.isnan(logits).any(-1)
+        return jnp.where(invalid, -1, logits.argmax(-1).astype(jnp.int32))
+    threshold = jnp.asarray(threshold)
+    if threshold.shape not in ((), logits.shape[-1:]):
+        raise ValueError(
+            f"threshold must be a scalar or have shape {logits.shape[-1:]}, got {threshold.shape}."
+        )
+    probs = jax.nn.sigmoid(_checks.at_least_float32(logits))
+    return probs >= jnp.broadcast_to(threshold, probs.shape).astype(probs.dtype)

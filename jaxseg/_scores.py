@@ -1,0 +1,1137 @@
+"""Scores of ``Counts`` and of a confusion matrix: pure functions, one formula each.
+
+All scores of ``Counts`` take leaves ``[..., C]`` and return ``[..., C]``, one score a class;
+averages are reductions of that (``docs/conventions.md`` has the table). Counts become floats
+before anything is multiplied, so no product of pixel counts overflows.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._checks import safe_divide
+from jaxseg._counts import Counts, counts_from_confusion
+
+# ---------------------------------------------------------------------------------- overlap
+
+
+def dice(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Dice score (F1) per class.
+
+    .. math:: \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth: added to numerator and denominator.
+      eps: added to the denominator alone.
+      zero_division: the score where the denominator is 0: the class is in neither map.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError: anything but ``Counts``.
+      ValueError: leaves of different shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> c = jaxseg.counts(jnp.array([0, 1, 1, 1]), jnp.array([0, 1, 1, 0]), num_classes=3)
+      >>> jaxseg.dice(c, zero_division=-1.0).tolist()
+      [0.6667, 0.8, -1.]
+
+    References:
+      L. R. Dice, "Measures of the amount of ecologic association between species", Ecology 1945.
+
+    Note:
+      Optax's ``dice_loss`` adds its smooth to I and to (P + G) / 2: ours with twice the smooth. A
+      class in neither map scores 0 in metrax, 1 in Segmentation Models, and NaN here and in MONAI.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    return safe_divide(2 * tp + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
+
+
+def iou(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Intersection over union (Jaccard index) per class; ``jaccard`` is another name for it.
+
+    .. math:: \frac{tp + smooth}{tp + fp + fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is in neither map.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.iou(c).tolist()
+      [0.6667, 0.5]
+
+    References:
+      P. Jaccard, "The distribution of the flora in the alpine zone", New Phytologist 1912.
+
+    Note:
+      MONAI's and Segmentation Models' Jaccard losses place their smooth differently from each
+      other: MONAI's is ours with half its ``smooth_nr``.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    return safe_divide(tp + smooth, tp + fp + fn + smooth + eps, zero_division)
+
+
+jaccard = iou
+
+
+def tversky(
+    counts: Counts,
+    *,
+    alpha: ArrayLike = 0.5,
+    beta: ArrayLike = 0.5,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Tversky index per class: overlap with false positives and misses weighed apart.
+
+    .. math:: \frac{tp + smooth}{tp + \alpha\,fp + \beta\,fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      alpha: weight of false positives. With beta: 0.5 and 0.5 is Dice, 1 and 1 is IoU.
+      beta: weight of false negatives.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is in neither map.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.tversky(c, alpha=0.3, beta=0.7).tolist()
+      [0.7792, 0.6977]
+
+    References:
+      A. Tversky, "Features of similarity", Psychological Review 1977.
+
+    Note:
+      Keras 3.15 has alpha and beta the other way round. Dice is ``alpha = beta = 0.5`` with half
+      the smooth.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    return safe_divide(tp + smooth, tp + alpha * fp + beta * fn + smooth + eps, zero_division)
+
+
+def fbeta(
+    counts: Counts,
+    *,
+    beta: float = 1.0,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""F-beta score per class: recall counts ``beta`` times as much as precision.
+
+    .. math:: \frac{(1 + \beta^2)\,tp + smooth}{(1 + \beta^2)\,tp + \beta^2\,fn + fp + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      beta: weight of recall; 1 is Dice.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is in neither map.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.fbeta(c, beta=2.0).tolist()
+      [0.7692, 0.7143]
+
+    References:
+      C. J. van Rijsbergen, "Information Retrieval", 1979.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    return safe_divide(
+        (1 + beta**2) * tp + smooth,
+        (1 + beta**2) * tp + beta**2 * fn + fp + smooth + eps,
+        zero_division,
+    )
+
+
+# ---------------------------------------------------------------------------------- rates
+
+
+def precision(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Precision (positive predictive value) per class: predicted pixels that are right.
+
+    .. math:: \frac{tp + smooth}{tp + fp + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is not predicted.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.precision(c).tolist()
+      [0.8571, 0.6]
+    """
+    tp, fp, _, _ = _floats(counts)
+    return safe_divide(tp + smooth, tp + fp + smooth + eps, zero_division)
+
+
+def recall(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Recall (sensitivity) per class: true pixels that are found; ``sensitivity`` is another name.
+
+    .. math:: \frac{tp + smooth}{tp + fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is not in the truth.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.recall(c).tolist()
+      [0.75, 0.75]
+    """
+    tp, _, fn, _ = _floats(counts)
+    return safe_divide(tp + smooth, tp + fn + smooth + eps, zero_division)
+
+
+sensitivity = recall
+
+
+def specificity(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Specificity per class: pixels outside the class that are left out of it.
+
+    .. math:: \frac{tn + smooth}{tn + fp + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class fills the truth.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.specificity(c).tolist()
+      [0.75, 0.75]
+    """
+    _, fp, _, tn = _floats(counts)
+    return safe_divide(tn + smooth, tn + fp + smooth + eps, zero_division)
+
+
+def negative_predictive_value(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Negative predictive value per class: pixels not predicted that are indeed not the class.
+
+    .. math:: \frac{tn + smooth}{tn + fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class fills the prediction.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.negative_predictive_value(c).tolist()
+      [0.6, 0.8571]
+    """
+    _, _, fn, tn = _floats(counts)
+    return safe_divide(tn + smooth, tn + fn + smooth + eps, zero_division)
+
+
+def false_positive_rate(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""False positive rate per class: 1 - specificity.
+
+    .. math:: \frac{fp + smooth}{fp + tn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class fills the truth.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.false_positive_rate(c).tolist()
+      [0.25, 0.25]
+    """
+    _, fp, _, tn = _floats(counts)
+    return safe_divide(fp + smooth, fp + tn + smooth + eps, zero_division)
+
+
+def false_negative_rate(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""False negative rate (miss rate) per class: 1 - recall.
+
+    .. math:: \frac{fn + smooth}{fn + tp + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is not in the truth.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.false_negative_rate(c).tolist()
+      [0.25, 0.25]
+    """
+    tp, _, fn, _ = _floats(counts)
+    return safe_divide(fn + smooth, fn + tp + smooth + eps, zero_division)
+
+
+def false_discovery_rate(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""False discovery rate per class: 1 - precision.
+
+    .. math:: \frac{fp + smooth}{fp + tp + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is not predicted.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.false_discovery_rate(c).tolist()
+      [0.1429, 0.4]
+    """
+    tp, fp, _, _ = _floats(counts)
+    return safe_divide(fp + smooth, fp + tp + smooth + eps, zero_division)
+
+
+def false_omission_rate(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""False omission rate per class: 1 - negative predictive value.
+
+    .. math:: \frac{fn + smooth}{fn + tn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class fills the prediction.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.false_omission_rate(c).tolist()
+      [0.4, 0.1429]
+    """
+    _, _, fn, tn = _floats(counts)
+    return safe_divide(fn + smooth, fn + tn + smooth + eps, zero_division)
+
+
+def accuracy(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Accuracy per class: the share of pixels rightly in or out of the class.
+
+    .. math:: \frac{tp + tn + smooth}{tp + fp + fn + tn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where no pixel counts.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.accuracy(c).tolist()
+      [0.75, 0.75]
+
+    Note:
+      Not the share of pixels labelled right: that is ``pixel_accuracy`` of a confusion matrix.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    return safe_divide(tp + tn + smooth, tp + fp + fn + tn + smooth + eps, zero_division)
+
+
+def prevalence(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Prevalence per class: the share of pixels that are truly of the class.
+
+    .. math:: \frac{tp + fn + smooth}{tp + fp + fn + tn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where no pixel counts.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.prevalence(c).tolist()
+      [0.6667, 0.3333]
+    """
+    tp, fp, fn, tn = _floats(counts)
+    return safe_divide(tp + fn + smooth, tp + fp + fn + tn + smooth + eps, zero_division)
+
+
+# ---------------------------------------------------------------------------------- of two rates
+
+
+def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Balanced accuracy per class: the mean of recall and specificity.
+
+    .. math:: \frac{1}{2}\left(\frac{tp}{tp + fn} + \frac{tn}{tn + fp}\right)
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the score where either is 0/0: the class fills the truth or is not in it.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.balanced_accuracy(c).tolist()
+      [0.75, 0.75]
+    """
+    tp, fp, fn, tn = _floats(counts)
+    score = (safe_divide(tp, tp + fn, 0) + safe_divide(tn, tn + fp, 0)) / 2
+    return _unless_zero(score, (tp + fn, tn + fp), zero_division)
+
+
+def informedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Informedness (Youden's J) per class: recall + specificity - 1.
+
+    .. math:: \frac{tp}{tp + fn} + \frac{tn}{tn + fp} - 1
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the score where either is 0/0: the class fills the truth or is not in it.
+
+    Returns:
+      Float array ``[..., C]`` in [-1, 1]; 0 is chance.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.informedness(c).tolist()
+      [0.5, 0.5]
+
+    References:
+      W. J. Youden, "Index for rating diagnostic tests", Cancer 1950.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    score = safe_divide(tp, tp + fn, 0) - safe_divide(fp, tn + fp, 0)  # specificity is 1 - fp rate
+    return _unless_zero(score, (tp + fn, tn + fp), zero_division)
+
+
+def markedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Markedness per class: precision + negative predictive value - 1.
+
+    .. math:: \frac{tp}{tp + fp} + \frac{tn}{tn + fn} - 1
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the score where either is 0/0: the class fills the prediction or is not in it.
+
+    Returns:
+      Float array ``[..., C]`` in [-1, 1]; 0 is chance.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.markedness(c).tolist()
+      [0.4571, 0.4571]
+
+    References:
+      D. M. W. Powers, "Evaluation: from precision, recall and F-measure to ROC, informedness,
+      markedness and correlation", 2011.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    score = safe_divide(tp, tp + fp, 0) - safe_divide(fn, tn + fn, 0)  # NPV is 1 - omission rate
+    return _unless_zero(score, (tp + fp, tn + fn), zero_division)
+
+
+def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Matthews correlation coefficient per class, one class against the rest.
+
+    .. math:: \frac{tp\,tn - fp\,fn}{\sqrt{(tp + fp)(tp + fn)(tn + fp)(tn + fn)}}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the score where a factor is 0: prediction or truth is all of one kind.
+
+    Returns:
+      Float array ``[..., C]`` in [-1, 1]; 0 is chance.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[3e9, 1e8], [1e8, 3e9]])
+      >>> jaxseg.matthews_correlation(c).tolist()
+      [0.9355, 0.9355]
+
+    References:
+      B. W. Matthews, "Comparison of the predicted and observed secondary structure of T4 phage
+      lysozyme", Biochimica et Biophysica Acta 1975.
+
+    Note:
+      TorchMetrics 1.9 returns 0 for the counts of the example: its product overflows float32. Here
+      every quotient of a count and two roots is at most 1.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    margins = (tp + fp, tp + fn, tn + fp, tn + fn)
+    a, b, c, d = (jnp.sqrt(jnp.where(m == 0, 1, m)) for m in margins)
+    score = (tp / a / b) * (tn / c / d) - (fp / a / c) * (fn / b / d)
+    return _unless_zero(score, margins, zero_division)
+
+
+def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Fowlkes-Mallows index per class: the geometric mean of precision and recall.
+
+    .. math:: \frac{tp}{\sqrt{(tp + fp)(tp + fn)}}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the score where the class is in neither map; in one of them only, it is 0.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.fowlkes_mallows(c).tolist()
+      [0.8018, 0.6708]
+
+    References:
+      E. B. Fowlkes and C. L. Mallows, "A method for comparing two hierarchical
+      clusterings", JASA 1983.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    a, b = (jnp.sqrt(jnp.where(m == 0, 1, m)) for m in (tp + fp, tp + fn))
+    return _unless_zero(tp / a / b, (tp + fp + fn,), zero_division)
+
+
+# ---------------------------------------------------------------------------------- volumes
+
+
+def volumetric_similarity(
+    counts: Counts,
+    *,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Volumetric similarity per class: how alike the two volumes are, wherever they lie.
+
+    .. math:: 1 - \frac{|fn - fp|}{2\,tp + fp + fn}
+              = \frac{2\,tp + 2\min(fp, fn) + smooth}{2\,tp + fp + fn + smooth + eps}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where the class is in neither map.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.volumetric_similarity(c).tolist()
+      [0.9333, 0.8889]
+
+    References:
+      A. A. Taha and A. Hanbury, "Metrics for evaluating 3D medical image segmentation", 2015.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    similar = 2 * tp + 2 * jnp.minimum(fp, fn)
+    return safe_divide(similar + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
+
+
+def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Relative volume difference per class: positive where too much is predicted.
+
+    .. math:: \frac{P - G}{G} = \frac{fp - fn}{tp + fn}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the value where the class is in neither map; only predicted, it is infinite.
+
+    Returns:
+      Float array ``[..., C]`` in [-1, inf]; 0 is best.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.relative_volume_difference(c).tolist()
+      [-0.125, 0.25]
+    """
+    tp, fp, fn, _ = _floats(counts)
+    value = safe_divide(fp - fn, tp + fn, jnp.inf)
+    return _unless_zero(value, (tp + fp + fn,), zero_division)
+
+
+def generalized_dice(
+    counts: Counts,
+    *,
+    power: float = 2.0,
+    smooth: ArrayLike = 0.0,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> Array:
+    r"""Generalized Dice score: one number over all classes, small classes weighing more.
+
+    .. math:: \frac{2 \sum_c w_c\,tp_c + smooth}{\sum_c w_c (2\,tp_c + fp_c + fn_c) + smooth + eps},
+              \quad w_c = 1 / G_c^{power}, \quad G_c = tp_c + fn_c
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      power: 2 as in the paper, 1, or 0 for equal weights; the weights are scaled so that the
+        largest is 1. A class absent from the truth takes that largest weight, so that its false
+        positives count.
+      smooth, eps, zero_division: as in ``dice``; 0/0 is where no class is in either map.
+
+    Returns:
+      Float array ``[...]`` in [0, 1]: the class axis is summed.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.generalized_dice(c).tolist()
+      0.7059
+
+    References:
+      C. H. Sudre et al., "Generalised Dice overlap as a deep learning loss function", 2017.
+
+    Note:
+      In Optax's generalized Dice an absent class takes almost all the weight.
+    """
+    tp, fp, fn, _ = _floats(counts)
+    truth = tp + fn
+    present = truth > 0
+    smallest = jnp.min(truth, axis=-1, where=present, initial=jnp.inf, keepdims=True)
+    # (smallest / G)^power rather than 1 / G^power: the same score, and nothing under- or overflows.
+    weights = jnp.where(present, smallest / jnp.where(present, truth, 1), 1) ** power
+    numerator = 2 * (weights * tp).sum(-1) + smooth
+    denominator = (weights * (2 * tp + fp + fn)).sum(-1) + smooth + eps
+    return safe_divide(numerator, denominator, zero_division)
+
+
+# ---------------------------------------------------------------------------------- of a matrix
+
+
+def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Pixel accuracy: the share of pixels labelled right.
+
+    .. math:: \frac{\sum_c M_{cc}}{\sum_{ij} M_{ij}}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      zero_division: the score of an empty matrix.
+
+    Returns:
+      Float array ``[...]`` in [0, 1].
+
+    Raises:
+      TypeError: a bool or complex matrix.
+      ValueError: a matrix that is not square.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.pixel_accuracy([[6, 2], [1, 3]]).tolist()
+      0.75
+    """
+    matrix = _float_matrix(matrix)
+    right = jnp.trace(matrix, axis1=-2, axis2=-1)
+    return safe_divide(right, matrix.sum((-2, -1)), zero_division)
+
+
+def mean_class_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Mean class accuracy: recall, averaged over the classes that are in the truth.
+
+    .. math:: \frac{1}{|\{c : G_c > 0\}|} \sum_{c : G_c > 0} \frac{M_{cc}}{G_c},
+              \quad G_c = \sum_j M_{cj}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      zero_division: the score of an empty matrix.
+
+    Returns:
+      Float array ``[...]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.mean_class_accuracy([[6, 2], [1, 3]]).tolist()
+      0.75
+    """
+    c = counts_from_confusion(_float_matrix(matrix))
+    return _mean_of_present(recall(c, zero_division=0), c.tp + c.fn > 0, zero_division)
+
+
+def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Mean IoU, averaged over the classes that are in either map: the mIoU of a data set.
+
+    .. math:: \frac{1}{|S|} \sum_{c \in S} \frac{M_{cc}}{G_c + P_c - M_{cc}},
+              \quad S = \{c : G_c + P_c > 0\}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth, pooled over the data set.
+      zero_division: the score of an empty matrix.
+
+    Returns:
+      Float array ``[...]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.mean_iou([[6, 2, 0], [1, 3, 0], [0, 0, 0]]).tolist()
+      0.5833
+
+    References:
+      M. Everingham et al., "The PASCAL visual object classes challenge", IJCV 2010.
+
+    Note:
+      TorchMetrics' segmentation ``MeanIoU`` and metrax's ``IoU`` average ratios of parts of the
+      data, which gives another number, and one that depends on how the data was batched.
+    """
+    c = counts_from_confusion(_float_matrix(matrix))
+    return _mean_of_present(iou(c, zero_division=0), c.tp + c.fp + c.fn > 0, zero_division)
+
+
+def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Frequency-weighted IoU: IoU of the classes, weighted by their share of the truth.
+
+    .. math:: \sum_c \frac{G_c}{\sum_k G_k} \cdot \frac{M_{cc}}{G_c + P_c - M_{cc}}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      zero_division: the score of an empty matrix.
+
+    Returns:
+      Float array ``[...]`` in [0, 1].
+
+    Raises:
+      TypeError, ValueError: as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.frequency_weighted_iou([[6, 2], [1, 3]]).tolist()
+      0.6111
+
+    References:
+      J. Long, E. Shelhamer and T. Darrell, "Fully convolutional networks for semantic
+      segmentation", 2015.
+    """
+    c = counts_from_confusion(_float_matrix(matrix))
+    truth = c.tp + c.fn
+    return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
+
+
+def cohen_kappa(
+    matrix: ArrayLike, *, weights: str | None = None, zero_division: ArrayLike = jnp.nan
+) -> Array:
+    r"""Cohen's kappa: agreement beyond what the two maps' class frequencies give by chance.
+
+    .. math:: 1 - \frac{\sum_{ij} w_{ij} M_{ij} / N}{\sum_{ij} w_{ij} G_i P_j / N^2}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      weights: of a disagreement: None, all alike; for ordered classes "linear", ``|i - j|``, or
+        "quadratic", ``(i - j)^2``.
+      zero_division: the score where chance alone agrees wholly: both maps hold the same one class.
+
+    Returns:
+      Float array ``[...]`` up to 1; 0 is chance.
+
+    Raises:
+      ValueError: unknown ``weights``; else TypeError, ValueError as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.cohen_kappa([[6, 2], [1, 3]]).tolist()
+      0.4706
+
+    References:
+      J. Cohen, "A coefficient of agreement for nominal scales", 1960.
+    """
+    shares = _shares(matrix)
+    classes = jnp.arange(shares.shape[-1], dtype=shares.dtype)
+    steps = jnp.abs(classes[:, None] - classes[None, :])
+    costs = {None: (steps > 0).astype(shares.dtype), "linear": steps, "quadratic": steps**2}
+    if weights not in costs:
+        raise ValueError(f"weights must be None, 'linear' or 'quadratic'; got {weights!r}.")
+    observed = _total_cost(shares, costs[weights])
+    expected = _total_cost(
+        shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs[weights]
+    )
+    return 1 - safe_divide(observed, expected, 1 - jnp.asarray(zero_division, shares.dtype))
+
+
+def multiclass_matthews_correlation(
+    matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan
+) -> Array:
+    r"""Matthews correlation of all classes together (Gorodkin's R_K).
+
+    .. math:: \frac{N \sum_c M_{cc} - \sum_c G_c P_c}
+              {\sqrt{(N^2 - \sum_c P_c^2)(N^2 - \sum_c G_c^2)}}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      zero_division: the score where a map is all of one class.
+
+    Returns:
+      Float array ``[...]`` in [-1, 1]; 0 is chance.
+
+    Raises:
+      TypeError, ValueError: as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.multiclass_matthews_correlation([[6, 2], [1, 3]]).tolist()
+      0.4781
+
+    References:
+      J. Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient",
+      2004.
+
+    Note:
+      Computed from shares of the pixels, as sums over unequal classes, without the cancellation in
+      1 - sum of squares that a map of almost one class brings.
+    """
+    shares = _shares(matrix)
+    unequal = 1 - jnp.eye(shares.shape[-1], dtype=shares.dtype)
+    truth, predicted = shares.sum(-1), shares.sum(-2)
+
+    def differ(a: Array, b: Array) -> Array:  # how often two pixels drawn from a and b differ
+        return _total_cost(a[..., :, None] * b[..., None, :], unequal)
+
+    covariance = differ(truth, predicted) - _total_cost(shares, unequal)
+    variances = (differ(truth, truth), differ(predicted, predicted))
+    a, b = (jnp.sqrt(jnp.where(v == 0, 1, v)) for v in variances)
+    return _unless_zero(covariance / a / b, variances, zero_division)
+
+
+def expected_cost(
+    matrix: ArrayLike, *, costs: ArrayLike | None = None, zero_division: ArrayLike = jnp.nan
+) -> Array:
+    r"""Expected cost of the errors, over that of the best decision that ignores the image.
+
+    .. math:: \frac{\sum_{ij} K_{ij} M_{ij}}{\min_j \sum_i K_{ij} G_i}
+
+    Args:
+      matrix: confusion matrix ``[..., C, C]``, rows truth.
+      costs: ``[C, C]``, the cost K of predicting j where i is true; None is 1 for every error.
+      zero_division: the value where deciding blindly costs nothing: the truth is all of one class.
+
+    Returns:
+      Float array ``[...]``, 0 is best; 1 is no better than always predicting one class.
+
+    Raises:
+      ValueError: ``costs`` of another shape; else TypeError, ValueError as ``pixel_accuracy``.
+
+    Example:
+      >>> import jaxseg
+      >>> jaxseg.expected_cost([[6, 2], [1, 3]]).tolist()
+      0.75
+      >>> jaxseg.expected_cost([[6, 2], [1, 3]], costs=[[0, 1], [5, 0]]).tolist()
+      0.8750000596046448
+
+    References:
+      L. Ferrer, "Analysis and comparison of classification metrics", 2022.
+    """
+    shares = _shares(matrix)
+    num_classes = shares.shape[-1]
+    if costs is None:
+        costs = 1 - jnp.eye(num_classes)
+    costs = jnp.asarray(costs)
+    if costs.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"costs must have shape {(num_classes, num_classes)}, rows truth; got {costs.shape}."
+        )
+    costs = costs.astype(shares.dtype)
+    rows = jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))
+    naive = (shares.sum(-1, keepdims=True) * rows).sum(-2).min(-1)
+    return safe_divide(_total_cost(shares, costs), naive, zero_division)
+
+
+# ---------------------------------------------------------------------------------- report
+
+
+def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
+    """A plain text table: precision, recall, Dice, IoU and support of each class, and their means.
+
+    ``mean`` averages over the classes that have the score (not 0/0); ``pooled`` is the score of the
+    counts summed over classes; support is the class's number of true pixels.
+
+    Args:
+      counts: ``Counts`` with leaves ``[C]``, not traced: the table is made on the host.
+      names: one name a class; None numbers them from 0.
+
+    Returns:
+      The table, a line each class, without a newline at its end; "-" stands for 0/0.
+
+    Raises:
+      TypeError: anything but ``Counts``.
+      ValueError: leaves not of shape ``[C]``, or another number of names.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> print(jaxseg.class_report(c, names=["background", "cell"]))
+                  precision  recall    dice     iou  support
+      background     0.8571  0.7500  0.8000  0.6667        8
+      cell           0.6000  0.7500  0.6667  0.5000        4
+      <BLANKLINE>
+      mean           0.7286  0.7500  0.7333  0.5833       12
+      pooled         0.7500  0.7500  0.7500  0.6000       12
+    """
+    _floats(counts)  # the checks
+    # int64, so that sums over classes cannot wrap.
+    is_soft = any(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in counts)
+    dtype = np.float64 if is_soft else np.int64
+    arrays: Any = (np.asarray(leaf).astype(dtype) for leaf in counts)
+    leaves = Counts(*arrays)
+    if leaves.tp.ndim != 1:
+        raise ValueError(f"class_report takes Counts with leaves [C], got shape {leaves.tp.shape}.")
+    num_classes = len(leaves.tp)
+    names = [str(c) for c in range(num_classes)] if names is None else list(names)
+    if len(names) != num_classes:
+        raise ValueError(f"names must be {num_classes}, one each class; got {len(names)}.")
+    scores = {"precision": precision, "recall": recall, "dice": dice, "iou": iou}
+    columns = np.stack([np.asarray(score(leaves)) for score in scores.values()], axis=1)
+    summed = Counts(*(leaf.sum(keepdims=True) for leaf in leaves))
+    pooled = [float(score(summed)[0]) for score in scores.values()]
+    defined = ~np.isnan(columns)
+    sums = np.where(defined, columns, 0).sum(0)
+    mean = np.where(defined.any(0), sums / np.maximum(defined.sum(0), 1), np.nan)
+    support = np.asarray(leaves.tp + leaves.fn)
+    width = max(len(name) for name in [*names, "pooled"])
+
+    def row(name: str, values: Sequence[float] | np.ndarray, total: float) -> str:
+        cells = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
+        widths = [max(len(title), 6) for title in scores]
+        texts = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
+        return f"{name:<{width}}{texts}  {total:>{support_width}.{digits}f}"
+
+    digits = 1 if is_soft else 0
+    support_width = max(len("support"), len(f"{support.sum():.{digits}f}"))
+    titles = "".join(f"  {title:>{max(len(title), 6)}}" for title in scores)
+    return "\n".join(
+        [
+            f"{'':<{width}}{titles}  {'support':>{support_width}}",
+            *(row(*r) for r in zip(names, columns, support, strict=True)),
+            "",
+            row("mean", mean, support.sum()),
+            row("pooled", pooled, support.sum()),
+        ]
+    )
+
+
+# ---------------------------------------------------------------------------------- shared
+
+
+def _floats(counts: Counts) -> Counts:
+    """Checked counts in float32 or better, so that products of counts do not overflow."""
+    if not isinstance(counts, Counts):
+        raise TypeError(
+            f"A score takes Counts, got {type(counts).__name__}; "
+            "jaxseg.counts and jaxseg.soft_counts make them of maps."
+        )
+    shapes = [jnp.shape(leaf) for leaf in counts]
+    if len(set(shapes)) > 1 or not shapes[0]:
+        raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
+    return Counts(*(_float(leaf) for leaf in counts))
+
+
+def _float(x: ArrayLike) -> Array:
+    # Straight from NumPy to float: jnp.asarray alone would cut int64 sums to int32.
+    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return _checks.at_least_float32(jnp.asarray(x)) if is_float else jnp.asarray(x, dtype=float)
+
+
+def _float_matrix(matrix: ArrayLike) -> Array:
+    _checks.check_matrix(matrix)
+    return _float(matrix)
+
+
+def _shares(matrix: ArrayLike) -> Array:
+    """A confusion matrix as shares of the pixels, which sum to 1 (all 0 for an empty matrix)."""
+    matrix = _float_matrix(matrix)
+    return safe_divide(matrix, matrix.sum((-2, -1), keepdims=True), 0)
+
+
+def _total_cost(shares: Array, costs: Array) -> Array:
+    return (shares * jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))).sum((-2, -1))
+
+
+def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: ArrayLike) -> Array:
+    """``score``, and ``zero_division`` where any of its denominators is 0."""
+    for denominator in denominators:
+        score = jnp.where(denominator == 0, jnp.asarray(zero_division, score.dtype), score)
+    return score
+
+
+def _mean_of_present(scores: Array, present: Array, zero_division: ArrayLike) -> Array:
+    total = jnp.where(present, scores, 0).sum(-1)
+    return safe_divide(total, present.sum(-1).astype(scores.dtype), zero_division)
