@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 # A block of logits, in bytes. On CPU it should stay in the second-level cache together with its
 # half dozen temporaries; an accelerator wants enough work for one kernel launch.
-CPU_BLOCK_BYTES = 128 * 1024
+CPU_BLOCK_BYTES = 96 * 1024
 ACCELERATOR_BLOCK_BYTES = 64 * 1024 * 1024
 
 # (arrays of the map, constants, axes) -> sums over those axes: a pytree whose leaves keep the map's

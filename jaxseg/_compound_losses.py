@@ -148,8 +148,11 @@ def dice_ce_loss(
     ce_class_weights = _checks.check_class_weights(
         "ce_class_weights", ce_class_weights, num_classes
     )
+    smoothing = (
+        None if isinstance(label_smoothing, float) and label_smoothing == 0 else label_smoothing
+    )
     counts, ce, valid = blocked_sum(
-        _dice_ce_sums, (logits, labels, where), (ce_class_weights, label_smoothing), axes=axes
+        _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
     )
     pixels = _global_mean(ce, valid, axis_name)
     regions = _mean_dice_loss(
@@ -179,8 +182,10 @@ def _dice_ce_sums(
     x = valid_logits(logits, where)
     truth = dense_labels(labels, x)
     truth = truth if where is None else jnp.where(where[..., None], truth, 0)
-    spread = truth.sum(-1, keepdims=True) / truth.shape[-1]  # no label, nothing to spread
-    smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
+    smoothed = truth
+    if label_smoothing is not None:
+        spread = truth.sum(-1, keepdims=True) / truth.shape[-1]  # no label, nothing to spread
+        smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
     if class_weights is not None:
         weights = jnp.expand_dims(class_weights, tuple(range(labels.ndim))).astype(x.dtype)
         smoothed, truth = weights * smoothed, weights * truth

@@ -86,27 +86,18 @@ def counts(
       metrax counts in float32, which stops growing at 2**24 pixels, and TorchMetrics' confusion
       matrix counts an out-of-range prediction as another class.
     """
-    dense = num_classes is None
     predictions, labels, where, axes = _checks.check_hard(
-        predictions, labels, where, axis, dense=dense
+        predictions, labels, where, axis, dense=num_classes is None
     )
-    if num_classes is not None:
-        num_classes = _checks.check_num_classes(num_classes)
-    return _hard_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
+    if num_classes is None:
+        return blocked_sum(_mask_counts, (predictions, labels, where), axes=axes)
+    num_classes = _checks.check_num_classes(num_classes)
+    return _id_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
 
 
-@partial(jax.jit, static_argnames=("num_classes", "axes"))
-def _hard_counts(
-    predictions: Array,
-    labels: Array,
-    where: Array | None,
-    *,
-    num_classes: int | None,
-    axes: tuple[int, ...],
-) -> Counts:
-    if num_classes is not None:
-        predictions = _checks.membership(predictions, num_classes)
-        labels = _checks.membership(labels, num_classes)
+def _mask_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+    """Counts of bool masks ``[..., C]``, for ``blocked_sum``."""
+    predictions, labels, where = arrays
     valid = jnp.ones((), bool) if where is None else where[..., None]
 
     def count(mask: Array) -> Array:
@@ -118,6 +109,26 @@ def _hard_counts(
         fn=count(~predictions & labels),
         tn=count(~predictions & ~labels),
     )
+
+
+@partial(jax.jit, static_argnames=("num_classes", "axes"))
+def _id_counts(
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    *,
+    num_classes: int,
+    axes: tuple[int, ...],
+) -> Counts:
+    """Counts of id maps, from three histograms: no array of ``[..., C]`` is formed."""
+    p = _class_index(predictions, num_classes, where)
+    g = _class_index(labels, num_classes, where)
+    tp = _histogram(jnp.where(p == g, p, num_classes), num_classes, axes)
+    predicted = _histogram(p, num_classes, axes)
+    true = _histogram(g, num_classes, axes)
+    valid = jnp.ones(labels.shape, bool) if where is None else where
+    total = valid.sum(axes, dtype=jnp.int32)[..., None]
+    return Counts(tp=tp, fp=predicted - tp, fn=true - tp, tn=total - predicted - true + tp)
 
 
 def soft_counts(
@@ -274,36 +285,43 @@ def _confusion_matrix(
     num_classes: int,
     axes: tuple[int, ...],
 ) -> Array:
-    truth, truth_valid = _row(labels, num_classes)
-    guess, guess_valid = _row(predictions, num_classes)
-    valid = truth_valid & guess_valid & (True if where is None else where)
-    # A pixel without a cell gets the index behind the last cell, which "drop" drops; a negative
-    # index would wrap to the last class.
-    cells = jnp.where(valid, truth * num_classes + guess, num_classes**2)
+    p = _class_index(predictions, num_classes, where)
+    g = _class_index(labels, num_classes, where)
+    has_cell = (p < num_classes) & (g < num_classes)
+    cells = jnp.where(has_cell, g * num_classes + p, num_classes**2)
+    matrix = _histogram(cells, num_classes**2, axes)
+    return matrix.reshape(*matrix.shape[:-1], num_classes, num_classes)
 
-    def histogram(cells: Array) -> Array:
-        empty = jnp.zeros(num_classes**2, jnp.int32)
-        return empty.at[cells.ravel()].add(1, mode="drop")
 
-    # Sample by sample, then summed: folding a sharded batch into one histogram would gather the
-    # maps.
-    per_sample = tuple(a for a in range(cells.ndim) if a not in axes or (a == 0 and cells.ndim > 1))
+def _class_index(ids: Array, num_classes: int, where: Array | None) -> Array:
+    """Index of each id's class as int32; ``num_classes`` where masked or of no class.
+
+    Never negative: a negative index would count as the last class.
+    """
+    if ids.dtype.itemsize < 8:
+        ids = ids.astype(jnp.int32)
+    index = ids - 1 if num_classes == 1 else ids  # of a mask, id 1 is the class
+    is_class = (index >= 0) & (index < num_classes)
+    if where is not None:
+        is_class &= where
+    return jnp.where(is_class, index, num_classes).astype(jnp.int32)
+
+
+def _histogram(index: Array, bins: int, axes: tuple[int, ...]) -> Array:
+    """How often each of ``bins`` indices occurs, summed over ``axes``: int32 ``[..., bins]``.
+
+    Sample by sample, then summed: one histogram of a batch that is sharded would gather its maps.
+    """
+    per_sample = tuple(a for a in range(index.ndim) if a not in axes or (a == 0 and index.ndim > 1))
+    summed = tuple(a for a in range(index.ndim) if a not in per_sample)
+
+    def histogram(index: Array) -> Array:
+        return jnp.zeros(bins, jnp.int32).at[index.ravel()].add(1, mode="drop")
+
     for _ in per_sample:
         histogram = jax.vmap(histogram)
-    summed = tuple(a for a in range(cells.ndim) if a not in per_sample)
-    matrices = histogram(cells.transpose(*per_sample, *summed))
-    if 0 in axes and 0 in per_sample:
-        matrices = matrices.sum(0)
-    return matrices.reshape(*matrices.shape[:-1], num_classes, num_classes)
-
-
-def _row(labels: Array, num_classes: int) -> tuple[Array, Array]:
-    """Class index of each id, from 0, as int32; and whether it is a class at all."""
-    if labels.dtype.itemsize < 8:
-        labels = labels.astype(jnp.int32)
-    first = 1 if num_classes == 1 else 0
-    row = labels - first
-    return row.astype(jnp.int32), (row >= 0) & (row < num_classes)
+    histograms = histogram(index.transpose(*per_sample, *summed))
+    return histograms.sum(0) if 0 in axes and 0 in per_sample else histograms
 
 
 def counts_from_confusion(matrix: ArrayLike) -> Counts:

@@ -747,7 +747,7 @@ def generalized_dice(
       Float array ``[...]`` in [0, 1]: the class axis is summed.
 
     Raises:
-      TypeError, ValueError: as ``dice``.
+      TypeError, ValueError: as ``dice``; Counts without a class axis.
 
     Example:
       >>> import jaxseg
@@ -762,6 +762,8 @@ def generalized_dice(
       In Optax's generalized Dice an absent class takes almost all the weight.
     """
     tp, fp, fn, _ = _floats(counts)
+    if tp.ndim == 0:
+        raise ValueError("generalized_dice sums over the class axis; Counts have none, shape ().")
     truth = tp + fn
     present = truth > 0
     smallest = jnp.min(truth, axis=-1, where=present, initial=jnp.inf, keepdims=True)
@@ -1098,7 +1100,7 @@ def _floats(counts: Counts) -> Counts:
             "jaxseg.counts and jaxseg.soft_counts make them of maps."
         )
     shapes = [jnp.shape(leaf) for leaf in counts]
-    if len(set(shapes)) > 1 or not shapes[0]:
+    if len(set(shapes)) > 1:
         raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
     return Counts(*(_float(leaf) for leaf in counts))
 
