@@ -55,12 +55,12 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
 def _loop(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:
     """``statistic`` summed over blocks along ``axes[0]``, or in one block over several axes."""
     first, block_at, count = _cut(arrays, axes)
-    return lax.fori_loop(
-        0,
-        count,
-        lambda i, sums: jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes)),
-        statistic(first, constants, axes),
-    )
+
+    def add_block(i: Array, sums: Any) -> Any:
+        return jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes))
+
+    sums = statistic(first, constants, axes)
+    return lax.fori_loop(0, count, add_block, sums) if count else sums
 
 
 def _loop_forward(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:

@@ -7,9 +7,11 @@ A wrong shape or value of an argument is a ``ValueError``, a wrong dtype or type
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -105,9 +107,13 @@ def check_hard(
     return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
 
-def check_matrix(matrix: ArrayLike) -> Array:
-    """Check a confusion matrix ``[..., C, C]`` of integers or floats."""
-    matrix = jnp.asarray(matrix)
+def check_matrix(matrix: ArrayLike) -> Any:
+    """Check a confusion matrix ``[..., C, C]`` of integers or floats.
+
+    NumPy's 64-bit integers are left as they are: ``jnp.asarray`` would cut them to int32.
+    """
+    if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
+        matrix = jnp.asarray(matrix)
     if not (
         jnp.issubdtype(matrix.dtype, jnp.integer) or jnp.issubdtype(matrix.dtype, jnp.floating)
     ):

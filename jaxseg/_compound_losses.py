@@ -215,6 +215,6 @@ def _mean_dice_loss(
     loss = 1 - dice(counts, smooth=smooth, zero_division=1.0)
     if class_weights is not None:
         weights = jnp.expand_dims(class_weights, tuple(range(loss.ndim - 1))).astype(loss.dtype)
-        loss = (weights * loss).sum(-1) / weights.sum()
+        loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
     loss = loss.mean()
     return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)

@@ -184,11 +184,14 @@ def soft_counts(
         "probs" if activation is None else "logits", probs, labels, where, axis
     )
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
-    arrays = (probs, labels, where)
     if activation is None:
-        return prob_counts(probs, labels, where, axes)
-    statistic = _softmax_counts if activation == "softmax" else _sigmoid_counts
-    return blocked_sum(statistic, arrays, axes=axes)
+        c = prob_counts(probs, labels, where, axes)
+    else:
+        statistic = _softmax_counts if activation == "softmax" else _sigmoid_counts
+        c = blocked_sum(statistic, (probs, labels, where), axes=axes)
+    # XLA may drop a NaN that is multiplied by a label of 0: one NaN sum makes all four NaN.
+    nan = jnp.where(jnp.isnan(c.tp + c.fp + c.fn + c.tn), jnp.nan, 0)
+    return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
 
 
 def prob_counts(probs: Array, labels: Array, where: Array | None, axes: tuple[int, ...]) -> Counts:
@@ -334,7 +337,8 @@ def counts_from_confusion(matrix: ArrayLike) -> Counts:
       matrix: integer or float ``[..., C, C]``, rows truth.
 
     Returns:
-      ``Counts`` of the matrix's dtype ``[..., C]``.
+      ``Counts`` of the matrix's dtype ``[..., C]``. A NumPy matrix of 64-bit integers, such as a
+      sum over a data set, stays in NumPy, exact.
 
     Raises:
       ValueError: a matrix that is not square.
@@ -345,11 +349,11 @@ def counts_from_confusion(matrix: ArrayLike) -> Counts:
       >>> jaxseg.counts_from_confusion([[3, 1], [0, 6]]).fn.tolist()
       [1, 0]
     """
-    matrix = _checks.check_matrix(matrix)
-    tp = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-    fp = matrix.sum(-2, dtype=matrix.dtype) - tp
-    fn = matrix.sum(-1, dtype=matrix.dtype) - tp
-    total = matrix.sum((-2, -1), dtype=matrix.dtype)[..., None]
+    m = _checks.check_matrix(matrix)
+    tp = m.diagonal(axis1=-2, axis2=-1)
+    fp = m.sum(-2, dtype=m.dtype) - tp
+    fn = m.sum(-1, dtype=m.dtype) - tp
+    total = m.sum((-2, -1), dtype=m.dtype)[..., None]
     return Counts(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
 
 

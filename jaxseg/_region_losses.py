@@ -212,8 +212,8 @@ def focal_tversky_loss(
     """
     c = _region_counts(logits, labels, activation, where, axis, axis_name)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
-    positive = loss > 0
-    return jnp.where(positive, jnp.where(positive, loss, 1) ** gamma, 0)
+    zero = loss <= 0  # rounding can leave it below; NaN stays NaN
+    return jnp.where(zero, 0, jnp.where(zero, 1, loss) ** gamma)
 
 
 def _region_counts(

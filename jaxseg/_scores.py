@@ -1113,8 +1113,7 @@ def _float(x: ArrayLike) -> Array:
 
 
 def _float_matrix(matrix: ArrayLike) -> Array:
-    _checks.check_matrix(matrix)
-    return _float(matrix)
+    return _float(_checks.check_matrix(matrix))
 
 
 def _shares(matrix: ArrayLike) -> Array:

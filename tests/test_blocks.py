@@ -1,0 +1,88 @@
+"""The blocked sums behind the losses: little memory, whatever the shape, and the plain sum's numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxseg
+from jaxseg import _blocks
+
+SHAPES = ((1, 64, 64, 64, 32), (4, 256, 256, 11), (8, 256, 256, 4), (2, 32, 32, 32, 117))
+
+
+def temporaries(loss, shape):
+    """The compiler's figure for value and gradient, in multiples of the logits' bytes."""
+    logits = jax.ShapeDtypeStruct(shape, jnp.float32)
+    labels = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / (4 * np.prod(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: jaxseg.dice_loss(x, y).mean(),
+        jaxseg.dice_ce_loss,
+        lambda x, y: jaxseg.dice_ce_loss(
+            x, y, axis=tuple(range(1, y.ndim)), where=y != 3, label_smoothing=0.1
+        ),
+        lambda x, y: jaxseg.bce_dice_loss(x, y, where=y != 3),
+    ],
+    ids=["dice", "dice_ce", "dice_ce masked, per image, smoothed", "bce_dice masked"],
+)
+def test_temporaries_are_a_fraction_of_the_logits(loss, shape):
+    assert temporaries(loss, shape) <= 0.15
+
+
+def test_optax_takes_several_times_the_logits():
+    def optax_dice_ce(logits, labels):
+        ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+        return optax.losses.dice_loss(logits, one_hot).mean() + ce.mean()
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        assert temporaries(optax_dice_ce, (2, 16, 16, 16, 117)) > 4
+
+
+def test_an_unused_gradient_of_dense_labels_costs_nothing():
+    shape = (4, 256, 256, 11)
+    logits = labels = jax.ShapeDtypeStruct(shape, jnp.float32)
+    step = jax.jit(jax.value_and_grad(jaxseg.dice_ce_loss)).lower(logits, labels).compile()
+    assert step.memory_analysis().temp_size_in_bytes <= 0.15 * 4 * np.prod(shape)
+
+
+@pytest.mark.parametrize(
+    ("axes", "cut"),
+    [
+        ((0, 1, 2), (1, 2)),  # the batch axis is left whole
+        ((1, 2), (1, 2)),
+        ((0, 2), (2,)),
+        ((0, 1), (1,)),
+        ((0,), ()),  # nothing but the first axis: one block
+        ((), ()),
+    ],
+)
+def test_blocks_are_cut_from_the_last_run_of_axes(axes, cut):
+    assert _blocks._axes_to_cut(jnp.zeros((2, 3, 4, 5)), axes) == cut
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 8, 9, 64, 97])
+def test_blocks_cover_every_pixel_once(pixels, monkeypatch):
+    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 2 * 3 * 4 * 8)  # 8 pixels of 2 images, 3 classes
+    logits = jnp.arange(2 * pixels * 3, dtype=jnp.float32).reshape(2, pixels, 3)
+    first, block_at, count = _blocks._cut((logits, None), (1,))
+    parts = [first[0], *(block_at(i)[1][0] for i in range(count))]
+    assert max(part.shape[1] for part in parts) <= 8
+    np.testing.assert_array_equal(jnp.concatenate(parts, 1), logits)
+    starts = [0, *(block_at(i)[0] for i in range(count))]
+    assert starts == [sum(part.shape[1] for part in parts[:k]) for k in range(len(parts))]
+
+
+def test_sums_keep_their_precision_over_many_pixels():
+    # One float32 sum over 2**24 pixels of 0.1, in sequence, would be off by tens of percent.
+    logits = jnp.full((1, 4096, 4096, 1), -2.1972246)  # sigmoid 0.1
+    c = jaxseg.soft_counts(logits, jnp.zeros((1, 4096, 4096), bool), activation="sigmoid")
+    np.testing.assert_allclose(c.fp, [0.1 * 2**24], rtol=1e-4)

@@ -1,0 +1,295 @@
+"""Compound losses: values and gradients of the plain formulas, weights, masks and edges."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from jax.test_util import check_grads
+
+import jaxseg
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+SHAPE = (2, 4, 5)
+IDS = rng(1).integers(0, 3, SHAPE)
+ONE_HOT = reference.one_hot(IDS, 3)
+PROBS = reference.softmax(rng(2).standard_normal((*SHAPE, 3))).astype(np.float32)
+MASKS = rng(3).random((*SHAPE, 3)) < 0.4
+SOFT = rng(7).random((*SHAPE, 3)).astype(np.float32)
+LOGITS = (2 * rng(4).standard_normal((*SHAPE, 3))).astype(np.float32)
+WHERE = rng(5).random(SHAPE) < 0.7
+OUTSIDE = np.where(rng(6).random(SHAPE) < 0.3, 255, IDS).astype(np.uint8)
+IMAGE = (1, 2)
+
+# loss, logits, labels, arguments
+CASES = {
+    "bce_dice": ("bce_dice_loss", LOGITS, MASKS, {}),
+    "bce_dice ids": ("bce_dice_loss", LOGITS, IDS, {"axis": IMAGE}),
+    "bce_dice soft": ("bce_dice_loss", LOGITS, SOFT, {"where": WHERE}),
+    "bce_dice one class": ("bce_dice_loss", LOGITS[..., :1], IDS == 1, {"where": WHERE}),
+    "bce_dice weights": (
+        "bce_dice_loss",
+        LOGITS,
+        MASKS,
+        {"bce_weight": 2.0, "dice_weight": 0.25, "smooth": 3.0},
+    ),
+    "dice_ce": ("dice_ce_loss", LOGITS, IDS, {}),
+    "dice_ce per image": ("dice_ce_loss", LOGITS, IDS, {"axis": IMAGE, "where": WHERE}),
+    "dice_ce weights": (
+        "dice_ce_loss",
+        LOGITS,
+        IDS,
+        {"ce_weight": 2.0, "dice_weight": 0.25, "smooth": 3.0},
+    ),
+    "dice_ce class weights": (
+        "dice_ce_loss",
+        LOGITS,
+        IDS,
+        {"class_weights": [0.0, 1.0, 3.0], "ce_class_weights": [0.2, 0.5, 2.0], "axis": IMAGE},
+    ),
+    "dice_ce smoothing": ("dice_ce_loss", LOGITS, IDS, {"label_smoothing": 0.1}),
+    "dice_ce soft": ("dice_ce_loss", LOGITS, PROBS, {"where": WHERE}),
+    "dice_ce outside": ("dice_ce_loss", LOGITS, OUTSIDE, {"label_smoothing": 0.2}),
+    "dice_ce everything": (
+        "dice_ce_loss",
+        LOGITS,
+        OUTSIDE,
+        {
+            "class_weights": [0.5, 1.0, 2.0],
+            "ce_class_weights": [1.0, 2.0, 4.0],
+            "label_smoothing": 0.3,
+            "where": WHERE,
+            "axis": -1,
+        },
+    ),
+}
+
+
+def jax_loss(name, labels, **kwargs):
+    """The loss of logits, with weights as arrays."""
+    arrays = {k: np.float32(v) if isinstance(v, list) else v for k, v in kwargs.items()}
+    return functools.partial(getattr(jaxseg, name), labels=labels, **arrays)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_gradient(loss, x):
+    return jax.value_and_grad(loss)(x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_plain_formula(case):
+    name, logits, labels, kwargs = CASES[case]
+    value, gradient = value_and_gradient(jax_loss(name, labels, **kwargs), logits)
+    plain = getattr(reference, name)
+    assert value.shape == ()
+    assert value.dtype == jnp.float32
+    expected = plain(logits.astype(np.float64), labels, **kwargs)
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    _, plain_gradient = value_and_gradient(lambda x: plain(x, labels, **kwargs), logits)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["bce_dice soft", "dice_ce per image", "dice_ce class weights"])
+def test_gradients_agree_with_finite_differences(case):
+    name, logits, labels, kwargs = CASES[case]
+    with jax.enable_x64(True):
+        x = jnp.asarray(logits[:, :2, :2], jnp.float64)
+        if "where" in kwargs:
+            kwargs = kwargs | {"where": kwargs["where"][:, :2, :2]}
+        loss = jax.jit(jax_loss(name, labels[:, :2, :2], **kwargs))
+        check_grads(loss, (x,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("name", ["bce_dice_loss", "dice_ce_loss"])
+def test_second_derivatives_agree_with_finite_differences(name):
+    with jax.enable_x64(True):
+        x = jnp.asarray(LOGITS[0, :1, :3], jnp.float64)
+        loss = jax.jit(jax_loss(name, IDS[0, :1, :3]))
+        check_grads(loss, (x,), order=2, modes=["rev"])
+
+
+# ---------------------------------------------------------------------------------- its terms
+
+
+def test_dice_ce_is_optax_cross_entropy_plus_dice():
+    ce = optax.softmax_cross_entropy_with_integer_labels(LOGITS, IDS).mean()
+    dice = jaxseg.dice_loss(LOGITS, IDS, axis=IMAGE).mean()
+    actual = jaxseg.dice_ce_loss(LOGITS, IDS, axis=IMAGE)
+    np.testing.assert_allclose(actual, ce + dice, rtol=1e-6)
+
+
+def test_dice_ce_smoothing_is_optax_label_smoothing():
+    smoothed = optax.smooth_labels(ONE_HOT.astype(np.float32), 0.1)
+    ce = optax.softmax_cross_entropy(LOGITS, smoothed).mean()
+    actual = jaxseg.dice_ce_loss(LOGITS, IDS, label_smoothing=0.1, dice_weight=0.0)
+    np.testing.assert_allclose(actual, ce, rtol=1e-6)
+
+
+def test_bce_dice_is_optax_cross_entropy_and_dice():
+    bce = optax.sigmoid_binary_cross_entropy(LOGITS, MASKS.astype(np.float32)).mean()
+    dice = jaxseg.dice_loss(LOGITS, MASKS, activation="sigmoid").mean()
+    np.testing.assert_allclose(jaxseg.bce_dice_loss(LOGITS, MASKS), 0.5 * bce + dice, rtol=1e-6)
+
+
+def test_bce_dice_is_the_keras_idiom_plus_one():
+    masks = MASKS[..., :1]
+    logits = LOGITS[..., :1]
+    value, gradient = value_and_gradient(jax_loss("bce_dice_loss", masks), logits)
+    idiom = functools.partial(reference.keras_bce_dice_loss, masks.astype(np.float32))
+    expected, plain_gradient = value_and_gradient(idiom, logits)
+    np.testing.assert_allclose(value, expected + 1, rtol=1e-6)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bce_dice_loss", "dice_ce_loss"])
+def test_ids_equal_their_one_hot_forms(name):
+    loss = getattr(jaxseg, name)
+    expected = loss(LOGITS, IDS)
+    for labels in (ONE_HOT, ONE_HOT.astype(np.float32), IDS.astype(np.uint8)):
+        np.testing.assert_allclose(loss(LOGITS, labels), expected, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("argument", ["class_weights", "ce_class_weights"])
+def test_equal_class_weights_of_any_scale_change_nothing(argument):
+    expected = jaxseg.dice_ce_loss(LOGITS, IDS)
+    actual = jaxseg.dice_ce_loss(LOGITS, IDS, **{argument: [10, 10, 10]})
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+def test_class_weights_of_zero_and_one_leave_the_background_out():
+    actual = jaxseg.dice_ce_loss(LOGITS, IDS, class_weights=[0, 1, 1], ce_weight=0.0)
+    np.testing.assert_allclose(actual, jaxseg.dice_loss(LOGITS, IDS)[1:].mean(), rtol=1e-6)
+
+
+def test_ce_class_weight_of_zero_ignores_the_pixels_of_a_class():
+    weighted = jaxseg.dice_ce_loss(LOGITS, IDS, ce_class_weights=[0, 1, 1], dice_weight=0.0)
+    ignored = jaxseg.dice_ce_loss(LOGITS, IDS, where=IDS != 0, dice_weight=0.0)
+    np.testing.assert_allclose(weighted, ignored, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- masks
+
+LABELS = {"bce_dice_loss": MASKS, "dice_ce_loss": IDS}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_where_that_ignores_nothing_changes_nothing(name):
+    loss = getattr(jaxseg, name)
+    everywhere = loss(LOGITS, LABELS[name], where=np.ones(SHAPE, bool))
+    np.testing.assert_allclose(everywhere, loss(LOGITS, LABELS[name]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_mean_is_over_valid_pixels_only(name):
+    columns = np.zeros(SHAPE, bool)
+    columns[:, :, 1:3] = True
+    actual = getattr(jaxseg, name)(LOGITS, LABELS[name], where=columns)
+    expected = getattr(jaxseg, name)(LOGITS[:, :, 1:3], LABELS[name][:, :, 1:3])
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [None, IMAGE])
+@pytest.mark.parametrize("name", LABELS)
+def test_all_masked_is_zero_with_a_gradient_of_exactly_zero(name, axis):
+    logits = np.full(LOGITS.shape, np.nan, np.float32)
+    loss = jax_loss(name, LABELS[name], where=np.zeros(SHAPE, bool), axis=axis)
+    value, gradient = value_and_gradient(loss, logits)
+    assert float(value) == 0
+    assert (np.asarray(gradient) == 0).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", LABELS)
+def test_masked_pixels_may_hold_nan_and_infinity(name, bad):
+    logits = np.where(WHERE[..., None], LOGITS, bad)
+    dense = np.where(WHERE[..., None], reference.one_hot(IDS, 3), np.nan).astype(np.float32)
+    value, gradient = value_and_gradient(jax_loss(name, dense, where=WHERE), logits)
+    expected = getattr(reference, name)(LOGITS.astype(np.float64), IDS, where=WHERE)
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
+    assert (np.asarray(gradient)[~WHERE] == 0).all()
+    assert np.isfinite(gradient).all()
+
+
+def test_one_image_without_valid_pixels_leaves_the_other_alone():
+    where = np.ones(SHAPE, bool)
+    where[1] = False
+    loss = jax_loss("dice_ce_loss", IDS, where=where, axis=IMAGE)
+    value, gradient = value_and_gradient(loss, LOGITS)
+    pixel = reference.cross_entropy(LOGITS[:1].astype(np.float64), IDS[:1])
+    region = reference.dice_loss(LOGITS[:1].astype(np.float64), IDS[:1]).mean()
+    np.testing.assert_allclose(value, pixel + region / 2, rtol=1e-6)
+    assert (np.asarray(gradient)[1] == 0).all()
+
+
+# ---------------------------------------------------------------------------------- edges
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_logits_of_ten_thousand_stay_finite(name):
+    logits = np.where(LOGITS > 0, 1e4, -1e4).astype(np.float32)
+    value, gradient = value_and_gradient(jax_loss(name, LABELS[name]), logits)
+    expected = getattr(reference, name)(logits.astype(np.float64), LABELS[name])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0  # a confident error is still pushed back
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_perfect_logits_have_a_loss_of_zero(name):
+    logits = np.where(ONE_HOT, 1e3, -1e3).astype(np.float32)
+    value, gradient = value_and_gradient(jax_loss(name, ONE_HOT), logits)
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_nan_logits_in_nan_loss_out(name):
+    logits = LOGITS.copy()
+    logits[0, 1, 2, 0] = np.nan
+    assert np.isnan(getattr(jaxseg, name)(logits, LABELS[name]))
+
+
+def test_empty_target_punishes_false_positives():
+    loss = jax_loss("bce_dice_loss", np.zeros((4, 4), int), bce_weight=0.0)
+    values = []
+    for positives in (0, 1, 16):
+        logits = np.where(np.arange(16) < positives, 4.0, -9.0).astype(np.float32)
+        values.append(float(loss(logits.reshape(4, 4, 1))))
+    assert values[0] < values[1] < values[2]
+    assert values[2] > 0.8
+
+
+@pytest.mark.parametrize("label", [3, 255, -1, -100])
+def test_label_outside_has_no_part_in_the_cross_entropy(label):
+    labels = IDS.astype(np.int32)
+    inside = rng(8).random(SHAPE) < 0.7
+    marked = np.where(inside, labels, label)
+    loss = jax_loss("dice_ce_loss", marked, dice_weight=0.0)
+    value, gradient = value_and_gradient(loss, LOGITS)
+    expected = jaxseg.dice_ce_loss(LOGITS, labels, where=inside, dice_weight=0.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert (np.asarray(gradient)[~inside] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", LABELS)
+def test_half_precision_of_a_512_plane_neither_overflows_nor_drifts(name, dtype):
+    logits = rng(1).standard_normal((512, 512, 2))
+    labels = np.zeros((512, 512), int)
+    loss = jax_loss(name, labels)
+    value, gradient = value_and_gradient(loss, jnp.asarray(logits, dtype))
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    expected = getattr(reference, name)(logits, labels)
+    np.testing.assert_allclose(value, expected, rtol=0.01)
+    assert np.isfinite(gradient.astype(jnp.float32)).all()

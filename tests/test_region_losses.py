@@ -1,0 +1,306 @@
+"""Region losses: values and gradients of the plain formulas, and the edges that break others."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from jax.test_util import check_grads
+
+import jaxseg
+
+LOSSES = ["dice_loss", "iou_loss", "tversky_loss", "focal_tversky_loss"]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+SHAPE = (2, 4, 5)
+IDS = rng(1).integers(0, 3, SHAPE)
+SOFT = rng(2).random((*SHAPE, 3)).astype(np.float32)
+MASKS = rng(3).random((*SHAPE, 3)) < 0.4
+LOGITS = (2 * rng(4).standard_normal((*SHAPE, 3))).astype(np.float32)
+WHERE = rng(5).random(SHAPE) < 0.7
+OUTSIDE = np.where(rng(6).random(SHAPE) < 0.3, 255, IDS).astype(np.uint8)
+
+# loss, logits, labels, arguments
+CASES = {
+    **{name: (name, LOGITS, IDS, {}) for name in LOSSES},
+    "sigmoid": ("dice_loss", LOGITS, MASKS, {"activation": "sigmoid"}),
+    "soft labels": ("iou_loss", LOGITS, SOFT, {"activation": "sigmoid"}),
+    "one class": ("dice_loss", LOGITS[..., :1], IDS == 1, {"activation": "sigmoid"}),
+    "per image": ("iou_loss", LOGITS, IDS, {"axis": (1, 2)}),
+    "where": ("dice_loss", LOGITS, IDS, {"where": WHERE, "axis": (1, 2)}),
+    "labels outside": ("tversky_loss", LOGITS, OUTSIDE, {"alpha": 0.2, "beta": 0.8}),
+    "smooth and eps": ("dice_loss", LOGITS, IDS, {"smooth": 0.5, "eps": 0.25}),
+    "alpha over beta": ("tversky_loss", LOGITS, IDS, {"alpha": 0.9, "beta": 0.2, "axis": -1}),
+    "focal": ("focal_tversky_loss", LOGITS, IDS, {"gamma": 1.5, "alpha": 0.4, "beta": 0.6}),
+}
+
+
+def jax_loss(name, labels, **kwargs):
+    return functools.partial(getattr(jaxseg, name), labels=labels, **kwargs)
+
+
+def sum_and_gradient(loss, x):
+    """Gradient of the loss's sum, and the loss."""
+
+    def total(x):
+        value = loss(x)
+        return value.sum(), value
+
+    return jax.jit(jax.grad(total, has_aux=True))(x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_plain_formula(case):
+    name, logits, labels, kwargs = CASES[case]
+    gradient, value = sum_and_gradient(jax_loss(name, labels, **kwargs), logits)
+    plain = getattr(reference, name)
+    expected = plain(logits.astype(np.float64), labels, **kwargs)
+    assert value.dtype == jnp.float32
+    assert value.shape == expected.shape
+    np.testing.assert_allclose(value, expected, rtol=2e-6, atol=2e-6)
+    plain_gradient, _ = sum_and_gradient(lambda x: plain(x, labels, **kwargs), logits)
+    np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_probabilities_equal_those_of_logits_under_jit_and_vmap(name):
+    loss = jax.jit(jax_loss(name, IDS, activation=None, axis=(1, 2)))
+    of_probs = loss(jax.nn.softmax(LOGITS))
+    of_logits = getattr(jaxseg, name)(LOGITS, IDS, axis=(1, 2))
+    np.testing.assert_allclose(of_probs, of_logits, rtol=1e-5, atol=1e-6)
+    each = jax.vmap(functools.partial(getattr(jaxseg, name), activation=None))
+    np.testing.assert_allclose(each(jax.nn.softmax(LOGITS), IDS), of_probs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["dice_loss", "focal_tversky_loss", "soft labels", "where"])
+def test_gradients_agree_with_finite_differences(case):
+    name, logits, labels, kwargs = CASES[case]
+    with jax.enable_x64(True):
+        x = jnp.asarray(logits[:, :2, :2], jnp.float64)
+        if "where" in kwargs:
+            kwargs = kwargs | {"where": kwargs["where"][:, :2, :2]}
+        loss = jax.jit(jax_loss(name, labels[:, :2, :2], **kwargs))
+        check_grads(loss, (x,), order=1, modes=["rev"])
+
+
+def test_second_derivatives_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        x = jnp.asarray(LOGITS[0, :1, :3], jnp.float64)
+        loss = jax.jit(jax_loss("dice_loss", IDS[0, :1, :3]))
+        check_grads(loss, (x,), order=2, modes=["rev"])
+
+
+def test_gradient_with_respect_to_soft_labels_is_the_plain_formulas():
+    def total(function, labels):
+        return function(LOGITS, labels, activation="sigmoid").sum()
+
+    actual = jax.jit(jax.grad(functools.partial(total, jaxseg.dice_loss)))(SOFT)
+    expected = jax.jit(jax.grad(functools.partial(total, reference.dice_loss)))(SOFT)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_of_a_512_plane_neither_overflows_nor_drifts(dtype):
+    logits = rng(1).standard_normal((512, 512, 1))
+    masks = np.ones((512, 512), bool)
+    loss = jax_loss("dice_loss", masks, activation="sigmoid")
+    gradient, value = sum_and_gradient(loss, jnp.asarray(logits, dtype))
+    assert value.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    expected = reference.dice_loss(logits, masks, "sigmoid")
+    np.testing.assert_allclose(value, expected, rtol=0.01)
+    assert np.isfinite(gradient.astype(jnp.float32)).all()
+
+
+# ---------------------------------------------------------------------------------- same labels
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ids_equal_their_one_hot_forms(name):
+    loss = getattr(jaxseg, name)
+    one_hot = reference.one_hot(IDS, 3)
+    expected = loss(LOGITS, IDS)
+    np.testing.assert_array_equal(loss(LOGITS, one_hot), expected)
+    np.testing.assert_array_equal(loss(LOGITS, one_hot.astype(np.float32)), expected)
+    np.testing.assert_array_equal(loss(LOGITS, IDS.astype(np.uint8)), expected)
+
+
+def test_dice_is_tversky_of_halves_with_half_the_smooth():
+    halves = jaxseg.tversky_loss(LOGITS, IDS, alpha=0.5, beta=0.5, smooth=0.5)
+    np.testing.assert_allclose(jaxseg.dice_loss(LOGITS, IDS, smooth=1.0), halves, rtol=1e-6)
+
+
+def test_iou_is_tversky_of_ones():
+    ones = jaxseg.tversky_loss(LOGITS, IDS, alpha=1.0, beta=1.0)
+    np.testing.assert_allclose(jaxseg.iou_loss(LOGITS, IDS), ones, rtol=1e-6)
+
+
+def test_focal_tversky_of_gamma_one_is_tversky():
+    focal = jaxseg.focal_tversky_loss(LOGITS, IDS, gamma=1.0)
+    plain = jaxseg.tversky_loss(LOGITS, IDS, alpha=0.3, beta=0.7)
+    np.testing.assert_allclose(focal, plain, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- edges
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smooth", [0.0, 1e-5, 1.0])
+def test_empty_pair_has_a_finite_value_and_gradient(name, smooth):
+    probs = np.zeros((3, 4, 1), np.float32)
+    loss = jax_loss(name, np.zeros((3, 4), int), activation=None, smooth=smooth)
+    gradient, value = sum_and_gradient(loss, probs)
+    assert value.tolist() == [0]
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_false_positives_on_an_empty_target_are_punished(name):
+    loss = jax_loss(name, np.zeros((4, 4), int), activation="sigmoid")
+    values = []
+    for positives in (0, 1, 4, 16):
+        logits = np.where(np.arange(16) < positives, 4.0, -9.0).astype(np.float32)
+        gradient, value = sum_and_gradient(loss, logits.reshape(4, 4, 1))
+        assert (np.asarray(gradient) > 0).all()  # fewer positives, lower loss
+        values.append(float(value[0]))
+    assert values == sorted(values)
+    assert values[1] > values[0] + 0.1
+    assert values[-1] > 0.8
+
+
+@pytest.mark.parametrize("name", ["dice_loss", "iou_loss", "tversky_loss"])
+@pytest.mark.parametrize("smooth", [0.5, 1.0, 2.0])
+def test_gradient_on_an_empty_target_is_bounded_by_the_smooth(name, smooth):
+    probs = np.zeros((64, 64, 1), np.float32)
+    loss = jax_loss(name, np.zeros((64, 64), int), activation=None, smooth=smooth)
+    gradient, _ = sum_and_gradient(loss, probs)
+    assert 0 < np.abs(gradient).max() <= 1 / smooth + 1e-6
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("gamma", [0.5, 0.75])
+def test_perfect_overlap_has_a_zero_loss_and_a_finite_gradient(name, gamma):
+    kwargs = {"gamma": gamma} if name == "focal_tversky_loss" else {}
+    one_hot = reference.one_hot(IDS, 3).astype(np.float32)
+    for x, activation in ((one_hot, None), (2e4 * one_hot - 1e4, "softmax")):
+        loss = jax_loss(name, IDS, activation=activation, **kwargs)
+        gradient, value = sum_and_gradient(loss, x)
+        np.testing.assert_allclose(value, [0, 0, 0], atol=1e-6)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_logits_of_ten_thousand_stay_finite(name, activation):
+    logits = np.where(LOGITS > 0, 1e4, -1e4).astype(np.float32)
+    gradient, value = sum_and_gradient(jax_loss(name, IDS, activation=activation), logits)
+    assert ((np.asarray(value) >= 0) & (np.asarray(value) <= 1)).all()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_all_masked_is_zero_with_a_gradient_of_exactly_zero(name, smooth):
+    logits = np.full((*SHAPE, 3), np.nan, np.float32)
+    loss = jax_loss(name, IDS, where=np.zeros(SHAPE, bool), smooth=smooth)
+    gradient, value = sum_and_gradient(loss, logits)
+    assert value.tolist() == [0, 0, 0]
+    assert (np.asarray(gradient) == 0).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masked_pixels_may_hold_nan(name):
+    logits = np.where(WHERE[..., None], LOGITS, np.nan)
+    labels = np.where(WHERE, IDS, 255).astype(np.uint8)
+    gradient, value = sum_and_gradient(jax_loss(name, labels, where=WHERE), logits)
+    expected = getattr(reference, name)(LOGITS.astype(np.float64), IDS, where=WHERE)
+    np.testing.assert_allclose(value, expected, rtol=2e-6, atol=2e-6)
+    assert (np.asarray(gradient)[~WHERE] == 0).all()
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_where_that_ignores_nothing_changes_nothing(name):
+    loss = getattr(jaxseg, name)
+    everywhere = loss(LOGITS, IDS, where=np.ones(SHAPE, bool))
+    np.testing.assert_allclose(everywhere, loss(LOGITS, IDS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_nan_logits_in_nan_loss_out(name):
+    logits = LOGITS.copy()
+    logits[0, 1, 2, 0] = np.nan
+    assert np.isnan(getattr(jaxseg, name)(logits, IDS)).all()
+
+
+def test_alpha_weighs_false_positives_and_beta_misses():
+    # 4 hits, 6 false positives, and no miss: only alpha matters; and the other way round
+    true, more = np.arange(20) < 4, (np.arange(20) < 10)
+    kwargs = {"alpha": 0.1, "beta": 0.9, "activation": None, "smooth": 0.0}
+    too_much = jaxseg.tversky_loss(more[:, None].astype(np.float32), true, **kwargs)
+    too_little = jaxseg.tversky_loss(true[:, None].astype(np.float32), more, **kwargs)
+    np.testing.assert_allclose(too_much, [1 - 4 / (4 + 0.6)], rtol=1e-5)
+    np.testing.assert_allclose(too_little, [1 - 4 / (4 + 5.4)], rtol=1e-5)
+
+
+def test_probabilities_need_not_sum_to_one():
+    probs = jnp.asarray(jax.nn.softmax(LOGITS), jnp.bfloat16)
+    loss = jax.jit(jax_loss("dice_loss", IDS, activation=None))(probs)
+    expected = reference.dice_loss(LOGITS.astype(np.float64), IDS)
+    np.testing.assert_allclose(loss, expected, rtol=0.01)
+
+
+def test_three_pixels_in_a_million_keep_their_loss():
+    masks = np.zeros((1024, 1024), bool)
+    masks[5, 5:8] = True
+    logits = np.where(masks, 2.0, -12.0)[..., None]
+    loss = jaxseg.dice_loss(logits.astype(np.float32), masks, activation="sigmoid", smooth=0.0)
+    expected = reference.dice_loss(logits, masks, "sigmoid", smooth=0.0)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- Optax
+
+
+@pytest.mark.parametrize("smooth", [0.5, 1.0])
+def test_dice_equals_optax_with_twice_its_smooth(smooth):
+    one_hot = reference.one_hot(IDS, 3).astype(np.float32)
+
+    def optax_loss(x):
+        return optax.losses.dice_loss(x, one_hot, smooth=smooth, reduction="none")
+
+    expected_gradient, expected = sum_and_gradient(optax_loss, LOGITS)
+    loss = jax_loss("dice_loss", IDS, smooth=2 * smooth, axis=(1, 2))
+    gradient, value = sum_and_gradient(loss, LOGITS)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_tversky_equals_optax_dice_with_alpha_and_beta():
+    one_hot = reference.one_hot(IDS, 3).astype(np.float32)
+    expected = optax.losses.dice_loss(LOGITS, one_hot, alpha=0.2, beta=0.8, reduction="none")
+    actual = jaxseg.tversky_loss(LOGITS, IDS, alpha=0.2, beta=0.8, axis=(1, 2))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_ours_jits_on_probabilities_where_optax_does_not():
+    one_hot = reference.one_hot(IDS, 3).astype(np.float32)
+    probs = jax.nn.softmax(LOGITS)
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        jax.jit(lambda p: optax.losses.dice_loss(p, one_hot, apply_softmax=False))(probs)
+    loss = jax.jit(jax_loss("dice_loss", IDS, activation=None))(probs)
+    np.testing.assert_allclose(loss, jaxseg.dice_loss(LOGITS, IDS), rtol=1e-5)
+
+
+def test_arithmetic_of_the_docstring_formula():
+    # two pixels, probabilities 3/4 and 1/4 of the class that both have: I = 1, P = 1, G = 2
+    loss = jaxseg.dice_loss(jnp.array([[0.75], [0.25]]), jnp.array([1, 1]), activation=None)
+    assert math.isclose(float(loss[0]), 1 - (2 * 1 + 1) / (1 + 2 + 1), rel_tol=1e-6)
