@@ -187,7 +187,7 @@ def _dice_ce_sums(
         spread = truth.sum(-1, keepdims=True) / truth.shape[-1]  # no label, nothing to spread
         smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
     if class_weights is not None:
-        weights = jnp.expand_dims(class_weights, tuple(range(labels.ndim))).astype(x.dtype)
+        weights = jnp.expand_dims(class_weights, tuple(range(x.ndim - 1))).astype(x.dtype)
         smoothed, truth = weights * smoothed, weights * truth
     ce = optax.softmax_cross_entropy(x, smoothed)
     counts = prob_counts(jax.nn.softmax(x), labels, where, axes)

@@ -315,8 +315,10 @@ def _histogram(index: Array, bins: int, axes: tuple[int, ...]) -> Array:
 
     Sample by sample, then summed: one histogram of a batch that is sharded would gather its maps.
     """
-    per_sample = tuple(a for a in range(index.ndim) if a not in axes or (a == 0 and index.ndim > 1))
-    summed = tuple(a for a in range(index.ndim) if a not in per_sample)
+    spec = jax.typeof(index).sharding.spec  # names an axis only where the mesh's axes are Explicit
+    apart = {a for a in axes if spec[a] is not None or (a == 0 and index.ndim > 1)}
+    per_sample = tuple(a for a in range(index.ndim) if a not in axes or a in apart)
+    summed = tuple(a for a in axes if a not in apart)
 
     def histogram(index: Array) -> Array:
         return jnp.zeros(bins, jnp.int32).at[index.ravel()].add(1, mode="drop")
@@ -324,7 +326,7 @@ def _histogram(index: Array, bins: int, axes: tuple[int, ...]) -> Array:
     for _ in per_sample:
         histogram = jax.vmap(histogram)
     histograms = histogram(index.transpose(*per_sample, *summed))
-    return histograms.sum(0) if 0 in axes and 0 in per_sample else histograms
+    return histograms.sum(tuple(i for i, a in enumerate(per_sample) if a in apart))
 
 
 def counts_from_confusion(matrix: ArrayLike) -> Counts:

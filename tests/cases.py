@@ -1,0 +1,179 @@
+"""Every public function of jaxseg with its smallest inputs: the table that the laws run over.
+
+A new function is one line of ``CASES``; ``test_api`` fails until it has one.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxseg
+
+MAP = (8, 3, 5)  # images, height, width: one image for each device; 3 by 5 pixels are odd to cut
+CLASSES = 3
+
+HARD = ("hard",)  # statistics of two hard maps
+LOSSES = ("region", "compound")
+SOFT = ("soft", *LOSSES)  # differentiable, of floats [..., C] and labels
+MAPS = HARD + SOFT  # take where= and axis=
+SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
+ARRAYS = (*MAPS, *SCORES, "convert", "predict")  # all but text
+
+
+class Case(NamedTuple):
+    """A public function with inputs, in one of its variants."""
+
+    public: str  # its name in jaxseg
+    kind: str  # one of those named above, or "text"
+    make: Callable[[np.random.Generator], tuple[Any, ...]]  # its positional arguments
+    variant: str = ""
+    options: Mapping[str, Any] = {}
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    class_axes: int = 1  # how many axes of the result, its last ones, are classes
+
+    @property
+    def name(self) -> str:
+        return f"{self.public}-{self.variant}" if self.variant else self.public
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return partial(getattr(jaxseg, self.public), **self.options)
+
+    def args(self, seed: int = 0) -> tuple[Any, ...]:
+        return jax.tree.map(jnp.asarray, self.make(np.random.default_rng(seed)))
+
+
+def logits(rng: np.random.Generator, classes: int = CLASSES) -> np.ndarray:
+    return rng.normal(scale=2, size=(*MAP, classes)).astype(np.float32)
+
+
+def ids(rng: np.random.Generator, classes: int = CLASSES) -> np.ndarray:
+    return rng.integers(0, classes, MAP).astype(np.uint8)
+
+
+def masks(rng: np.random.Generator) -> np.ndarray:
+    return rng.random((*MAP, CLASSES)) < 0.4
+
+
+def shares(rng: np.random.Generator) -> np.ndarray:
+    """Probabilities or soft labels, which sum to 1 over the classes."""
+    return rng.dirichlet(np.ones(CLASSES), MAP).astype(np.float32)
+
+
+def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.integers(1, 20, (*MAP[:1], *shape)).astype(np.int32)
+
+
+def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
+    return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+# The variants of inputs: floats [..., C] with labels.
+SOFTMAX_IDS = ("softmax-ids", lambda rng: (logits(rng), ids(rng)), {"activation": "softmax"})
+SIGMOID_IDS = ("sigmoid-ids", lambda rng: (logits(rng, 1), ids(rng, 2)), {"activation": "sigmoid"})
+SIGMOID_DENSE = ("sigmoid-dense", lambda rng: (logits(rng), masks(rng)), {"activation": "sigmoid"})
+PROBS_DENSE = ("probs-dense", lambda rng: (shares(rng), shares(rng)), {"activation": None})
+
+
+def soft(public: str, *variants: Any, kind: str = "region") -> list[Case]:
+    bounds = (0, 1) if kind == "region" else (0, np.inf)
+    return [
+        Case(public, kind, make, variant, options, bounds) for variant, make, options in variants
+    ]
+
+
+def compound(public: str, variant: Any, **options: Any) -> Case:
+    name, make, _ = variant
+    name = f"{name}-weighted" if options else name
+    return Case(public, "compound", make, name, options, (0, np.inf), class_axes=0)
+
+
+def score(public: str, low: float = 0, high: float = 1, class_axes: int = 1) -> Case:
+    return Case(public, "counts", a_counts, bounds=(low, high), class_axes=class_axes)
+
+
+def matrix(public: str, low: float = 0, high: float = 1) -> Case:
+    return Case(
+        public,
+        "matrix",
+        lambda rng: (integers(rng, CLASSES, CLASSES),),
+        bounds=(low, high),
+        class_axes=0,
+    )
+
+
+CASES = [
+    # statistics
+    Case("counts", "hard", lambda rng: (ids(rng), ids(rng)), "ids", {"num_classes": CLASSES}),
+    Case("counts", "hard", lambda rng: (masks(rng), masks(rng)), "masks"),
+    Case(
+        "confusion_matrix", "hard", lambda rng: (ids(rng), ids(rng)), "", {"num_classes": CLASSES}
+    )._replace(class_axes=2),
+    *soft("soft_counts", SOFTMAX_IDS, SIGMOID_IDS, SIGMOID_DENSE, PROBS_DENSE, kind="soft"),
+    Case("counts_from_confusion", "convert", lambda rng: (integers(rng, CLASSES, CLASSES),)),
+    Case("predict_labels", "predict", lambda rng: (logits(rng),), "softmax"),
+    Case("predict_labels", "predict", lambda rng: (logits(rng),), "sigmoid")._replace(
+        options={"activation": "sigmoid"}
+    ),
+    # scores of Counts
+    score("dice"),
+    score("iou"),
+    score("jaccard"),
+    score("tversky"),
+    score("fbeta"),
+    score("precision"),
+    score("recall"),
+    score("sensitivity"),
+    score("specificity"),
+    score("negative_predictive_value"),
+    score("false_positive_rate"),
+    score("false_negative_rate"),
+    score("false_discovery_rate"),
+    score("false_omission_rate"),
+    score("accuracy"),
+    score("balanced_accuracy"),
+    score("informedness", -1, 1),
+    score("markedness", -1, 1),
+    score("matthews_correlation", -1, 1),
+    score("fowlkes_mallows"),
+    score("volumetric_similarity"),
+    score("relative_volume_difference", -1, np.inf),
+    score("prevalence"),
+    score("generalized_dice", class_axes=0),
+    # scores of a confusion matrix
+    matrix("pixel_accuracy"),
+    matrix("mean_class_accuracy"),
+    matrix("mean_iou"),
+    matrix("frequency_weighted_iou"),
+    matrix("cohen_kappa", -1, 1),
+    matrix("multiclass_matthews_correlation", -1, 1),
+    matrix("expected_cost", 0, np.inf),
+    Case("class_report", "text", lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),)),
+    # losses
+    *soft("dice_loss", SOFTMAX_IDS, SIGMOID_IDS, SIGMOID_DENSE, PROBS_DENSE),
+    *soft("iou_loss", SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE),
+    *soft("tversky_loss", SOFTMAX_IDS, SIGMOID_DENSE, PROBS_DENSE),
+    *soft("focal_tversky_loss", SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE),
+    compound("bce_dice_loss", SIGMOID_IDS),
+    compound(
+        "dice_ce_loss",
+        SOFTMAX_IDS,
+        class_weights=np.array([0, 1, 3], np.float32),
+        ce_class_weights=np.array([1, 2, 4], np.float32),
+        label_smoothing=0.1,
+    ),
+    compound("dice_ce_loss", PROBS_DENSE),
+]
+
+
+def cases(*kinds: str) -> list[Case]:
+    return [case for case in CASES if case.kind in kinds]
+
+
+def one_of_each(chosen: list[Case]) -> list[Case]:
+    """The first variant of each function, for laws that compile much."""
+    return list({case.public: case for case in reversed(chosen)}.values())[::-1]

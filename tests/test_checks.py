@@ -1,0 +1,325 @@
+"""Bad input: the error's type, the rule and what came, the same eagerly and under ``jit``."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CLASSES, HARD, MAP, MAPS, SOFT, Case
+
+import jaxseg
+
+X = jnp.zeros((2, 3, 4, CLASSES))  # logits
+Y = jnp.zeros((2, 3, 4), jnp.int32)  # ids
+M = jnp.zeros((2, 3, 4, CLASSES), bool)  # masks
+C = jaxseg.Counts(*jnp.ones((4, CLASSES)))
+MATRIX = jnp.ones((CLASSES, CLASSES))
+W = jnp.ones(Y.shape, bool)
+
+
+def assert_raises(
+    error: type[Exception], fragments: tuple[str, ...], function: Callable[..., Any], **inputs: Any
+) -> None:
+    """The call raises ``error`` with all fragments; so it does under jit, in the same words."""
+    arrays = {k: v for k, v in inputs.items() if isinstance(v, jax.Array | np.ndarray | tuple)}
+    arrays = {k: v for k, v in arrays.items() if k != "axis"}
+    static = {k: v for k, v in inputs.items() if k not in arrays}
+
+    def call(arrays: Any) -> Any:
+        positional = [v for k, v in arrays.items() if k.startswith("_")]
+        named = {k: v for k, v in arrays.items() if not k.startswith("_")}
+        return function(*positional, **named, **static)
+
+    with pytest.raises(error, match=re.escape(fragments[0])) as eager:
+        call(arrays)
+    with pytest.raises(error) as traced:
+        jax.jit(call)(arrays)
+    assert all(fragment in str(eager.value) for fragment in fragments), str(eager.value)
+    assert str(eager.value) == str(traced.value)
+
+
+class Bad(NamedTuple):
+    """A call that must raise, and two fragments of the message: the rule, and what came."""
+
+    name: str
+    error: type[Exception]
+    fragments: tuple[str, ...]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: Mapping[str, Any] = {}
+
+
+SOFT_COUNTS, COUNTS, MATRIX_OF = jaxseg.soft_counts, jaxseg.counts, jaxseg.confusion_matrix
+PREDICT, DICE_CE = jaxseg.predict_labels, jaxseg.dice_ce_loss
+IDS = {"num_classes": CLASSES}
+
+BAD = [
+    # activation
+    Bad("unknown activation", ValueError, ("one of None, 'softmax', 'sigmoid'", "'tanh'"),
+        SOFT_COUNTS, (X, Y), {"activation": "tanh"}),
+    Bad("no activation to predict by", ValueError, ("one of 'softmax', 'sigmoid'", "None"),
+        PREDICT, (X,), {"activation": None}),
+    Bad("softmax of one class", ValueError, ("softmax over one class", "[..., 1]"),
+        jaxseg.dice_loss, (X[..., :1], Y)),
+    Bad("softmax of one class, compound", ValueError, ("softmax over one class", "[..., 1]"),
+        DICE_CE, (X[..., :1], Y)),
+    Bad("softmax of one class, predicted", ValueError, ("softmax over one class", "[..., 1]"),
+        PREDICT, (X[..., :1],)),
+    # num_classes
+    Bad("ids without num_classes", ValueError, ("without num_classes must be bool", "int32"),
+        COUNTS, (Y, Y)),
+    *(
+        Bad(f"num_classes {value!r} of {f.__name__}", error, (rule, came), f, (Y, Y),
+            {"num_classes": value})
+        for f in (COUNTS, MATRIX_OF)
+        for value, error, rule, came in [
+            (0, ValueError, "num_classes must be at least 1", "got 0"),
+            (-3, ValueError, "num_classes must be at least 1", "got -3"),
+            (3.0, TypeError, "num_classes must be a static integer", "got 3.0"),
+            (True, TypeError, "num_classes must be an integer", "got a bool"),
+        ]
+    ),
+    # hard maps
+    Bad("scores as predictions", ValueError, ("must have the same shape", "(2, 3, 4, 3)"),
+        COUNTS, (Y[..., None].repeat(3, -1), Y), IDS),
+    Bad("mask against ids", ValueError, ("without num_classes must be bool", "labels", "int32"),
+        COUNTS, (M, Y)),
+    Bad("probabilities for masks", TypeError, ("must be bool masks", "float32"), COUNTS, (X, X)),
+    Bad("a mask without class axis", ValueError, ("class axis", "()"),
+        COUNTS, (jnp.array(True), jnp.array(True))),
+    # predict_labels
+    Bad("integer logits to predict", TypeError, ("logits must be floating", "int32"),
+        PREDICT, (Y,)),
+    Bad("a scalar to predict", ValueError, ("class axis", "()"), PREDICT, (jnp.array(0.0),)),
+    Bad("empty logits", ValueError, ("must not be empty", "(2, 0, 3)"),
+        PREDICT, (jnp.zeros((2, 0, 3)),)),
+    Bad("threshold", ValueError, ("scalar or have shape (3,)", "(2,)"),
+        PREDICT, (X,), {"activation": "sigmoid", "threshold": jnp.zeros(2)}),
+    # class weights
+    *(
+        Bad(f"{name} {shape}", ValueError, (f"{name} must have shape (3,)", str(shape)),
+            DICE_CE, (X, Y), {name: jnp.ones(shape)})
+        for name in ("class_weights", "ce_class_weights")
+        for shape in [(), (2,), (1, 3)]
+    ),
+    # scores of a matrix
+    Bad("weights of kappa", ValueError, ("None, 'linear' or 'quadratic'", "'cubic'"),
+        jaxseg.cohen_kappa, (MATRIX,), {"weights": "cubic"}),
+    Bad("costs", ValueError, ("costs must have shape (3, 3)", "(3,)"),
+        jaxseg.expected_cost, (MATRIX,), {"costs": jnp.ones(3)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
+def test_bad_input(bad: Bad) -> None:
+    inputs = {f"_{i}": x for i, x in enumerate(bad.args)}
+    assert_raises(bad.error, bad.fragments, bad.function, **inputs, **bad.options)
+
+
+# ---------------------------------------------------------------------------------- by kind
+
+
+def each(*kinds: str) -> Any:
+    chosen = cases.one_of_each(cases.cases(*kinds))
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.public)
+
+
+@each(*SOFT)
+def test_labels_must_fit_the_logits(case: Case) -> None:
+    def raises(error: type[Exception], *fragments: str, x: Any, y: Any) -> None:
+        assert_raises(error, ("labels must be", *fragments), case.function, _x=x, _y=y)
+
+    x, _ = case.args()
+    shape, classes = str(x.shape), x.shape[-1]
+    raises(ValueError, shape, "got shape (8, 3, 1)", x=x, y=jnp.zeros((8, 3, 1), jnp.int32))
+    raises(ValueError, shape, "got shape (3, 5)", x=x, y=jnp.zeros((3, 5), jnp.int32))
+    raises(ValueError, shape, "got shape (1, 3, 5)", x=x, y=jnp.zeros((1, 3, 5), bool))
+    raises(ValueError, shape, "got shape (8, 3, 5, 7)", x=x, y=jnp.zeros((*MAP, 7)))
+    raises(ValueError, shape, "got shape ()", x=x, y=jnp.array(1))
+    raises(TypeError, "got float32 ids", "cast", x=x, y=jnp.zeros(MAP))
+    raises(TypeError, "complex64", x=x, y=jnp.zeros(MAP, jnp.complex64))
+    if classes > 1:  # of one class, the mask may keep its class axis
+        integers = jnp.zeros(x.shape, jnp.int32)
+        raises(ValueError, "got integers of the shape", "bool", x=x, y=integers)
+    missing = "If " + ("probs" if case.options.get("activation", 0) is None else "logits") + " lack"
+    no_class_axis = jnp.zeros(MAP)
+    raises(ValueError, missing, "[..., None]", x=no_class_axis, y=jnp.zeros(MAP, jnp.int32))
+
+
+@each(*SOFT)
+def test_logits_must_be_floats_with_pixels(case: Case) -> None:
+    x, y = case.args()
+    for dtype in (jnp.int32, jnp.uint8, bool):
+        integers = x.astype(dtype)
+        fragments = ("must be floating point", str(integers.dtype))
+        assert_raises(TypeError, fragments, case.function, _x=integers, _y=y)
+    for shape in [(0, 3, 5), (8, 0, 5)]:
+        empty, no_labels = jnp.zeros((*shape, x.shape[-1])), jnp.zeros(shape, jnp.int32)
+        fragments = ("must not be empty", str(empty.shape))
+        assert_raises(ValueError, fragments, case.function, _x=empty, _y=no_labels)
+    fragments = ("class axis", "()")
+    assert_raises(ValueError, fragments, case.function, _x=jnp.array(1.0), _y=jnp.array(1))
+
+
+@each(*HARD)
+def test_hard_maps_must_be_integers_of_one_shape(case: Case) -> None:
+    y = jnp.zeros(MAP, jnp.int32)
+
+    def raises(error: type[Exception], *fragments: str, x: Any, y: Any) -> None:
+        assert_raises(error, fragments, case.function, _x=x, _y=y)
+
+    for dtype in ("float32", "complex64"):
+        raises(TypeError, "predictions must be integer", dtype, x=y.astype(dtype), y=y)
+        raises(TypeError, "labels must be integer", dtype, x=y, y=y.astype(dtype))
+    for shape in [(3, 5), (8, 3, 1), (8, 3, 5, 1), (8, 5, 3), ()]:
+        other = jnp.zeros(shape, jnp.int32)
+        raises(ValueError, "must have the same shape", f"and {shape}", x=y, y=other)
+    raises(
+        ValueError,
+        "must have the same shape",
+        "(4,) and (4, 1)",
+        x=y[0, 0, :4],
+        y=y[0, 0, :4, None],
+    )
+    empty = jnp.zeros((8, 0, 5), jnp.int32)
+    raises(ValueError, "must not be empty", "(8, 0, 5)", x=empty, y=empty)
+
+
+def test_a_call_of_too_many_pixels() -> None:
+    maps = jax.ShapeDtypeStruct((2**11, 2**10, 2**10), jnp.int8)
+    for function in (jaxseg.counts, jaxseg.confusion_matrix):
+        with pytest.raises(ValueError, match=r"2\*\*31.*\(2048, 1024, 1024\)"):
+            jax.eval_shape(lambda x, y, f=function: f(x, y, num_classes=2), maps, maps)
+
+
+@each(*MAPS)
+def test_where_must_be_a_bool_map(case: Case) -> None:
+    x, y = case.args()
+
+    def raises(error: type[Exception], *fragments: str, where: Any) -> None:
+        assert_raises(error, fragments, case.function, _x=x, _y=y, where=where)
+
+    for dtype in ("int32", "float32"):
+        raises(TypeError, "where must be bool", dtype, where=jnp.ones(MAP, dtype))
+    for shape in [(3, 5), (1, 3, 5), (8, 3, 1), (8, 3, 5, 1), ()]:
+        fragments = (f"label map's shape {MAP}", f"got {shape}")
+        raises(ValueError, *fragments, where=jnp.ones(shape, bool))
+
+
+@each(*MAPS)
+def test_axis_must_name_axes_of_the_label_map(case: Case) -> None:
+    x, y = case.args()
+
+    def raises(error: type[Exception], *fragments: str, axis: Any) -> None:
+        assert_raises(error, fragments, case.function, _x=x, _y=y, axis=axis)
+
+    for axis in (3, -4, (0, 3), (-4,)):  # 3 is the class axis of the logits
+        raises(ValueError, "label map's 3 axes", f"{axis} is out of range", axis=axis)
+    for axis in ((1, 1), (1, -2)):
+        raises(ValueError, "same axis twice", str(axis), axis=axis)
+    for axis in (1.0, (0, 1.5), "b"):
+        raises(TypeError, "axis must be None, an integer", repr(axis), axis=axis)
+
+
+@each(*SOFT)
+def test_axes_by_other_names_are_no_error(case: Case) -> None:
+    x, y = case.args()
+    want = case.function(x, y, axis=(1, 2))
+    for axis in ([1, 2], (-1, -2), (np.int64(2), 1)):
+        got = case.function(x, y, axis=axis)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), got, want)
+
+
+@each("counts", "text")
+def test_scores_take_counts(case: Case) -> None:
+    function = case.function
+    leaves = [jnp.ones(CLASSES)] * 4
+    for other in (tuple(leaves), leaves, leaves[0], None):
+        with pytest.raises(TypeError, match=rf"takes Counts, got {type(other).__name__}"):
+            function(other)
+    for shapes in [((3,), (3,), (3,), (2,)), ((3,), (1,), (3,), (3,)), ((3,), (1, 3), (3,), (3,))]:
+        c = jaxseg.Counts(*(jnp.ones(shape) for shape in shapes))
+        with pytest.raises(ValueError, match=re.escape(f"one shape [..., C], got {[*shapes]}")):
+            function(c)
+
+
+@each("counts")
+def test_scores_take_counts_under_jit(case: Case) -> None:
+    assert_raises(TypeError, ("takes Counts", "got tuple"), case.function, _c=tuple(C))
+    c = C._replace(tn=jnp.ones(2))
+    fragments = ("four leaves of one shape [..., C]", "(3,), (2,)]")
+    assert_raises(ValueError, fragments, case.function, _c=c)
+
+
+@each("matrix", "convert")
+def test_matrices_must_be_square(case: Case) -> None:
+    for shape in [(3, 2), (3,), (), (2, 3, 1), (0, 0)]:
+        fragments = ("must have shape [..., C, C]", f"got {shape}")
+        assert_raises(ValueError, fragments, case.function, _m=jnp.ones(shape))
+    for dtype in ("bool", "complex64"):
+        fragments = ("must be integer or floating", dtype)
+        assert_raises(TypeError, fragments, case.function, _m=jnp.ones((3, 3), dtype))
+
+
+def test_sums_over_classes_need_classes() -> None:
+    micro = jaxseg.Counts(*(leaf.sum() for leaf in C))
+    assert jaxseg.dice(micro).shape == ()
+    for function in (jaxseg.generalized_dice, jaxseg.class_report):
+        with pytest.raises(ValueError, match=r"shape \(\)"):
+            function(micro)
+
+
+def test_report_needs_one_name_a_class() -> None:
+    for names in (["a"], ["a"] * 4, []):
+        with pytest.raises(ValueError, match=f"names must be 3.*got {len(names)}"):
+            jaxseg.class_report(C, names=names)
+    with pytest.raises(ValueError, match=r"leaves \[C\].*\(2, 3\)"):
+        jaxseg.class_report(jaxseg.Counts(*jnp.ones((4, 2, 3))))
+
+
+# ---------------------------------------------------------------------------------- traps
+
+
+@pytest.mark.parametrize("form", ["ids", "class axis kept", "both 0/255"])
+def test_masks_of_0_and_255_never_leave_0_to_1(form: str) -> None:
+    """T43: 255 is no class, so such a mask scores as an empty one; no score is 255 or negative."""
+    mask = jnp.asarray(np.random.default_rng(0).choice([0, 255], (2, 4, 4)), jnp.uint8)
+    logits = jnp.ones((2, 4, 4, 1))
+    if form == "both 0/255":
+        c = jaxseg.counts(mask, mask, num_classes=1)
+        assert int(c.tp[0]) == int(c.fp[0]) == int(c.fn[0]) == 0
+        assert int(c.tn[0]) == mask.size
+    else:
+        labels = mask[..., None] if form == "class axis kept" else mask
+        c = jaxseg.soft_counts(logits, labels, activation="sigmoid")
+        assert float(c.tp[0]) == float(c.fn[0]) == 0
+        for loss in (jaxseg.dice_loss, jaxseg.iou_loss, jaxseg.tversky_loss):
+            assert 0 <= float(loss(logits, labels, activation="sigmoid")[0]) <= 1
+        assert float(jaxseg.bce_dice_loss(logits, labels)) >= 0
+    for score in cases.cases("counts"):
+        value, (low, high) = score.function(c, zero_division=0.5), score.bounds
+        assert ((value >= low) & (value <= high)).all(), score.public
+
+
+def test_masks_of_0_and_255_with_a_class_axis_are_refused() -> None:
+    mask = jnp.full((2, 4, 4, 3), 255, jnp.uint8)
+    with pytest.raises(ValueError, match="cast them to bool"):
+        jaxseg.dice_loss(jnp.ones(mask.shape), mask)
+    with pytest.raises(ValueError, match="must be bool masks"):
+        jaxseg.counts(mask, mask)
+
+
+def test_probabilities_are_no_masks() -> None:
+    """T44 and T45: floats are neither truncated, compared with 1, nor thresholded unasked."""
+    probs = jnp.full((2, 4, 4, 1), 0.9)
+    for bad in (probs, probs[..., 0]):
+        with pytest.raises(TypeError, match="predict_labels"):
+            jaxseg.counts(bad, bad)
+        with pytest.raises(TypeError, match="predict_labels"):
+            jaxseg.counts(bad, bad, num_classes=1)
+        with pytest.raises(TypeError, match="predict_labels"):
+            jaxseg.confusion_matrix(bad, bad, num_classes=2)

@@ -1,0 +1,548 @@
+"""Laws that hold for many functions at once: law × function, over the table of ``cases.py``.
+
+Each law compares a function with itself under another call, so a new function gets all of them for
+its line in the table. What the numbers should be is tested elsewhere.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import ARRAYS, CLASSES, HARD, LOSSES, MAP, MAPS, SCORES, SOFT, Case
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxseg
+from jaxseg import _blocks, _compound_losses, _counts
+
+FLOATS = ("soft", "region")  # soft, without a mean over pixels or classes
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile fast; and let a block hold the pixels of a small map, three of them a wide one."""
+    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", math.prod(MAP) * CLASSES * 4)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def law(*kinds: str, once: bool = False, **only: Callable[[Case], Any]) -> Any:
+    """Run the test for each function of these kinds, if ``only`` says so, in all its variants."""
+    chosen = [c for c in cases.cases(*kinds) if all(test(c) for test in only.values())]
+    chosen = cases.one_of_each(chosen) if once else chosen
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
+
+
+def assert_same(got: Any, want: Any, **tolerance: float) -> None:
+    """The same pytree of the same shapes, dtypes and values."""
+
+    def same(a: Any, b: Any) -> None:
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, strict=True, **(tolerance or CLOSE))
+
+    jax.tree.map(same, got, want)
+
+
+def weighted_sum(result: Any) -> Any:
+    """One number that tells the entries of a result apart, to differentiate."""
+    return sum(
+        (leaf * jnp.cos(i + jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)).sum()
+        for i, leaf in enumerate(jax.tree.leaves(result))
+    )
+
+
+def scalar(case: Case, **options: Any) -> Callable[..., Any]:
+    return lambda *args: weighted_sum(case.function(*args, **options))
+
+
+def outcome(case: Case, *args: Any, **options: Any) -> Any:
+    """The function's result, and the gradient where it has one."""
+
+    def run(*args: Any) -> Any:
+        result = case.function(*args, **options)
+        return weighted_sum(result), result
+
+    if case.kind not in SOFT:
+        return case.function(*args, **options)
+    (_, result), gradient = jax.value_and_grad(run, has_aux=True)(*args)
+    return result, gradient
+
+
+def wide(args: Any) -> Any:
+    """The same maps, 13 wide instead of 5: three blocks, the first one smaller."""
+    return tuple(jnp.concatenate([x, x, x[:, :, :3]], axis=2) for x in args)
+
+
+def image(args: Any, i: Any) -> Any:
+    return jax.tree.map(lambda x: x[i], args)
+
+
+def stack(results: list[Any]) -> Any:
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *results)
+
+
+def garbage(x: jax.Array) -> jax.Array:
+    """What a masked pixel may hold."""
+    if x.dtype == bool:
+        return ~x
+    return jnp.full_like(x, jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 255)
+
+
+def where_mask() -> jax.Array:
+    """A mask with another share of each image, none of the second and all of the third."""
+    shares = jnp.array([0.5, 0.0, 1.0, 0.2, 0.8, 0.6, 0.4, 0.9])[:, None, None]
+    return jax.random.uniform(jax.random.key(0), MAP) < jnp.broadcast_to(shares, MAP)
+
+
+def masked(x: jax.Array, where: jax.Array) -> jax.Array:
+    """``x`` with garbage where the mask is False."""
+    valid = where if x.ndim == where.ndim else where[..., None]
+    return jnp.where(jnp.broadcast_to(valid, x.shape), x, garbage(x))
+
+
+def one_hot(ids: jax.Array, classes: int) -> jax.Array:
+    """Dense labels; of one class, id 1 is the class."""
+    return jnp.stack([ids == (1 if classes == 1 else c) for c in range(classes)], axis=-1)
+
+
+# ---------------------------------------------------------------------------------- transformations
+
+
+@law(*ARRAYS, once=True)
+def test_jit_is_eager_in_one_trace(case: Case) -> None:
+    traces = []
+
+    @jax.jit
+    def run(*args: Any) -> Any:
+        traces.append(None)
+        return outcome(case, *args)
+
+    for seed in range(3):
+        assert_same(run(*case.args(seed)), outcome(case, *case.args(seed)))
+    assert len(traces) == 1
+
+
+@law(*ARRAYS)
+def test_numpy_is_jax(case: Case) -> None:
+    args = case.args()
+    got = case.function(*jax.tree.map(np.asarray, args))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
+    assert_same(got, case.function(*args), rtol=0)
+
+
+@law(*ARRAYS)
+def test_vmap_is_a_loop(case: Case) -> None:
+    args = image(case.args(), slice(3))
+    got = jax.vmap(partial(outcome, case))(*args)
+    assert_same(got, stack([outcome(case, *image(args, i)) for i in range(3)]))
+
+
+@law(*SCORES, "convert", "predict")
+def test_leading_axes_are_a_batch(case: Case) -> None:
+    args = case.args()
+    assert_same(case.function(*args), jax.vmap(case.function)(*args))
+
+
+@law(*HARD, *FLOATS)
+def test_axis_is_vmap(case: Case) -> None:
+    where, args = where_mask(), case.args()
+
+    def of_one(where: Any, *args: Any) -> Any:
+        return case.function(*args, where=where)
+
+    got = case.function(*args, where=where, axis=(1, 2))
+    assert_same(got, jax.vmap(of_one)(where, *args))
+
+
+@law(*MAPS)
+def test_axis_is_moveaxis(case: Case) -> None:
+    args = case.args()
+    moved = [jnp.moveaxis(x, 1, 0) for x in args]
+    assert_same(case.function(*args, axis=(-1, 0)), case.function(*moved, axis=(1, 2)))
+
+
+@law(*SOFT, once=True)
+def test_gradient_of_vmap_is_vmap_of_gradient(case: Case) -> None:
+    args = image(case.args(), slice(3))
+    gradient = jax.grad(lambda *args: jax.vmap(scalar(case))(*args).sum())(*args)
+    assert_same(gradient, jax.vmap(jax.grad(scalar(case)))(*args))
+
+
+@law(*MAPS, once=True)
+def test_scan_is_a_loop(case: Case) -> None:
+    args = image(case.args(), slice(3))
+    _, got = jax.lax.scan(lambda _, step: (None, outcome(case, *step)), None, args)
+    assert_same(got, stack([outcome(case, *image(args, i)) for i in range(3)]))
+
+
+@law(*ARRAYS)
+def test_a_second_eager_call_compiles_nothing(case: Case) -> None:
+    outcome(case, *case.args(0))
+    args = case.args(1)
+    compiled = []
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if "compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        outcome(case, *args)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+# ---------------------------------------------------------------------------------- masks
+
+
+@law(*MAPS)
+def test_masked_is_removed(case: Case) -> None:
+    where, args = where_mask(), case.args()
+    got = outcome(case, *(masked(x, where) for x in args), where=where)
+    want = outcome(case, *(x[where] for x in args))
+    if case.kind in SOFT:
+        (got, gradient), (want, gradient_of_rest) = got, want
+        assert_same(gradient[where], gradient_of_rest)
+        assert not gradient[~where].any()
+    assert_same(got, want)
+
+
+@law(*MAPS)
+def test_a_mask_of_all_pixels_changes_nothing(case: Case) -> None:
+    args = case.args()
+    assert_same(outcome(case, *args, where=jnp.ones(MAP, bool)), outcome(case, *args))
+
+
+@law(*MAPS)
+@pytest.mark.parametrize("axis", [None, (1, 2)])
+def test_no_pixels_give_zero_and_zero_gradient(case: Case, axis: Any) -> None:
+    args = [garbage(x) for x in case.args()]
+    got = outcome(case, *args, where=jnp.zeros(MAP, bool), axis=axis)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(got))  # NaN is True
+
+
+@law("region", *SCORES)
+def test_an_empty_statistic_gives_zero_division(case: Case) -> None:
+    if case.kind == "region":  # where a score is zero_division, its loss is 0
+        args, options, want = case.args(), {"smooth": 0.0, "where": jnp.zeros(MAP, bool)}, 0.0
+    else:
+        args = jax.tree.map(lambda x: jnp.zeros(x.shape), case.args())
+        options, want = {"zero_division": 0.25}, 0.25
+    result = case.function(*args, **options)
+    assert_same(result, jnp.full_like(result, want))
+    gradient = jax.grad(scalar(case, **options))(*args)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+    if case.kind in SCORES:
+        assert jnp.isnan(case.function(*args)).all()
+
+
+# ---------------------------------------------------------------------------------- pixels
+
+
+@law("hard", "soft")
+def test_parts_sum_to_the_whole(case: Case) -> None:
+    args = case.args()
+    parts = [case.function(*image(args, part)) for part in (slice(3), slice(3, None))]
+    assert_same(parts[0] + parts[1], case.function(*args))
+
+
+@law("convert")
+def test_counts_of_summed_matrices_are_summed(case: Case) -> None:
+    (matrices,) = case.args()
+    whole = case.function(matrices.sum(0))
+    assert_same(jax.tree.map(lambda x: x.sum(0), case.function(matrices)), whole, rtol=0)
+
+
+@law(*MAPS)
+def test_order_of_images_does_not_matter(case: Case) -> None:
+    args = case.args()
+    assert_same(case.function(*image(args, slice(None, None, -1))), case.function(*args))
+
+
+# ---------------------------------------------------------------------------------- classes
+
+PERMUTATION = np.array([2, 0, 1])
+
+
+def permuted(x: jax.Array, axes: int) -> jax.Array:
+    """``x`` with its last axes in the order of the permutation."""
+    for axis in range(-axes, 0):
+        x = jnp.take(x, PERMUTATION, axis)
+    return x
+
+
+def permuted_input(x: jax.Array) -> jax.Array:
+    dense = x.shape == (*MAP, CLASSES)
+    return permuted(x, 1) if dense else jnp.asarray(np.argsort(PERMUTATION))[x]
+
+
+@law(*MAPS, one_class=lambda case: case.variant != "sigmoid-ids")
+def test_permuted_classes_permute_the_result(case: Case) -> None:
+    args = [permuted_input(x) for x in case.args()]
+    options = {k: v[PERMUTATION] for k, v in case.options.items() if isinstance(v, np.ndarray)}
+    want = case.function(*case.args())
+    want = jax.tree.map(lambda x: permuted(x, case.class_axes), want)
+    assert_same(case.function(*args, **options), want)
+
+
+@law(*SCORES, "convert")
+def test_permuted_classes_permute_the_score(case: Case) -> None:
+    args = jax.tree.map(lambda x: permuted(x, x.ndim - 1), case.args())
+    want = jax.tree.map(lambda x: permuted(x, case.class_axes), case.function(*case.args()))
+    assert_same(case.function(*args), want)
+
+
+@law(*MAPS, ids=lambda case: "ids" in case.variant)
+def test_ids_are_one_hot_labels(case: Case) -> None:
+    first, labels = case.args()
+    labels = labels.at[:, 0, 0].set(255).at[:, 0, 1].set(200)  # of no class
+    dense = one_hot(labels, first.shape[-1] if case.kind in SOFT else CLASSES)
+    if case.kind in HARD:
+        want = jaxseg.counts(one_hot(first, CLASSES), dense)
+    else:
+        want = case.function(first, dense)
+        assert_same(case.function(first, dense.astype(jnp.float32)), want)
+    assert_same(case.function(first, labels), want)
+    if case.kind in LOSSES:
+        return
+    for dtype in ("int8", "uint32"):  # 255 is -1 in int8
+        first = first.astype(dtype) if case.kind in HARD else first
+        assert_same(case.function(first, labels.astype(dtype)), want)
+
+
+# ---------------------------------------------------------------------------------- values
+
+
+def assert_within(value: jax.Array, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    outside = ~(jnp.isnan(value) | ((value >= low) & (value <= high)))
+    assert not outside.any(), f"{value[outside]} outside [{low}, {high}]"
+
+
+@law(*LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_losses_keep_their_bounds(case: Case, scale: float) -> None:
+    first, labels = case.args()
+    first = first if case.variant.startswith("probs") else first * scale
+    for smooth in (1.0, 0.0):
+        result = case.function(first, labels, smooth=smooth, axis=(1, 2))
+        assert not jnp.isnan(result).any()
+        assert_within(result, case.bounds)
+
+
+@law("counts")
+def test_scores_of_counts_keep_their_bounds(case: Case) -> None:
+    grid = np.array(list(itertools.product([0, 1, 5, 10**9], repeat=4)), np.int32)
+    c = jaxseg.Counts(*grid.reshape(-1, 4, 4).transpose(2, 0, 1))  # [64, 4] of all combinations
+    assert_within(case.function(c), case.bounds)
+    floats = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), c)
+    gradient = jax.grad(scalar(case, zero_division=0.0))(floats)
+    assert all(jnp.isfinite(leaf).all() for leaf in gradient)
+
+
+@law("matrix")
+def test_scores_of_matrices_keep_their_bounds(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    m = rng.choice(np.array([0, 0, 1, 7, 10**9], np.int32), (300, CLASSES, CLASSES))
+    assert_within(case.function(m), case.bounds)
+    gradient = jax.grad(scalar(case, zero_division=0.0))(jnp.asarray(m, jnp.float32))
+    assert jnp.isfinite(gradient).all()
+
+
+@law(*SOFT)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+def test_half_precision_is_summed_in_float32(case: Case, dtype: Any) -> None:
+    first, labels = case.args()
+    half = first.astype(dtype)
+    result, gradient = outcome(case, half, labels)
+    assert gradient.dtype == dtype
+    want, wanted_gradient = outcome(case, half.astype(jnp.float32), labels)
+    assert_same(result, want)
+    assert_same(gradient.astype(jnp.float32), wanted_gradient, rtol=1e-2, atol=1e-3)
+    assert_same(result, case.function(first, labels), rtol=1e-2, atol=1e-2)
+
+
+@law(*SCORES)
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "bfloat16", "float32"])
+def test_scores_are_float32(case: Case, dtype: str) -> None:
+    args = case.args()
+    got = case.function(*jax.tree.map(lambda x: x.astype(dtype), args))
+    assert_same(got, case.function(*jax.tree.map(lambda x: x.astype(jnp.float32), args)))
+    assert got.dtype == jnp.float32
+
+
+@law(*SOFT)
+def test_nan_is_not_hidden(case: Case) -> None:
+    first, labels = case.args()
+    result = case.function(first.at[0, 0, 0, 0].set(jnp.nan), labels)
+    of_the_class = [jnp.atleast_1d(leaf)[0] for leaf in jax.tree.leaves(result)]
+    assert any(jnp.isnan(leaf) for leaf in of_the_class)  # of Counts, some are sums of others
+
+
+# ---------------------------------------------------------------------------------- derivatives
+
+
+@law(*SOFT)
+@pytest.mark.parametrize("truth", ["right", "wrong", "absent"])
+def test_gradients_are_finite(case: Case, truth: str) -> None:
+    first, labels = case.args()
+    dense = labels if labels.ndim == first.ndim else one_hot(labels, first.shape[-1])
+    confident = 2 * dense.astype(jnp.float32) - 1
+    confident = -confident if truth == "wrong" else confident
+    labels = jnp.zeros_like(labels) if truth == "absent" else labels
+    for scale, smooth in itertools.product([0.0, 1.0, 1e4], [1.0, 0.0]):
+        first = scale * confident
+        first = jnp.clip(first, 0, 1) if case.variant == "probs-dense" else first
+        options = {} if case.kind == "soft" else {"smooth": smooth}
+        for leaf in jax.tree.leaves(outcome(case, first, labels, **options)):
+            assert jnp.isfinite(leaf).all(), (scale, smooth)
+
+
+def derivatives(f: Callable[..., Any], x: Any, v: Any) -> tuple[Any, Any, Any]:
+    """The gradient, and its own derivative along ``v`` in two ways."""
+    gradient, forward = jax.jvp(jax.grad(f), (x,), (v,))
+    reverse = jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), v))(x)
+    return gradient, forward, reverse
+
+
+@law(*SOFT, once=True)
+def test_derivatives_are_those_of_the_plain_formula(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, labels = wide(case.args())
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=first.shape), jnp.float32)
+
+    def run() -> Any:
+        f = scalar(case)
+        return jax.jit(lambda x: derivatives(lambda x: f(x, labels), x, direction))(first)
+
+    got = run()
+
+    def plain_sum(statistic: Any, arrays: Any, constants: Any = None, *, axes: Any) -> Any:
+        return statistic(arrays, constants, axes)
+
+    for module in (_counts, _compound_losses):  # the same sums without blocks or a rule by hand
+        monkeypatch.setattr(module, "blocked_sum", plain_sum)
+    gradient, forward, _ = run()
+    assert_same(got, (gradient, forward, forward), rtol=1e-4, atol=1e-5)
+    assert all(jnp.isfinite(x).all() for x in got)
+
+
+@law(*FLOATS, logits=lambda case: case.options["activation"])
+def test_activation_is_taken_inside(case: Case) -> None:
+    first, labels = case.args()
+    activation = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}[case.options["activation"]]
+    of_probs = scalar(case, activation=None)
+    got = jax.value_and_grad(scalar(case))(first, labels)
+    assert_same(got, jax.value_and_grad(lambda x: of_probs(activation(x), labels))(first))
+
+
+@law(*FLOATS, *SCORES, probs=lambda case: case.options.get("activation") is None)
+def test_pure_forward_mode(case: Case) -> None:
+    first, *labels = jax.tree.map(lambda x: x.astype(jnp.float32), case.args())
+    f = scalar(case)
+    rng = np.random.default_rng(1)
+    direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), first)
+    _, got = jax.jvp(lambda x: f(x, *labels), (first,), (direction,))
+    gradient = jax.grad(f)(first, *labels)
+    products = jax.tree.map(jnp.vdot, gradient, direction)
+    assert_same(got, sum(jax.tree.leaves(products)), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- devices
+
+
+def devices(axis_type: AxisType) -> jax.sharding.Mesh:
+    return jax.make_mesh((8,), ("b",), axis_types=(axis_type,))
+
+
+AXIS_TYPES = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+
+
+@law(*MAPS, once=True)
+@AXIS_TYPES
+def test_a_sharded_batch_stays_where_it_is(case: Case, axis_type: AxisType) -> None:
+    args = wide(case.args())
+    mesh = devices(axis_type)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(args, NamedSharding(mesh, P("b")))
+        compiled = jax.jit(partial(outcome, case)).lower(*sharded).compile()
+        got = compiled(*sharded)
+    assert_same(got, outcome(case, *args))
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
+    if case.kind in SOFT:
+        assert got[1].sharding.is_equivalent_to(sharded[0].sharding, got[1].ndim)
+
+
+@law("hard", "soft", once=True)
+@AXIS_TYPES
+def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) -> None:
+    args = case.args()
+    run = partial(case.function, axis=(1, 2))
+    mesh = devices(axis_type)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(args, NamedSharding(mesh, P("b")))
+        compiled = jax.jit(run).lower(*sharded).compile()
+        got = compiled(*sharded)
+    assert_same(got, run(*args))
+    assert not re.search("all-gather|all-to-all|collective-permute|all-reduce", compiled.as_text())
+
+
+@law(*HARD, "soft", "compound", once=True)
+@AXIS_TYPES
+def test_sharded_rows_give_the_same(case: Case, axis_type: AxisType) -> None:
+    args = [jnp.swapaxes(x, 0, 1) for x in case.args()]  # [height, images, width]
+    mesh = devices(axis_type)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(args, NamedSharding(mesh, P(None, "b")))
+        got = jax.jit(partial(outcome, case))(*sharded)
+    assert_same(got, outcome(case, *args))
+
+
+@law(*LOSSES, once=True)
+@pytest.mark.parametrize("axis", [None, (1, 2)], ids=["pooled", "each"])
+def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any) -> None:
+    args = (*case.args(), where_mask())
+
+    def loss(x: Any, labels: Any, where: Any, **options: Any) -> Any:
+        return case.function(x, labels, where=where, axis=axis, **options)
+
+    def total(*args: Any, **options: Any) -> Any:
+        result = loss(*args, **options)
+        return result.sum(), result
+
+    def in_the_body(*args: Any) -> Any:  # as a train step differentiates
+        (_, result), gradient = jax.value_and_grad(partial(total, axis_name="b"), has_aux=True)(
+            *args
+        )
+        return result, gradient
+
+    out = P("b") if case.kind == "region" and axis else P()
+    split = partial(jax.shard_map, mesh=devices(AxisType.Auto), in_specs=P("b"))
+    (_, want), gradient = jax.value_and_grad(total, has_aux=True)(*args)
+    assert_same(jax.jit(split(in_the_body, out_specs=(out, P("b"))))(*args), (want, gradient))
+    of_the_whole = split(partial(loss, axis_name="b"), out_specs=out)
+    assert_same(jax.jit(jax.grad(lambda *args: of_the_whole(*args).sum()))(*args), gradient)
+
+
+@law("hard", "soft")
+def test_statistics_are_summed_by_psum(case: Case) -> None:
+    args = (*case.args(), where_mask())
+
+    def body(x: Any, labels: Any, where: Any) -> Any:
+        return jax.lax.psum(case.function(x, labels, where=where), "b")
+
+    total = jax.shard_map(body, mesh=devices(AxisType.Auto), in_specs=P("b"), out_specs=P())
+    assert_same(jax.jit(total)(*args), case.function(*args[:2], where=args[2]))
