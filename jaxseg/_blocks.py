@@ -23,8 +23,11 @@ from jax.typing import ArrayLike
 CPU_BLOCK_BYTES = 96 * 1024
 ACCELERATOR_BLOCK_BYTES = 64 * 1024 * 1024
 
-# (arrays of the map, constants, axes) -> sums over those axes: a pytree whose leaves keep the map's
-# other axes first.
+# With few classes, a CPU's vectors are filled along the pixels, not along the classes.
+CPU_CLASS_MAJOR_LIMIT = 16
+
+# (arrays, constants, axes, class_axis) -> sums over ``axes``: a pytree of arrays that keep the
+# map's other axes, and then have an axis of classes, or of 1.
 Statistic = Callable[..., Any]
 Arrays = tuple[Any, ...]  # of Array or None
 Axes = tuple[int, ...]
@@ -32,7 +35,7 @@ Axes = tuple[int, ...]
 
 @partial(jax.jit, static_argnames=("statistic", "axes"))
 def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, axes: Axes) -> Any:
-    """``statistic(arrays, constants, axes)``, for a statistic that is a sum over pixels.
+    """``statistic(arrays, constants, axes, -1)``, for a statistic that is a sum over pixels.
 
     Args:
       statistic: a function defined at module level (it is part of the compilation cache's key).
@@ -56,10 +59,12 @@ def _loop(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> A
     """``statistic`` summed over blocks along ``axes[0]``, or in one block over several axes."""
     first, block_at, count = _cut(arrays, axes)
 
-    def add_block(i: Array, sums: Any) -> Any:
-        return jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes))
+    block_sums = partial(_block_sums, statistic, axes, constants=constants)
 
-    sums = statistic(first, constants, axes)
+    def add_block(i: Array, sums: Any) -> Any:
+        return jax.tree.map(jnp.add, sums, block_sums(block_at(i)[1]))
+
+    sums = block_sums(first)
     return lax.fori_loop(0, count, add_block, sums) if count else sums
 
 
@@ -73,7 +78,7 @@ def _loop_backward(statistic: Statistic, axes: Axes, residuals: Any, cotangents:
     first, block_at, count = _cut(arrays, axes)
 
     def pull_back(block: Arrays) -> Any:
-        _, pullback = jax.vjp(lambda *args: statistic(*args, axes), block, constants)
+        _, pullback = jax.vjp(partial(_block_sums, statistic, axes), block, constants)
         return pullback(cotangents)
 
     def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
@@ -97,6 +102,19 @@ def _loop_backward(statistic: Statistic, axes: Axes, residuals: Any, cotangents:
 # The forward rule runs the plain loop, which has a jvp of its own: so forward over reverse works.
 _sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1))
 _sum_blocks.defvjp(_loop_forward, _loop_backward)
+
+
+def _block_sums(statistic: Statistic, axes: Axes, block: Arrays, constants: Any) -> Any:
+    """``statistic`` of one block, which is turned to ``[..., C, pixels]`` where that is faster."""
+    logits = block[0]
+    last = logits.ndim - 2
+    few = logits.shape[-1] <= CPU_CLASS_MAJOR_LIMIT and jax.default_backend() == "cpu"
+    if not few or axes != (last,):
+        return statistic(block, constants, axes, -1)
+    turned = (
+        x if x is None or x.ndim < logits.ndim else jnp.swapaxes(x, last, last + 1) for x in block
+    )
+    return statistic(tuple(turned), constants, (last + 1,), -2)
 
 
 def _cut(arrays: Arrays, axes: Axes) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:

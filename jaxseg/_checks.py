@@ -196,7 +196,7 @@ def normalize_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def membership(labels: Array, num_classes: int) -> Array:
+def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
     """Bool ``[..., C]``: which class each id of ``[...]`` is; an id outside [0, C) is none.
 
     With one class the ids are a mask, and 1 is the class.
@@ -206,7 +206,8 @@ def membership(labels: Array, num_classes: int) -> Array:
         labels = labels.astype(jnp.int32)
     first = 1 if num_classes == 1 else 0
     classes = jnp.arange(first, first + num_classes, dtype=labels.dtype)
-    return labels[..., None] == jnp.expand_dims(classes, tuple(range(labels.ndim)))
+    others = tuple(a for a in range(-labels.ndim - 1, 0) if a != class_axis)
+    return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
 
 
 def at_least_float32(x: Array) -> Array:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
 from jaxseg._checks import Axis, safe_divide
-from jaxseg._counts import Counts, dense_labels, prob_counts, valid_logits
+from jaxseg._counts import Counts, prob_counts, truth_of, valid_logits
 from jaxseg._region_losses import pools_batch
 from jaxseg._scores import dice
 
@@ -72,7 +72,7 @@ def bce_dice_loss(
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     counts, bce, valid = blocked_sum(_bce_dice_sums, (logits, labels, where), axes=axes)
-    pixels = _global_mean(bce, logits.shape[-1] * valid, axis_name)
+    pixels = _global_mean(bce, valid, axis_name)
     regions = _mean_dice_loss(counts, smooth, None, pools_batch(axes, labels.ndim), axis_name)
     return pixels * bce_weight + regions * dice_weight
 
@@ -161,37 +161,40 @@ def dice_ce_loss(
     return regions * dice_weight + pixels * ce_weight
 
 
-def _bce_dice_sums(arrays: Any, _: None, axes: tuple[int, ...]) -> tuple[Counts, Array, Array]:
-    """Soft counts, the sum of BCE and the number of valid pixels."""
+def _bce_dice_sums(
+    arrays: Any, _: None, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array]:
+    """Soft counts, the sum of BCE, and how many pixels times classes it is of."""
     logits, labels, where = arrays
-    x = valid_logits(logits, where)
-    valid = jnp.ones(x.shape[:-1], x.dtype) if where is None else where.astype(x.dtype)
-    truth = dense_labels(labels, x)
-    truth = truth if where is None else jnp.where(where[..., None], truth, 0)
-    bce = optax.sigmoid_binary_cross_entropy(x, truth).sum(-1)
-    counts = prob_counts(jax.nn.sigmoid(x), labels, where, axes)
-    return counts, (valid * bce).sum(axes), valid.sum(axes)
+    x = valid_logits(logits, where, class_axis)
+    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
+    bce = optax.sigmoid_binary_cross_entropy(x, truth)
+    valid = (
+        jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
+    )
+    counts = prob_counts(jax.nn.sigmoid(x), labels, where, axes, class_axis)
+    return counts, (valid * bce).sum(axes), jnp.broadcast_to(valid, x.shape).sum(axes)
 
 
 def _dice_ce_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...]
+    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
 ) -> tuple[Counts, Array, Array]:
-    """Soft counts, the weighted sum of the cross-entropy and the sum of its weights."""
+    """Soft counts, the weighted sum of the cross-entropy, and the sum of its weights."""
     logits, labels, where = arrays
     class_weights, label_smoothing = constants
-    x = valid_logits(logits, where)
-    truth = dense_labels(labels, x)
-    truth = truth if where is None else jnp.where(where[..., None], truth, 0)
+    x = valid_logits(logits, where, class_axis)
+    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
     smoothed = truth
     if label_smoothing is not None:
-        spread = truth.sum(-1, keepdims=True) / truth.shape[-1]  # no label, nothing to spread
+        spread = truth.mean(class_axis, keepdims=True)  # no label, nothing to spread
         smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
     if class_weights is not None:
-        weights = jnp.expand_dims(class_weights, tuple(range(x.ndim - 1))).astype(x.dtype)
+        others = tuple(a for a in range(-x.ndim, 0) if a != class_axis)
+        weights = jnp.expand_dims(class_weights, others).astype(x.dtype)
         smoothed, truth = weights * smoothed, weights * truth
-    ce = optax.softmax_cross_entropy(x, smoothed)
-    counts = prob_counts(jax.nn.softmax(x), labels, where, axes)
-    return counts, ce.sum(axes), truth.sum(-1).sum(axes)
+    ce = jnp.expand_dims(optax.softmax_cross_entropy(x, smoothed, class_axis), class_axis)
+    counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
+    return counts, ce.sum(axes), truth.sum(axes)
 
 
 def _global_mean(total: Array, weight: Array, axis_name: str | tuple[str, ...] | None) -> Array:

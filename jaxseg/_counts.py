@@ -95,20 +95,15 @@ def counts(
     return _id_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
 
 
-def _mask_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+def _mask_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:
     """Counts of bool masks ``[..., C]``, for ``blocked_sum``."""
-    predictions, labels, where = arrays
-    valid = jnp.ones((), bool) if where is None else where[..., None]
+    p, g, where = arrays
+    valid = jnp.ones((), bool) if where is None else jnp.expand_dims(where, class_axis)
 
     def count(mask: Array) -> Array:
         return (mask & valid).sum(axes, dtype=jnp.int32)
 
-    return Counts(
-        tp=count(predictions & labels),
-        fp=count(predictions & ~labels),
-        fn=count(~predictions & labels),
-        tn=count(~predictions & ~labels),
-    )
+    return Counts(tp=count(p & g), fp=count(p & ~g), fn=count(~p & g), tn=count(~p & ~g))
 
 
 @partial(jax.jit, static_argnames=("num_classes", "axes"))
@@ -194,41 +189,53 @@ def soft_counts(
     return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
 
 
-def prob_counts(probs: Array, labels: Array, where: Array | None, axes: tuple[int, ...]) -> Counts:
+def prob_counts(
+    probs: Array, labels: Array, where: Array | None, axes: tuple[int, ...], class_axis: int = -1
+) -> Counts:
     """``soft_counts`` of checked arrays, written plainly: the formula itself."""
-    probs = _checks.at_least_float32(probs)
-    truth = dense_labels(labels, probs)
-    valid = jnp.ones((), bool) if where is None else where[..., None]
-    p = jnp.where(valid, probs, 0)  # before the products: 0 * NaN is NaN
-    g = jnp.where(valid, truth, 0)
+    p = _checks.at_least_float32(probs)
+    g = truth_of(labels, where, p, class_axis)
+    outside = ~g if g.dtype == bool else 1 - g
+    valid = None if where is None else jnp.expand_dims(where, class_axis)
+    if valid is not None:
+        p = jnp.where(valid, p, 0)  # before the products: 0 * NaN is NaN
+
+    def total(x: Array, g: Array) -> Array:
+        product = jnp.where(g, x, 0) if g.dtype == bool else x * g
+        return (product if valid is None else jnp.where(valid, product, 0)).sum(axes)
+
     return Counts(
-        tp=(p * g).sum(axes),
-        fp=(p * (1 - g)).sum(axes),
-        fn=((1 - p) * g).sum(axes),
-        tn=jnp.where(valid, (1 - p) * (1 - g), 0).sum(axes),
+        tp=total(p, g), fp=total(p, outside), fn=total(1 - p, g), tn=total(1 - p, outside)
     )
 
 
-def dense_labels(labels: Array, like: Array) -> Array:
-    """Labels, ids or dense, as floats of the shape and dtype of ``like`` ``[..., C]``."""
-    dense = labels if labels.ndim == like.ndim else _checks.membership(labels, like.shape[-1])
-    return dense.astype(like.dtype)
+def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -> Array:
+    """Labels as an array of the shape of ``like``, 0 where masked: bool, or floats if they are."""
+    if labels.ndim < like.ndim:
+        truth = _checks.membership(labels, like.shape[class_axis], class_axis)
+    else:
+        truth = labels if labels.dtype == bool else labels.astype(like.dtype)
+    if where is None:
+        return truth
+    return jnp.where(jnp.expand_dims(where, class_axis), truth, jnp.zeros((), truth.dtype))
 
 
-def valid_logits(logits: Array, where: Array | None) -> Array:
+def valid_logits(logits: Array, where: Array | None, class_axis: int) -> Array:
     """Logits for an activation: in float32 or better, and 0 where masked, so that gradients are."""
     logits = _checks.at_least_float32(logits)
-    return logits if where is None else jnp.where(where[..., None], logits, 0)
+    return logits if where is None else jnp.where(jnp.expand_dims(where, class_axis), logits, 0)
 
 
-def _softmax_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+def _softmax_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:
     logits, labels, where = arrays
-    return prob_counts(jax.nn.softmax(valid_logits(logits, where)), labels, where, axes)
+    probs = jax.nn.softmax(valid_logits(logits, where, class_axis), class_axis)
+    return prob_counts(probs, labels, where, axes, class_axis)
 
 
-def _sigmoid_counts(arrays: Any, _: None, axes: tuple[int, ...]) -> Counts:
+def _sigmoid_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:
     logits, labels, where = arrays
-    return prob_counts(jax.nn.sigmoid(valid_logits(logits, where)), labels, where, axes)
+    probs = jax.nn.sigmoid(valid_logits(logits, where, class_axis))
+    return prob_counts(probs, labels, where, axes, class_axis)
 
 
 def confusion_matrix(

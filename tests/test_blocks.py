@@ -1,4 +1,4 @@
-"""The blocked sums behind the losses: little memory, whatever the shape, and the plain sum's numbers."""
+"""The blocked sums behind the losses: little memory, and no pixel lost."""
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,9 @@ def test_blocks_are_cut_from_the_last_run_of_axes(axes, cut):
 
 @pytest.mark.parametrize("pixels", [1, 7, 8, 9, 64, 97])
 def test_blocks_cover_every_pixel_once(pixels, monkeypatch):
-    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 2 * 3 * 4 * 8)  # 8 pixels of 2 images, 3 classes
+    monkeypatch.setattr(
+        _blocks, "CPU_BLOCK_BYTES", 2 * 3 * 4 * 8
+    )  # 8 pixels of 2 images, 3 classes
     logits = jnp.arange(2 * pixels * 3, dtype=jnp.float32).reshape(2, pixels, 3)
     first, block_at, count = _blocks._cut((logits, None), (1,))
     parts = [first[0], *(block_at(i)[1][0] for i in range(count))]

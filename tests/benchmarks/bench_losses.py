@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_losses.py [--rounds 15]
 
-Temporaries are the compiler's own figure, in multiples of the logits' bytes; it does not vary. Times
-are medians of rounds in which every contender runs once in turn, and ratios are medians of the rounds'
-ratios, so that a machine whose speed drifts slows all alike.
+Temporaries are the compiler's own figure, in multiples of the logits' bytes; it does not vary.
+Times are medians of rounds in which every contender runs once in turn, and ratios are medians of
+the rounds' ratios, so that a machine whose speed drifts slows all alike.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -79,7 +78,9 @@ def main() -> None:
             ratio = np.median(np.array(seconds[name]) / np.array(seconds[own]))
             temporaries = step.memory_analysis().temp_size_in_bytes / logits.nbytes
             milliseconds = 1e3 * np.median(seconds[name])
-            print(f"  {name:18} {temporaries:6.3f} x   {milliseconds:7.1f} ms   {ratio:5.2f} x ours")
+            print(
+                f"  {name:18} {temporaries:6.3f} x   {milliseconds:7.1f} ms   {ratio:5.2f} x ours"
+            )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""docs/examples/m2nist.py: it trains, its files are right, its step is the same on any mesh."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+
+
+@pytest.fixture(scope="module")
+def m2nist() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("m2nist", EXAMPLES / "m2nist.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["m2nist"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def optax_promotes():
+    """Adam's bias correction is ``decay**count``, float to the power of int: not strict."""
+    return jax.numpy_dtype_promotion("standard")
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_a_short_run(m2nist, task, tmp_path, capsys, monkeypatch):
+    train = m2nist.train
+
+    def train_with_promotion(*arguments):
+        with optax_promotes():
+            return train(*arguments)
+
+    monkeypatch.setattr(m2nist, "train", train_with_promotion)
+    result, losses = m2nist.main(["--task", task, "--steps", "30", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+
+    assert losses.shape == (30,)
+    assert losses[-5:].mean() < 0.97 * losses[:5].mean()
+    assert "mean IoU" in printed and "Keras-style" in printed
+    assert ("by a threshold" in printed) == (task == "binary")
+    assert result.confusion.sum() == 192 * 64 * 84
+
+    for name in ("predictions.png", "training.png", "confusion.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.width > 400 and picture.height > 300
+    for folder, label_maps in (("truth", result.labels), ("prediction", result.predictions)):
+        files = sorted((tmp_path / "out" / folder).glob("*.png"))
+        assert len(files) == 192
+        for file, label_map in zip(files, label_maps, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(file)), label_map)
+
+
+@pytest.mark.parametrize("split", ["random", "sequential"])
+def test_training_and_test_digits_are_disjoint(m2nist, split):
+    digits, labels = m2nist.load_digits()
+    assert digits.shape == (1797, 8, 8) and labels.shape == (1797,)
+    train, test = m2nist.split_digits(len(digits), split, np.random.default_rng(0))
+    assert sorted([*train, *test]) == list(range(1797))
+    if split == "sequential":
+        assert train.max() < test.min()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_images(m2nist, task):
+    digits, labels = m2nist.load_digits()
+    images, truth = m2nist.make_images(digits, labels, 450, np.random.default_rng(3), task)
+    assert images.shape == truth.shape == (450, 64, 84)
+    assert images.dtype == truth.dtype == np.uint8
+    present = np.array([len(np.setdiff1d(np.unique(t), [m2nist.BACKGROUND])) for t in truth])
+    if task == "multiclass":
+        assert set(np.unique(truth)) == set(range(11))
+        assert present.min() == 1 and present.max() == 3
+    else:
+        assert set(np.unique(truth)) == {0, 1}
+    again, _ = m2nist.make_images(digits, labels, 450, np.random.default_rng(3), task)
+    np.testing.assert_array_equal(images, again)
+
+
+def test_boxes_do_not_overlap(m2nist):
+    image, side, top, left = m2nist.place_boxes(300, np.random.default_rng(0))
+    covered = np.zeros((300, m2nist.HEIGHT, m2nist.WIDTH), int)
+    for i, s, t, x in zip(image, side, top, left, strict=True):
+        covered[i, t : t + s, x : x + s] += 1
+    assert covered.max() == 1
+    assert covered.sum() == (side**2).sum()  # none reaches over the edge
+
+
+def test_best_threshold(m2nist):
+    images = np.array([[10, 20, 30, 40, 50]], np.uint8)
+    assert m2nist.best_threshold(images, np.array([[0, 0, 1, 1, 1]], np.uint8)) in range(21, 31)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--steps 0", "--seed -1", "--device-count 3", "--device-count 0", "--task both"]
+)
+def test_bad_arguments(m2nist, arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        m2nist.main(arguments.split())
+    assert stopped.value.code == 2
+    assert arguments.split()[0] in capsys.readouterr().err
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+def test_eight_devices_give_the_loss_and_gradients_of_one(m2nist, task):
+    digits, labels = m2nist.load_digits()
+    images, truth = m2nist.make_images(digits, labels, 8, np.random.default_rng(0), task)
+
+    @nnx.jit
+    def loss_and_gradients(network, images, labels):
+        (loss, _), gradients = nnx.value_and_grad(m2nist.loss_fn, has_aux=True)(
+            network, images, labels
+        )
+        return loss, gradients
+
+    def values(network, images, labels):
+        loss, gradients = loss_and_gradients(network, images, labels)
+        return [np.asarray(x) for x in (loss, *jax.tree.leaves(gradients))]
+
+    network, _ = m2nist.make_network(task, 0, 10)
+    expected = values(network, jnp.asarray(images), jnp.asarray(truth))
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        network, optimizer = m2nist.make_network(task, 0, 10)
+        mesh = m2nist.make_mesh(8, axis_type)
+        m2nist.copy_to_all(network, mesh)
+        m2nist.copy_to_all(optimizer, mesh)
+        batch = m2nist.split_over(mesh, images, truth)
+        assert len(batch[0].addressable_shards) == 8
+        assert batch[0].addressable_shards[0].data.shape == (1, 64, 84)
+        found = values(network, *batch)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    with optax_promotes():
+        loss, logits = m2nist.train_step(network, optimizer, *batch)  # the script's own, Explicit
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+    assert logits.shape[:3] == (8, 64, 84)
