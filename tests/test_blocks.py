@@ -9,6 +9,8 @@ import pytest
 import jaxseg
 from jaxseg import _blocks
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 SHAPES = ((1, 64, 64, 64, 32), (4, 256, 256, 11), (8, 256, 256, 4), (2, 32, 32, 32, 117))
 
 

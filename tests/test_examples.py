@@ -13,6 +13,8 @@ from flax import nnx
 from jax.sharding import AxisType
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
@@ -126,10 +128,9 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(m2nist, task):
         loss, gradients = loss_and_gradients(network, images, labels)
         return [np.asarray(x) for x in (loss, *jax.tree.leaves(gradients))]
 
-    network, _ = m2nist.make_network(task, 0, 10)
+    network, optimizer = m2nist.make_network(task, 0, 10)
     expected = values(network, jnp.asarray(images), jnp.asarray(truth))
     for axis_type in (AxisType.Auto, AxisType.Explicit):
-        network, optimizer = m2nist.make_network(task, 0, 10)
         mesh = m2nist.make_mesh(8, axis_type)
         m2nist.copy_to_all(network, mesh)
         m2nist.copy_to_all(optimizer, mesh)
@@ -139,6 +140,8 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(m2nist, task):
         found = values(network, *batch)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    if task == "binary":
+        return  # the step differs in the loss only
     with optax_promotes():
         loss, logits = m2nist.train_step(network, optimizer, *batch)  # the script's own, Explicit
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
