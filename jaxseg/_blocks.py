@@ -6,7 +6,8 @@ loop cuts the pixels into blocks that fit the cache, and the backward pass compu
 from the logits and writes its gradient in place: temporaries are a few blocks, whatever the map's
 size.
 
-The map's first axis is left whole, so that an input sharded over its batch stays where it is.
+The map's first axis is left whole (unless it is the only one), so that an input sharded over its
+batch stays where it is.
 """
 
 from collections.abc import Callable
@@ -49,16 +50,15 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
     """
     run = _axes_to_cut(arrays[0], axes)
     if not run:  # one block, which the backward pass still computes anew
-        return _sum_blocks(statistic, axes, arrays, constants)
+        return _sum_blocks(statistic, axes, None, arrays, constants)
     merged = tuple(None if x is None else _merge(x, run) for x in arrays)
-    sums = _sum_blocks(statistic, run[:1], merged, constants)
+    sums = _sum_blocks(statistic, run[:1], run[0], merged, constants)
     return jax.tree.map(lambda x: x.sum(axes[: -len(run)]), sums)
 
 
-def _loop(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:
-    """``statistic`` summed over blocks along ``axes[0]``, or in one block over several axes."""
-    first, block_at, count = _cut(arrays, axes)
-
+def _loop(statistic: Statistic, axes: Axes, cut: int | None, arrays: Arrays, constants: Any) -> Any:
+    """``statistic`` summed over ``axes``, in blocks along the axis ``cut`` or in one."""
+    first, block_at, count = _cut(arrays, cut)
     block_sums = partial(_block_sums, statistic, axes, constants=constants)
 
     def add_block(i: Array, sums: Any) -> Any:
@@ -68,39 +68,44 @@ def _loop(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> A
     return lax.fori_loop(0, count, add_block, sums) if count else sums
 
 
-def _loop_forward(statistic: Statistic, axes: Axes, arrays: Arrays, constants: Any) -> Any:
-    return _loop(statistic, axes, arrays, constants), (arrays, constants)
+def _loop_forward(
+    statistic: Statistic, axes: Axes, cut: int | None, arrays: Arrays, constants: Any
+) -> Any:
+    return _loop(statistic, axes, cut, arrays, constants), (arrays, constants)
 
 
-def _loop_backward(statistic: Statistic, axes: Axes, residuals: Any, cotangents: Any) -> Any:
+def _loop_backward(
+    statistic: Statistic, axes: Axes, cut: int | None, residuals: Any, cotangents: Any
+) -> Any:
     """Gradients of the blocks, each computed from its pixels alone and written into its place."""
     arrays, constants = residuals
-    first, block_at, count = _cut(arrays, axes)
+    first, block_at, count = _cut(arrays, cut)
 
     def pull_back(block: Arrays) -> Any:
         _, pullback = jax.vjp(partial(_block_sums, statistic, axes), block, constants)
         return pullback(cotangents)
 
+    in_place, summed = pull_back(first)
+    if count == 0 or cut is None:
+        return in_place, summed
+
     def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
         return tuple(
-            None if whole is None else lax.dynamic_update_slice_in_dim(whole, part, start, axes[0])
+            None if whole is None else lax.dynamic_update_slice_in_dim(whole, part, start, cut)
             for whole, part in zip(gradients, block, strict=True)
         )
 
     def add_block(i: Array, carry: Any) -> Any:
         start, block = block_at(i)
-        in_place, summed = pull_back(block)
-        return write(start, in_place, carry[0]), jax.tree.map(jnp.add, carry[1], summed)
+        gradients, more = pull_back(block)
+        return write(start, gradients, carry[0]), jax.tree.map(jnp.add, carry[1], more)
 
-    in_place, summed = pull_back(first)
-    if count == 0:
-        return in_place, summed
     empty = tuple(jnp.zeros_like(x) if _is_floating(x) else None for x in arrays)
     return lax.fori_loop(0, count, add_block, (write(0, in_place, empty), summed))
 
 
 # The forward rule runs the plain loop, which has a jvp of its own: so forward over reverse works.
-_sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1))
+_sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1, 2))
 _sum_blocks.defvjp(_loop_forward, _loop_backward)
 
 
@@ -117,15 +122,14 @@ def _block_sums(statistic: Statistic, axes: Axes, block: Arrays, constants: Any)
     return statistic(tuple(turned), constants, (last + 1,), -2)
 
 
-def _cut(arrays: Arrays, axes: Axes) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:
+def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:
     """The first block, a function of i to a further block and its start, and their number.
 
     The first block is the remainder, so that the others are all of one size.
     """
     logits = arrays[0]
-    if len(axes) != 1:
+    if axis is None:
         return arrays, lambda i: (i, arrays), 0
-    axis = axes[0]
     pixels = logits.shape[axis]
     limit = CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_BYTES
     bytes_per_pixel = logits.size // pixels * logits.dtype.itemsize
@@ -149,7 +153,7 @@ def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
     """The last run of neighbouring axes to sum, without the map's first; none if it is sharded."""
     run: Axes = ()
     for axis in reversed(axes):
-        if axis == 0 or (run and axis != run[0] - 1):
+        if (axis == 0 and logits.ndim > 2) or (run and axis != run[0] - 1):
             break
         run = (axis, *run)
     spec = jax.typeof(logits).sharding.spec  # names an axis only where the mesh's axes are Explicit

@@ -68,8 +68,8 @@ def dice_loss(
       F. Milletari, N. Navab and S. Ahmadi, "V-Net", 2016, with sums in place of squared ones.
 
     Note:
-      Optax's ``dice_loss`` cannot be jitted on probabilities and has half of this ``smooth`` in
-      effect; MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
+      Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here;
+      MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
     c = _region_counts(logits, labels, activation, where, axis, axis_name)
     return 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxseg
 from jaxseg import _blocks
@@ -71,13 +72,38 @@ def test_blocks_are_cut_from_the_last_run_of_axes(axes, cut):
     assert _blocks._axes_to_cut(jnp.zeros((2, 3, 4, 5)), axes) == cut
 
 
+def test_the_only_axis_is_cut():
+    assert _blocks._axes_to_cut(jnp.zeros((7, 3)), (0,)) == (0,)
+    assert temporaries(lambda x, y: jaxseg.dice_loss(x, y).mean(), (2**18, 21)) <= 0.15
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("axis", [None, 0], ids=str)
+@pytest.mark.parametrize("shape", [(64,), (8, 5)], ids=str)
+def test_a_sharded_first_axis_gives_the_same(shape, axis, axis_type, monkeypatch):
+    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 48)
+    logits = jax.random.normal(jax.random.key(0), (*shape, 3))
+    labels = jax.random.randint(jax.random.key(1), shape, 0, 3)
+
+    def step(logits, labels):
+        return jax.value_and_grad(lambda x: jaxseg.dice_loss(x, labels, axis=axis).mean())(logits)
+
+    mesh = jax.make_mesh((8,), ("b",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put((logits, labels), NamedSharding(mesh, PartitionSpec("b")))
+        value, gradient = jax.device_get(jax.jit(step)(*sharded))
+    expected = step(logits, labels)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-7)
+
+
 @pytest.mark.parametrize("pixels", [1, 7, 8, 9, 64, 97])
 def test_blocks_cover_every_pixel_once(pixels, monkeypatch):
     monkeypatch.setattr(
         _blocks, "CPU_BLOCK_BYTES", 2 * 3 * 4 * 8
     )  # 8 pixels of 2 images, 3 classes
     logits = jnp.arange(2 * pixels * 3, dtype=jnp.float32).reshape(2, pixels, 3)
-    first, block_at, count = _blocks._cut((logits, None), (1,))
+    first, block_at, count = _blocks._cut((logits, None), 1)
     parts = [first[0], *(block_at(i)[1][0] for i in range(count))]
     assert max(part.shape[1] for part in parts) <= 8
     np.testing.assert_array_equal(jnp.concatenate(parts, 1), logits)

@@ -426,9 +426,9 @@ def small_blocks():
 
 @pytest.mark.usefixtures("small_blocks")
 class TestBlocks:
-    @pytest.mark.parametrize(("shape", "axes"), [((2, 143), (1,)), ((2, 5, 21), (2,))])
-    def test_the_maps_are_cut(self, shape, axes):
-        _, _, count = _blocks._cut((jnp.zeros((*shape, 3)),), axes)
+    @pytest.mark.parametrize(("shape", "axis"), [((2, 143), 1), ((2, 5, 21), 2)])
+    def test_the_maps_are_cut(self, shape, axis):
+        _, _, count = _blocks._cut((jnp.zeros((*shape, 3)),), axis)
         assert count > 4
 
     @pytest.mark.parametrize(("shape", "axis"), MAP_AXES, ids=str)

@@ -487,7 +487,7 @@ def draw_predictions(
         middle.imshow(labels[i], interpolation="nearest", **options)
         bottom.imshow(result.predictions[i], interpolation="nearest", **options)
         wrong_y, wrong_x = np.nonzero(result.predictions[i] != labels[i])
-        bottom.plot(wrong_x, wrong_y, "k.", markersize=1.6)
+        bottom.plot(wrong_x, wrong_y, "k.", markersize=1.2)
         top.set_title(f"test image {i}\nDice {image_dice[i]:.3f}")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
@@ -536,7 +536,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
     from matplotlib.figure import Figure
 
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = 2.6 + 0.5 * len(names)
+    side = 3.6 + 0.45 * len(names)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -631,9 +631,7 @@ def main(
     training = time.perf_counter()
     losses, dices = train(network, optimizer, data, options.steps, options.device_count)
     evaluating = time.perf_counter()
-    nnx.update(
-        network, jax.device_put(nnx.state(network), jax.devices()[0])
-    )  # back from the mesh, if there was one
+    nnx.update(network, jax.device_get(nnx.state(network)))  # leaves the mesh, if there was one
     result = evaluate(network, test_images, test_labels)
     finished = time.perf_counter()
 

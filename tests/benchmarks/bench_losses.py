@@ -74,7 +74,7 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - start)
         print(f"\n{list(shape)}: {logits.nbytes / 2**20:.1f} MiB of logits")
         for name, step in steps.items():
-            own = "jaxseg dice + ce" if name.endswith("ce") else "jaxseg dice"
+            own = "jaxseg dice + ce" if name.endswith("+ ce") else "jaxseg dice"
             ratio = np.median(np.array(seconds[name]) / np.array(seconds[own]))
             temporaries = step.memory_analysis().temp_size_in_bytes / logits.nbytes
             milliseconds = 1e3 * np.median(seconds[name])
