@@ -100,8 +100,9 @@ def _loop_backward(
         gradients, more = pull_back(block)
         return write(start, gradients, carry[0]), jax.tree.map(jnp.add, carry[1], more)
 
-    empty = tuple(jnp.zeros_like(x) if _is_floating(x) else None for x in arrays)
-    return lax.fori_loop(0, count, add_block, (write(0, in_place, empty), summed))
+    # Buffers that the blocks overwrite wholly: unlike zeros, they are sharded as the arrays are.
+    buffers = tuple(x if _is_floating(x) else None for x in arrays)
+    return lax.fori_loop(0, count, add_block, (write(0, in_place, buffers), summed))
 
 
 # The forward rule runs the plain loop, which has a jvp of its own: so forward over reverse works.

@@ -138,7 +138,7 @@ def test_numpy_is_jax(case: Case) -> None:
     assert_same(got, case.function(*args), rtol=0)
 
 
-@law(*ARRAYS)
+@law(*ARRAYS, once=True)
 def test_vmap_is_a_loop(case: Case) -> None:
     args = image(case.args(), slice(3))
     got = jax.vmap(partial(outcome, case))(*args)
