@@ -1,5 +1,10 @@
 """Sphinx settings: MyST pages, Google docstrings, the furo theme; nothing is fetched."""
 
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
 import jaxseg
 
 project = "jaxseg"
@@ -23,3 +28,22 @@ toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_param = False  # one list, in which "smooth, eps: as in dice" may name two arguments
 napoleon_use_rtype = False
+
+
+def mend_for_napoleon(*event: Any) -> None:
+    """Returns has no type before a colon, and an author's initial begins no numbered list."""
+    lines = event[-1]
+    if "Returns:" in lines:
+        first = lines.index("Returns:") + 1
+        lines[first] = re.sub(r"^(\s*)", r"\1: ", lines[first])
+    lines[:] = [re.sub(r"^(\s*)([A-Z]\. )", r"\1\\\2", line) for line in lines]
+
+
+def drop_blank_line_after_doctest(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """The blank line that ends a doctest before its fence is not for the reader."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("autodoc-process-docstring", mend_for_napoleon, priority=400)  # before napoleon
+    app.connect("source-read", drop_blank_line_after_doctest)

@@ -100,8 +100,9 @@ def _loop_backward(
         gradients, more = pull_back(block)
         return write(start, gradients, carry[0]), jax.tree.map(jnp.add, carry[1], more)
 
-    # Buffers that the blocks overwrite wholly: unlike zeros, they are sharded as the arrays are.
-    buffers = tuple(x if _is_floating(x) else None for x in arrays)
+    # Zeros that the blocks overwrite. As a select they are sharded as the array is, which
+    # zeros_like is not on JAX 0.12, and cost no copy, which the array itself would.
+    buffers = tuple(jnp.where(False, x, 0) if _is_floating(x) else None for x in arrays)
     return lax.fori_loop(0, count, add_block, (write(0, in_place, buffers), summed))
 
 
