@@ -1,6 +1,7 @@
 """Strict settings for every test: nothing promotes, broadcasts or warns unasked; 8 CPU devices."""
 
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -13,8 +14,12 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Thousands of small functions are compiled, each to be called a few times.
+# Thousands of small functions are compiled, each to be called a few times: quickly, and once for
+# all processes of the run and for the runs after it.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="module")
