@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
@@ -26,7 +26,7 @@ def check_soft(
     Returns the four as arrays and a sorted tuple; labels are ids ``[...]`` or dense ``[..., C]``.
     """
     scores = check_scores(name, scores)
-    labels = check_labels(name, scores.shape, jnp.asarray(labels))
+    labels = check_labels(name, scores.shape, as_array(labels))
     shape = scores.shape[:-1]
     return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
@@ -78,7 +78,7 @@ def check_hard(
     predictions: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis, *, dense: bool
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
-    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
+    predictions, labels = as_array(predictions), as_array(labels)
     for name, x in (("predictions", predictions), ("labels", labels)):
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
@@ -112,6 +112,8 @@ def check_matrix(matrix: ArrayLike) -> Any:
 
     NumPy's 64-bit integers are left as they are: ``jnp.asarray`` would cut them to int32.
     """
+    if hasattr(matrix, "_fields"):  # a NamedTuple: four leaves could pass as rows
+        raise TypeError(f"This takes a confusion matrix [..., C, C], got {type(matrix).__name__}.")
     if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
         matrix = jnp.asarray(matrix)
     if not (
@@ -168,6 +170,8 @@ def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) 
     if weights is None:
         return None
     weights = jnp.asarray(weights)
+    if jnp.issubdtype(weights.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got {weights.dtype}.")
     if weights.shape != (num_classes,):
         raise ValueError(
             f"{name} must have shape ({num_classes},), one each class; got {weights.shape}."
@@ -210,6 +214,18 @@ def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
     return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
 
 
+def as_array(x: ArrayLike) -> Array:
+    """``jnp.asarray``, in which 64-bit ids of NumPy that int32 cannot hold stay outside [0, C).
+
+    ``jnp.asarray`` alone would wrap 2**32 to class 0.
+    """
+    if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # itself where 64 bits are enabled
+        if dtype != x.dtype:
+            x = np.clip(x, max(-1, np.iinfo(x.dtype).min), 2**31 - 1).astype(dtype)
+    return jnp.asarray(x)
+
+
 def at_least_float32(x: Array) -> Array:
     """Float64 stays; anything else becomes float32, in which half precision is summed."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
@@ -218,7 +234,11 @@ def at_least_float32(x: Array) -> Array:
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
     empty = denominator == 0
-    ratio = numerator / jnp.where(empty, 1, denominator)
+    denominator = jnp.where(empty, 1, denominator)
+    # The derivative squares the denominator, which would underflow; after this it is 1, and the
+    # ratio does not depend on the scale.
+    scale = lax.stop_gradient(denominator)
+    ratio = (numerator / scale) / (denominator / scale)
     return jnp.where(empty, jnp.asarray(zero_division, ratio.dtype), ratio)
 
 

@@ -139,7 +139,7 @@ def dice_ce_loss(
 
     Note:
       nnU-Net's value is this minus 1, its Dice being negative. The weighted cross-entropy is
-      PyTorch's.
+      PyTorch's for ids; for dense labels PyTorch divides by the number of pixels.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     num_classes = logits.shape[-1]
@@ -148,9 +148,8 @@ def dice_ce_loss(
     ce_class_weights = _checks.check_class_weights(
         "ce_class_weights", ce_class_weights, num_classes
     )
-    smoothing = (
-        None if isinstance(label_smoothing, float) and label_smoothing == 0 else label_smoothing
-    )
+    static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
+    smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
     counts, ce, valid = blocked_sum(
         _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
     )

@@ -346,12 +346,12 @@ def counts_from_confusion(matrix: ArrayLike) -> Counts:
       matrix: integer or float ``[..., C, C]``, rows truth.
 
     Returns:
-      ``Counts`` of the matrix's dtype ``[..., C]``. A NumPy matrix of 64-bit integers, such as a
-      sum over a data set, stays in NumPy, exact.
+      ``Counts`` of the matrix's dtype ``[..., C]``, or of 32 bits if that has fewer. A NumPy
+      matrix of 64-bit integers, such as a sum over a data set, stays in NumPy, exact.
 
     Raises:
       ValueError: a matrix that is not square.
-      TypeError: a bool or complex matrix.
+      TypeError: a bool or complex matrix, or ``Counts``.
 
     Example:
       >>> import jaxseg
@@ -359,11 +359,24 @@ def counts_from_confusion(matrix: ArrayLike) -> Counts:
       [1, 0]
     """
     m = _checks.check_matrix(matrix)
+    if jnp.issubdtype(m.dtype, jnp.floating):
+        return _float_counts_from_confusion(_checks.at_least_float32(m))
+    m = m if m.dtype.itemsize >= 4 else m.astype(jnp.int32)
     tp = m.diagonal(axis1=-2, axis2=-1)
     fp = m.sum(-2, dtype=m.dtype) - tp
     fn = m.sum(-1, dtype=m.dtype) - tp
     total = m.sum((-2, -1), dtype=m.dtype)[..., None]
     return Counts(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
+
+
+def _float_counts_from_confusion(m: Array) -> Counts:
+    """The sums as printed: a difference of floats would lose a small one beside a large cell."""
+    tp = m.diagonal(axis1=-2, axis2=-1)
+    other = ~jnp.eye(m.shape[-1], dtype=bool)
+    off = jnp.where(jnp.expand_dims(other, tuple(range(m.ndim - 2))), m, 0)
+    unequal = other.astype(m.dtype)
+    tn = jnp.einsum("...ij,ci,cj->...c", m, unequal, unequal, precision="highest")
+    return Counts(tp=tp, fp=off.sum(-2), fn=off.sum(-1), tn=tn)
 
 
 def predict_labels(

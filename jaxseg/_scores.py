@@ -734,13 +734,14 @@ def generalized_dice(
     r"""Generalized Dice score: one number over all classes, small classes weighing more.
 
     .. math:: \frac{2 \sum_c w_c\,tp_c + smooth}{\sum_c w_c (2\,tp_c + fp_c + fn_c) + smooth + eps},
-              \quad w_c = 1 / G_c^{power}, \quad G_c = tp_c + fn_c
+              \quad w_c = \left(\frac{\min_{k : G_k > 0} G_k}{G_c}\right)^{power},
+              \quad G_c = tp_c + fn_c
 
     Args:
       counts: ``Counts`` with leaves ``[..., C]``.
-      power: 2 as in the paper, 1, or 0 for equal weights; the weights are scaled so that the
-        largest is 1. A class absent from the truth takes that largest weight, so that its false
-        positives count.
+      power: 2 as in the paper, 1, or 0 for equal weights. The weights are the paper's
+        ``1 / G^power``, scaled so that the largest is 1. A class absent from the truth takes
+        that largest weight, so that its false positives count.
       smooth, eps, zero_division: as in ``dice``; 0/0 is where no class is in either map.
 
     Returns:
@@ -853,6 +854,8 @@ def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
       M. Everingham et al., "The PASCAL visual object classes challenge", IJCV 2010.
 
     Note:
+      A prediction of no class (NaN logits) has no cell, so it is not missed here:
+      ``jnp.nanmean(jaxseg.iou(counts))`` of ``counts`` is the same mean and misses it.
       TorchMetrics' segmentation ``MeanIoU`` and metrax's ``IoU`` average ratios of parts of the
       data, which gives another number, and one that depends on how the data was batched.
     """
@@ -1056,7 +1059,7 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     if leaves.tp.ndim != 1:
         raise ValueError(f"class_report takes Counts with leaves [C], got shape {leaves.tp.shape}.")
     num_classes = len(leaves.tp)
-    names = [str(c) for c in range(num_classes)] if names is None else list(names)
+    names = [str(name) for name in (range(num_classes) if names is None else names)]
     if len(names) != num_classes:
         raise ValueError(f"names must be {num_classes}, one each class; got {len(names)}.")
     scores = {"precision": precision, "recall": recall, "dice": dice, "iou": iou}
@@ -1107,7 +1110,7 @@ def _floats(counts: Counts) -> Counts:
 
 def _float(x: ArrayLike) -> Array:
     # Straight from NumPy to float: jnp.asarray alone would cut int64 sums to int32.
-    x = x if isinstance(x, np.ndarray) else jnp.asarray(x)
+    x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
     return _checks.at_least_float32(jnp.asarray(x)) if is_float else jnp.asarray(x, dtype=float)
 

@@ -106,7 +106,13 @@ BAD = [
         for name in ("class_weights", "ce_class_weights")
         for shape in [(), (2,), (1, 3)]
     ),
+    Bad("complex weights", TypeError, ("class_weights must be real", "complex64"),
+        DICE_CE, (X, Y), {"class_weights": jnp.ones(3, jnp.complex64)}),
     # scores of a matrix
+    *(
+        Bad(f"Counts to {f.__name__}", TypeError, ("takes a confusion matrix", "Counts"), f, (C,))
+        for f in (jaxseg.mean_iou, jaxseg.counts_from_confusion)
+    ),
     Bad("weights of kappa", ValueError, ("None, 'linear' or 'quadratic'", "'cubic'"),
         jaxseg.cohen_kappa, (MATRIX,), {"weights": "cubic"}),
     Bad("costs", ValueError, ("costs must have shape (3, 3)", "(3,)"),

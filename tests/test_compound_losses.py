@@ -11,6 +11,7 @@ import reference
 from jax.test_util import check_grads
 
 import jaxseg
+from jaxseg import _blocks
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -267,6 +268,40 @@ def test_empty_target_punishes_false_positives():
         values.append(float(loss(logits.reshape(4, 4, 1))))
     assert values[0] < values[1] < values[2]
     assert values[2] > 0.8
+
+
+@pytest.mark.parametrize("smoothing", [0, 1])
+def test_label_smoothing_may_be_an_integer(smoothing, monkeypatch):
+    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 64)  # several blocks add their gradients
+    got, expected = (
+        value_and_gradient(jax_loss("dice_ce_loss", IDS, label_smoothing=s), LOGITS)
+        for s in (smoothing, float(smoothing))
+    )
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_gradients_of_unchecked_devices_are_averaged():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, by_device = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("d")
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, by_device),
+        out_specs=everywhere,
+        check_vma=False,
+    )
+    def gradient(scale, data):
+        def loss(scale):
+            return jaxseg.dice_ce_loss(scale * data[0], data[1], axis_name="d")
+
+        return jax.lax.pmean(jax.grad(loss)(scale), "d")
+
+    def whole(scale):
+        return jaxseg.dice_ce_loss(scale * LOGITS, IDS)
+
+    got = gradient(jnp.float32(0.7), (jnp.asarray(LOGITS), jnp.asarray(IDS)))
+    np.testing.assert_allclose(got, jax.grad(whole)(jnp.float32(0.7)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("label", [3, 255, -1, -100])

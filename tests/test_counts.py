@@ -234,11 +234,36 @@ def test_counts_from_confusion_equal_counts(num_classes, axis):
     assert_counts(c, jaxseg.counts(predictions, labels, **kwargs))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.int16, np.float32])
-def test_counts_from_confusion_keep_the_dtype(dtype):
-    c = jaxseg.counts_from_confusion(np.array([[3, 1], [0, 6]], dtype))
-    assert {leaf.dtype for leaf in c} == {np.dtype(dtype)}
-    assert_counts(c, ([3, 6], [0, 1], [1, 0], [6, 3]))
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("int32", "int32"), ("uint8", "int32"), ("float32", "float32"), ("float16", "float32")],
+)
+def test_counts_from_confusion_are_of_at_least_32_bits(dtype, expected):
+    c = jaxseg.counts_from_confusion(np.array([[200, 100], [0, 250]], dtype))
+    assert {str(leaf.dtype) for leaf in c} == {expected}
+    assert_counts(c, ([200, 250], [0, 100], [100, 0], [250, 200]))
+
+
+def test_counts_from_a_float_matrix_keep_small_sums_beside_large_cells():
+    c = jaxseg.counts_from_confusion(np.array([[1e9, 3], [5, 2]], np.float32))
+    assert_counts(c, ([1e9, 2], [5, 3], [3, 5], [2, 1e9]))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_numpy_int64_ids_that_int32_cannot_hold_are_of_no_class(dtype):
+    far = np.array([2**32, 2**32 + 1, 2**40, 1], dtype)
+    labels = np.array([0, 1, 1, 1], dtype)
+    assert jaxseg.counts(far, labels, num_classes=2).tp.tolist() == [0, 1]
+    assert jaxseg.confusion_matrix(labels, far, num_classes=2).tolist() == [[0, 0], [0, 1]]
+    probs = np.full((4, 2), 0.5, np.float32)
+    assert jaxseg.soft_counts(probs, far).tp.tolist() == [0, 0.5]
+
+
+def test_a_prediction_of_no_class_lowers_the_mean_iou_of_counts():
+    logits = jnp.array([[5.0, 0], [jnp.nan, 0], [jnp.nan, 1], [0, 5]])
+    predictions = jaxseg.predict_labels(logits)
+    c = jaxseg.counts(predictions, jnp.array([0, 0, 1, 1]), num_classes=2)
+    assert jaxseg.iou(c).tolist() == [0.5, 0.5]
 
 
 def test_numpy_int64_confusion_above_two_to_the_31_is_not_cut():

@@ -207,6 +207,18 @@ def test_logits_of_ten_thousand_stay_finite(name, activation):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_any_probability_of_an_absent_class_has_finite_derivatives(name):
+    # Between 1e-20 and 1e-38 a squared denominator is 0 in float32.
+    def loss(logit):
+        logits = jnp.full((4, 1), logit)
+        return jax_loss(name, np.zeros(4, int), activation="sigmoid", smooth=0.0)(logits).sum()
+
+    logits = jnp.arange(-120.0, 121.0)
+    for derivative in (jax.grad(loss), jax.grad(jax.grad(loss))):
+        assert jnp.isfinite(jax.vmap(derivative)(logits)).all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 def test_all_masked_is_zero_with_a_gradient_of_exactly_zero(name, smooth):
     logits = np.full((*SHAPE, 3), np.nan, np.float32)

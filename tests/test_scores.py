@@ -208,6 +208,12 @@ def test_numpy_int64_counts_above_two_to_the_31_are_not_cut(name):
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("number", [np.int64, int])
+def test_scalar_counts_above_two_to_the_31_are_not_cut(number):
+    counts = Counts(*(number(x) for x in (5 * 10**9, 10**9, 10**9, 0)))
+    np.testing.assert_allclose(jaxseg.iou(counts), 5 / 7, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", MATRIX_SCORES)
 def test_numpy_int64_matrix_above_two_to_the_31_is_not_cut(name):
     matrix = np.array([[3 * 2**33, 2**31, 5], [2**32, 2**34, 7], [1, 2, 2**33]])
@@ -448,9 +454,15 @@ def test_macro_average_is_the_mean_over_classes(images):
 
 
 def test_micro_average_is_the_score_of_summed_counts(images):
-    micro = jax.tree.map(lambda leaf: leaf.sum(-1, keepdims=True), pooled(images))
+    micro = jax.tree.map(lambda x: x.sum(-1, dtype=float, keepdims=True), pooled(images))
     expected = reference.dice(*np.sum(numbers(pooled(images)), 0).tolist())
     np.testing.assert_allclose(jaxseg.dice(micro), [expected], rtol=1e-6)
+
+
+def test_micro_average_of_many_classes_does_not_wrap():
+    c = Counts(*(jnp.full(150, x) for x in (0, 10**5, 10**5, 15 * 10**6)))  # tn: 2.25e9 in all
+    micro = jax.tree.map(lambda x: x.sum(dtype=float, keepdims=True), c)
+    np.testing.assert_allclose(jaxseg.specificity(micro), [150 / 151], rtol=1e-6)
 
 
 def test_weighted_average_weighs_by_prevalence(images):
