@@ -1,4 +1,4 @@
-"""Golden numbers of other libraries' losses: writes ``losses_inputs.npz`` and ``peers_losses.json``.
+"""Golden numbers of others' losses: writes ``losses_inputs.npz`` and ``peers_losses.json``.
 
 The tests read only the files; what is named here is needed to remake them and for nothing else:
 
@@ -53,38 +53,47 @@ def make_inputs() -> dict[str, np.ndarray]:
         return (2.0 * one_hot + 1.2 * rng.normal(size=one_hot.shape) - 0.5).astype(np.float32)
 
     rows, columns = np.mgrid[:12, :13]
-    blobs = np.zeros((2, 12, 13), np.int32)
+    labels = np.zeros((2, 12, 13), np.int32)
     for image, (row, column) in enumerate(((5, 6), (6, 5))):
-        blobs[image][(rows - row) ** 2 / 16 + (columns - column) ** 2 / 25 < 1] = 1
-        blobs[image][(rows - row - 1) ** 2 + (columns - column - 1) ** 2 < 5] = 2
+        labels[image][(rows - row) ** 2 / 16 + (columns - column) ** 2 / 25 < 1] = 1
+        labels[image][(rows - row - 1) ** 2 + (columns - column - 1) ** 2 < 5] = 2
+        labels[image][(rows - 10) ** 2 + (columns - 11 + image) ** 2 < 3] = 3
+    valid = rng.random(labels.shape) < 0.85
     rows, columns = np.mgrid[:16, :17]
-    tubes = np.stack(
-        [
-            np.abs(rows - 8 - 5 * np.sin(columns / 3)) < 2,
-            (np.abs(np.hypot(rows - 7, columns - 8) - 5) < 1.3) | (abs(columns - 8) < 2),
-        ]
-    ).astype(np.int32)
-    planes, rows, columns = np.mgrid[:7, :9, :8]
-    volume = ((planes - 3) ** 2 + (rows - 2 - planes / 2) ** 2 + (columns - 4) ** 2 / 4 < 5)[None]
-    wrong = np.stack([columns[0] - 2.5, 4.5 - rows[0]])[..., None]
-    wrong = 2.0 * wrong + 0.5 * rng.normal(size=wrong.shape)
-    wrong_volume = (2.5 * (4 - rows) + 0.5 * rng.normal(size=rows.shape))[None, ..., None]
+    wave = np.abs(rows - 8 - 5 * np.sin(columns / 3)) < 2
+    wheel = (np.abs(np.hypot(rows - 7, columns - 8) - 5) < 1.3) | (abs(columns - 8) < 2)
+    masks = np.stack([wave, wheel]).astype(np.int32)
+    valid_masks = rng.random(masks.shape) < 0.85
+    # large wrong areas: some error is left after erosions
+    wrong_masks = np.stack([rows < 5, columns > 2]).astype(np.int32)
+    wrong = np.stack([columns - 2.5, 4.5 - rows])[..., None]
+    wrong_logits = 2.0 * wrong + 0.5 * rng.normal(size=wrong.shape)
+    z, y, x = np.mgrid[:7, :9, :8]
+    volume = ((z - 3) ** 2 + (y - 2 - z / 2) ** 2 + (x - 4) ** 2 / 4 < 5).astype(np.int32)[None]
+    wrong_volume_logits = (2.5 * (4 - y) + 0.5 * rng.normal(size=y.shape))[None, ..., None]
+    multi_labels = rng.random((*labels.shape, 3)) < [0.5, 0.3, 0.1]
     return {
-        "blob_labels": blobs,
-        "blob_logits": scores(np.eye(3)[blobs]),
-        "blob_skeletons": np.where(rng.random(blobs.shape) < 0.3, blobs, 0).astype(np.int32),
-        "blob_logits_half": scores(np.eye(3)[blobs[:, 1::2, 1::2]]),
-        "tube_labels": tubes,
-        "tube_logits": scores(tubes[..., None]),
-        "volume_mask_labels": volume.astype(np.int32),
+        "labels": labels,
+        "logits": scores(np.eye(4)[labels]),
+        "valid": valid,
+        "labels_with_void": np.where(valid, labels, make_golden.VOID).astype(np.int32),
+        "labels_without_3": np.where(labels == 3, 0, labels).astype(np.int32),
+        "logits_half": scores(np.eye(4)[labels[:, 1::2, 1::2]]),
+        "skeletons": np.where(rng.random(labels.shape) < 0.3, labels, 0).astype(np.int32),
+        "masks": masks,
+        "mask_logits": scores(masks[..., None]),
+        "valid_masks": valid_masks,
+        "masks_with_void": np.where(valid_masks, masks, make_golden.VOID).astype(np.int32),
+        "wrong_masks": wrong_masks,
+        "wrong_logits": wrong_logits.astype(np.float32),
+        "multi_labels": multi_labels,
+        "multi_logits": scores(multi_labels),
+        "volume_labels": volume * (1 + (z > 3)).astype(np.int32),
+        "volume_logits": scores(np.eye(3)[volume * (1 + (z > 3))]),
+        "volume_masks": volume,
         "volume_mask_logits": scores(volume[..., None]),
-        # large wrong areas: what is left of the error after some erosions
-        "wrong_labels": np.stack([rows[0] < 5, columns[0] > 2]).astype(np.int32),
-        "wrong_logits": wrong.astype(np.float32),
-        "wrong_volume_labels": volume.astype(np.int32),
-        "wrong_volume_logits": wrong_volume.astype(np.float32),
-        "multi_logits": rng.normal(size=(2, 12, 13, 3)).astype(np.float32),
-        # not scaled, not symmetric to the eye: rows truth, columns prediction
+        "wrong_volume_logits": wrong_volume_logits.astype(np.float32),
+        "class_weights": np.array([0.5, 1.0, 2.0, 4.0], np.float32),
         "distances": np.array(
             [[0, 2, 2, 2], [2, 0, 1, 1.5], [2, 1, 0, 0.5], [2, 1.5, 0.5, 0]], np.float32
         ),
@@ -92,7 +101,10 @@ def make_inputs() -> dict[str, np.ndarray]:
 
 
 def torch_names(x: dict[str, np.ndarray], channel: bool) -> dict[str, Any]:
-    """The inputs as tensors: ids int64, with a channel axis or none; scores channel first."""
+    """The inputs as tensors: scores channel first, ids int64 and with a channel axis or none.
+
+    Where there is a channel axis the masks are float, as losses want what has the shape of scores.
+    """
     import torch
 
     torch.set_num_threads(1)  # sums in one order
@@ -103,6 +115,8 @@ def torch_names(x: dict[str, np.ndarray], channel: bool) -> dict[str, Any]:
         elif array.dtype == np.int32:
             ids = torch.from_numpy(array).long()
             names[name] = ids[:, None] if channel else ids
+            if channel and "masks" in name:
+                names[name] = names[name].float()
         elif array.ndim > 3:
             first = np.ascontiguousarray(np.moveaxis(array, -1, 1).astype(np.float32))
             names[name] = torch.from_numpy(first)
@@ -127,17 +141,15 @@ def torch_names(x: dict[str, np.ndarray], channel: bool) -> dict[str, Any]:
         return torch.nn.functional.one_hot(ids, num_classes).movedim(-1, 1).float()
 
     sure = torch.tensor([[100.0, -100.0], [-100.0, 100.0]])[None, :, None]  # [1, 2, 1, 2]
+    names |= {
+        f"{name}probs": torch.sigmoid(names[f"{name}logits"])
+        for name in ("mask_", "multi_", "volume_mask_", "wrong_", "wrong_volume_")
+    }
     return {
         **names,
         "gradient": gradient,
         "raised": raised,
         "one_hot": one_hot,
-        "mask": names["mask_labels"].float(),
-        "tube": names["tube_labels"].float(),
-        "volume_mask": names["volume_mask_labels"].float(),
-        "mask_probs": torch.sigmoid(names["mask_logits"]),
-        "tube_probs": torch.sigmoid(names["tube_logits"]),
-        "blob_probs": torch.softmax(names["blob_logits"], 1),
         "probs": torch.softmax(names["logits"], 1),
         "empty": torch.zeros(1, 1, 4, 4),
         "sure": sure,
@@ -155,12 +167,10 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
     torch = names["torch"]
     names["square"] = torch.ones(1, 1, 1024, 1024)
     names["nan_at_void"] = torch.where(names["labels_with_void"] == 255, torch.nan, names["logits"])
-    names["disc"] = torch.from_numpy(
-        (np.hypot(*(np.mgrid[:15, :15] - 7)) < 5).astype(np.float32)[None, None]
-    )
+    names["square_of_11"] = torch.zeros(1, 1, 15, 15)
+    names["square_of_11"][..., 2:13, 2:13] = 1
     ids = "softmax=True, to_onehot_y=True"
-    data, masks, blobs = "(logits, labels)", "(mask_logits, mask)", "(blob_logits, blob_labels)"
-    tubes = "(tube_logits, tube)"
+    data, masks = "(logits, labels)", "(mask_logits, masks)"
     none = "smooth_nr=0, smooth_dr=0"
     asymmetric = "to_onehot_y=True"
     page = [
@@ -210,25 +220,25 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
         "NACLLoss(classes=4, dim=2, distance_type='l2', kernel_size=5, alpha=0.3)"
         "(logits, labels[:, 0])",
         "NACLLoss(classes=3, dim=3)(volume_logits, volume_labels[:, 0])",
-        f"BoundaryLoss({ids}){blobs}",
-        f"BoundaryLoss({ids}, include_background=False){blobs}",
-        f"BoundaryLoss(sigmoid=True){tubes}",
-        "BoundaryLoss(sigmoid=True)(volume_mask_logits, volume_mask)",
-        f"HausdorffDTLoss({ids}, include_background=True){blobs}",
-        f"HausdorffDTLoss({ids}){blobs}",
-        f"HausdorffDTLoss(sigmoid=True, alpha=1.0){tubes}",
-        "HausdorffDTLoss(sigmoid=True)(volume_mask_logits, volume_mask)",
-        f"LogHausdorffDTLoss(sigmoid=True){tubes}",
-        f"SoftclDiceLoss(sigmoid=True, smooth=1e-12){tubes}",
-        f"SoftclDiceLoss(sigmoid=True, smooth=1e-12, iter_=10){tubes}",
-        "SoftclDiceLoss(sigmoid=True, smooth=1e-12)(volume_mask_logits, volume_mask)",
-        f"SoftDiceclDiceLoss(sigmoid=True, smooth=1e-12, alpha=0.3){tubes}",
-        "AsymmetricUnifiedFocalLoss()(mask_probs, mask)",
-        "AsymmetricUnifiedFocalLoss(weight=0.3, gamma=0.4, delta=0.6)(mask_probs, mask)",
+        f"BoundaryLoss({ids}){data}",
+        f"BoundaryLoss({ids}, include_background=False){data}",
+        f"BoundaryLoss(sigmoid=True){masks}",
+        "BoundaryLoss(sigmoid=True)(volume_mask_logits, volume_masks)",
+        f"HausdorffDTLoss({ids}, include_background=True){data}",
+        f"HausdorffDTLoss({ids}){data}",
+        f"HausdorffDTLoss(sigmoid=True, alpha=1.0){masks}",
+        "HausdorffDTLoss(sigmoid=True)(volume_mask_logits, volume_masks)",
+        f"LogHausdorffDTLoss(sigmoid=True){masks}",
+        f"SoftclDiceLoss(sigmoid=True, smooth=1e-12){masks}",
+        f"SoftclDiceLoss(sigmoid=True, smooth=1e-12, iter_=10){masks}",
+        "SoftclDiceLoss(sigmoid=True, smooth=1e-12)(volume_mask_logits, volume_masks)",
+        f"SoftDiceclDiceLoss(sigmoid=True, smooth=1e-12, alpha=0.3){masks}",
+        "AsymmetricUnifiedFocalLoss()(mask_probs, masks)",
+        "AsymmetricUnifiedFocalLoss(weight=0.3, gamma=0.4, delta=0.6)(mask_probs, masks)",
         "DeepSupervisionLoss(DiceCELoss(softmax=True, to_onehot_y=True))"
-        "([blob_logits, blob_logits_half], blob_labels.float())",
+        "([logits, logits_half], labels.float())",
     ]
-    two = "torch.cat([1 - mask_probs, mask_probs], 1), mask_labels"
+    two = "torch.cat([1 - mask_probs, mask_probs], 1), masks"
     calls = {call: call for call in page}
     calls |= {
         "focal_loss_none": (
@@ -250,14 +260,14 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
             "gradient(FocalLoss(use_softmax=True, to_onehot_y=True), logits, labels)"
         ),
         "gradient_nacl": "gradient(NACLLoss(classes=4, dim=2), logits, labels[:, 0])",
-        "gradient_boundary": f"gradient(BoundaryLoss({ids}), blob_logits, blob_labels)",
-        "gradient_hausdorff_dt": f"gradient(HausdorffDTLoss({ids}), blob_logits, blob_labels)",
+        "gradient_boundary": f"gradient(BoundaryLoss({ids}), logits, labels)",
+        "gradient_hausdorff_dt": f"gradient(HausdorffDTLoss({ids}), logits, labels)",
         "gradient_cldice": (
-            "gradient(SoftclDiceLoss(sigmoid=True, smooth=1e-12), tube_logits, tube)"
+            "gradient(SoftclDiceLoss(sigmoid=True, smooth=1e-12), mask_logits, masks)"
         ),
         "gradient_unified_focal": (
             "gradient(lambda z, y: AsymmetricUnifiedFocalLoss()(torch.sigmoid(z), y), "
-            "mask_logits, mask)"
+            "mask_logits, masks)"
         ),
         "generalized_wasserstein_dice_volume": (
             f"GeneralizedWassersteinDiceLoss(distances, weighting_mode='GDL', {none}){data}"
@@ -267,7 +277,7 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
             f"FocalLoss(use_softmax=True, to_onehot_y=True, include_background=False){data}"
         ),
         "unified_focal_third_class": (
-            "AsymmetricUnifiedFocalLoss(num_classes=3)(blob_probs, one_hot(blob_labels, 3))"
+            "AsymmetricUnifiedFocalLoss(num_classes=3)(probs, one_hot(labels, 3))"
         ),
         "t3_generalized_dice_empty": f"gradient(GeneralizedDiceLoss({none}), empty, empty)",
         "t5_generalized_dice_empty_target": "gradient(GeneralizedDiceLoss(), empty + 0.9, empty)",
@@ -283,22 +293,23 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
             f"FocalLoss(use_softmax=True, to_onehot_y=True, ignore_index=255){data}]"
         ),
         "t25_ignored_nan": f"DiceLoss({ids}, ignore_index=255)(nan_at_void, labels_with_void)",
-        "t29_cldice_of_a_perfect_mask": "SoftclDiceLoss()(tube, tube)",
+        "t29_cldice_of_a_perfect_mask": "SoftclDiceLoss()(masks, masks)",
         "t29_cldice_few_iterations": (
-            "[SoftclDiceLoss(iter_=1)(0.9 * disc, disc), SoftclDiceLoss(iter_=10)(0.9 * disc, disc)]"
+            "[SoftclDiceLoss(iter_=3)(0.9 * square_of_11, square_of_11), "
+            "SoftclDiceLoss(iter_=10)(0.9 * square_of_11, square_of_11)]"
         ),
         "t31_dice_of_its_own_target": "DiceLoss()(probs, probs)",
-        "t32_unified_focal_of_logits": "AsymmetricUnifiedFocalLoss()(mask_logits, mask)",
+        "t32_unified_focal_of_logits": "AsymmetricUnifiedFocalLoss()(mask_logits, masks)",
     }
     return names, calls
 
 
 def smp_calls(x: dict[str, np.ndarray]) -> Calls:
-    names, _ = make_golden.smp_calls(x)
+    names, _ = make_golden.smp_calls(dict(np.load(HERE / "inputs.npz")))
     names |= torch_names(x, channel=False)
     names["multi_labels"] = names["multi_labels"].long()
     void = "(logits, labels_with_void)"
-    data, masks = "(logits, labels)", "(mask_logits, mask_labels)"
+    data, masks = "(logits, labels)", "(mask_logits, masks)"
     multi = "(multi_logits, multi_labels)"
     page = [
         f"DiceLoss('multiclass'){data}",
@@ -308,7 +319,7 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
         f"DiceLoss('multiclass', ignore_index=255){void}",
         f"DiceLoss('multiclass', log_loss=True){data}",
         f"DiceLoss('binary'){masks}",
-        f"DiceLoss('binary', from_logits=False)(mask_probs, mask_labels)",
+        "DiceLoss('binary', from_logits=False)(mask_probs, masks)",
         f"DiceLoss('multilabel'){multi}",
         f"JaccardLoss('multiclass'){data}",
         f"JaccardLoss('multiclass', smooth=1){data}",
@@ -329,18 +340,17 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
         f"SoftCrossEntropyLoss(smooth_factor=0.1){data}",
         f"SoftCrossEntropyLoss(smooth_factor=0.0, reduction='sum'){data}",
         "SoftBCEWithLogitsLoss()(mask_logits[:, 0], mask)",
-        "MCCLoss()(mask_probs, mask)",
+        "MCCLoss()(mask_probs, masks)",
     ]
     calls = {call: call for call in page}
     one = "'binary', from_logits=False"
     calls |= {
-        "gradient_lovasz_hinge": "gradient(LovaszLoss('binary'), mask_logits, mask_labels)",
+        "gradient_lovasz_hinge": "gradient(LovaszLoss('binary'), mask_logits, masks)",
         "gradient_lovasz_softmax": "gradient(LovaszLoss('multiclass'), logits, labels)",
-        "gradient_matthews": "gradient(MCCLoss(), mask_probs, mask)",
+        "gradient_matthews": "gradient(MCCLoss(), mask_probs, masks)",
         "gradient_log_dice": "gradient(DiceLoss('multiclass', log_loss=True), logits, labels)",
         "lovasz_hinge_ignore_index": (
-            "LovaszLoss('binary', ignore_index=255)(mask_logits, "
-            "torch.where(labels_with_void == 255, 255, mask_labels))"
+            "LovaszLoss('binary', ignore_index=255)(mask_logits, masks_with_void)"
         ),
         "cross_entropy_none": (
             f"SoftCrossEntropyLoss(smooth_factor=0.1, reduction='none'){data}[:, 0]"
@@ -352,7 +362,7 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
             "gradient(TverskyLoss('multiclass', gamma=0.75), sure, sure_labels)"
         ),
         "t14_log_dice_without_overlap": (
-            f"gradient(DiceLoss({one}, log_loss=True), 1 - mask, mask_labels)"
+            f"gradient(DiceLoss({one}, log_loss=True), 1 - masks.float()[:, None], masks)"
         ),
         "t23_cross_entropy_ignore_index": (
             f"SoftCrossEntropyLoss(smooth_factor=0.0, ignore_index=255){void}"
@@ -409,7 +419,7 @@ def nnunet_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     compound = load(clone, "nnunetv2.training.loss.compound_losses")
     supervision = load(clone, "nnunetv2.training.loss.deep_supervision")
     names = {**vars(compound), **vars(supervision), **torch_names(x, channel=True)}
-    names["labels_half"] = names["blob_labels"][:, :, 1::2, 1::2]
+    names["labels_half"] = names["labels"][:, :, 1::2, 1::2]
     data, void = "(logits, labels)", "(logits, labels_with_void)"
     pooled = "{'batch_dice': True, 'do_bg': False, 'smooth': 1e-5, 'ddp': False}"
     page = [
@@ -418,14 +428,14 @@ def nnunet_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
         f"DC_and_CE_loss({pooled}, {{}}, dice_class=MemoryEfficientSoftDiceLoss){data}",
         f"DC_and_CE_loss({{}}, {{}}, ignore_label=255){void}",
         f"DC_and_CE_loss({{}}, {{}}, weight_ce=0.7, weight_dice=0.3){data}",
-        "DC_and_BCE_loss({}, {})(mask_logits, mask)",
+        "DC_and_BCE_loss({}, {})(mask_logits, masks)",
         "DC_and_BCE_loss({}, {})(multi_logits, multi_labels)",
         f"TopKLoss(k=10){data}",
         f"TopKLoss(k=25, label_smoothing=0.1){data}",
         f"DC_and_topk_loss({{}}, {{'k': 10}}){data}",
         f"DC_and_topk_loss({pooled}, {{'k': 25}}){data}",
         "DeepSupervisionWrapper(DC_and_CE_loss({}, {}), [2 / 3, 1 / 3])"
-        "([blob_logits, blob_logits_half], [blob_labels, labels_half])",
+        "([logits, logits_half], [labels, labels_half])",
     ]
     calls = {call: call for call in page}
     calls |= {
@@ -439,21 +449,24 @@ def nnunet_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
 def lovasz_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     module = load(clone / "pytorch", "lovasz_losses")
     names = {**vars(module), **torch_names(x, channel=False)}
-    calls = {
-        "lovasz_softmax": "lovasz_softmax(probs, labels)",
-        "lovasz_softmax_per_image": "lovasz_softmax(probs, labels, per_image=True)",
-        "lovasz_softmax_ignore": "lovasz_softmax(probs, labels_with_void, ignore=255)",
-        "lovasz_softmax_present": "lovasz_softmax(probs, labels_without_3)",
-        "lovasz_softmax_all": "lovasz_softmax(probs, labels_without_3, classes='all')",
-        "lovasz_hinge": "lovasz_hinge(mask_logits[:, 0], mask_labels, per_image=False)",
-        "lovasz_hinge_per_image": "lovasz_hinge(mask_logits[:, 0], mask_labels)",
+    page = [
+        "lovasz_softmax(probs, labels)",
+        "lovasz_softmax(probs, labels, per_image=True)",
+        "lovasz_softmax(probs, labels, classes='all')",
+        "lovasz_softmax(probs, labels_with_void, ignore=255)",
+        "lovasz_hinge(mask_logits[:, 0], masks)",
+        "lovasz_hinge(mask_logits[:, 0], masks, per_image=False)",
+    ]
+    calls = {call: call for call in page}
+    calls |= {
+        "lovasz_softmax_absent_class": "lovasz_softmax(probs, labels_without_3)",
         "t24_all_ignored": "lovasz_softmax(probs, all_void, ignore=255)",
         "t26_present_in_another_string": (
             "lovasz_softmax(probs, labels_without_3, classes=''.join(['pre', 'sent']))"
         ),
         "t28_transposed": (
             "raised(lambda z, y: lovasz_hinge(z, y, per_image=False), mask_logits[:, 0].mT, "
-            "mask_labels.mT)"
+            "masks.mT)"
         ),
     }
     return names, calls
@@ -464,14 +477,19 @@ def cldice_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
         **vars(load(clone / "cldice_loss", "pytorch.cldice")),
         **torch_names(x, channel=True),
     }
-    tubes = "(tube, tube_probs)"
-    return names, {
-        "cldice_batch": f"soft_cldice(){tubes}",
-        "dice_cldice_batch": f"soft_dice_cldice(alpha=0.3){tubes}",
-        "cldice_smooth": f"soft_cldice(smooth=0.5){tubes}",
-        "gradient_cldice": "gradient(lambda p, g: soft_cldice()(g, p), tube_probs, tube)",
-        "t29_iterations_not_used": f"[soft_cldice(iter_=0){tubes}, soft_cldice(iter_=1){tubes}]",
+    page = [
+        "soft_cldice()(masks, mask_probs)",
+        "soft_cldice(smooth=0.5)(masks, mask_probs)",
+        "soft_dice_cldice(alpha=0.3)(masks, mask_probs)",
+    ]
+    calls = {call: call for call in page}
+    calls |= {
+        "gradient_cldice": "gradient(lambda p, g: soft_cldice()(g, p), mask_probs, masks)",
+        "t29_iterations_not_used": (
+            "[soft_cldice(iter_=0)(masks, mask_probs), soft_cldice(iter_=10)(masks, mask_probs)]"
+        ),
     }
+    return names, calls
 
 
 def boundary_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
@@ -487,12 +505,13 @@ def boundary_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
         return torch.from_numpy(np.stack(found))
 
     names["maps"] = maps
-    every = "SurfaceLoss(idc=[0, 1, 2])"
-    return names, {
-        "boundary_loss": f"{every}(blob_probs, maps(blob_labels, 3))",
-        "boundary_loss_foreground": ("SurfaceLoss(idc=[1, 2])(blob_probs, maps(blob_labels, 3))"),
-        "t5_absent_class": "SurfaceLoss(idc=[3])(probs, maps(labels_without_3, 4))",
-    }
+    page = [
+        "SurfaceLoss(idc=[0, 1, 2, 3])(probs, maps(labels, 4))",
+        "SurfaceLoss(idc=[1, 2])(probs, maps(labels, 4))",
+    ]
+    calls = {call: call for call in page}
+    calls["t5_absent_class"] = "SurfaceLoss(idc=[3])(probs, maps(labels_without_3, 4))"
+    return names, calls
 
 
 def boundary_dou_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
@@ -504,12 +523,12 @@ def boundary_dou_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     torch = names["torch"]
     if not torch.cuda.is_available():
         torch.Tensor.cuda = lambda self: self  # it asks for a GPU
+    call = "BoundaryDoULoss(4)(logits, labels)"
     return names, {
-        "boundary_dou": "BoundaryDoULoss(3)(blob_logits, blob_labels)",
-        "boundary_dou_four_classes": "BoundaryDoULoss(4)(logits, labels)",
-        "gradient_boundary_dou": "gradient(BoundaryDoULoss(3), blob_logits, blob_labels)",
-        "boundary_dou_perfect_and_absent": (
-            "BoundaryDoULoss(3)(100 * one_hot(blob_labels % 2, 3), blob_labels % 2)"
+        call: call,
+        "gradient_boundary_dou": "gradient(BoundaryDoULoss(4), logits, labels)",
+        "boundary_dou_of_a_perfect_map": (
+            "BoundaryDoULoss(4)(100 * one_hot(labels_without_3, 4), labels_without_3)"
         ),
     }
 
@@ -525,40 +544,42 @@ def hausdorff_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     convolve = module.convolve
     module.convolve = lambda *args, **kwargs: convolve(*args, **kwargs).view(Array)
     names = {**vars(module), **torch_names(x, channel=True)}
-    for name in ("wrong", "wrong_volume"):
-        names[f"{name}_probs"] = names["torch"].sigmoid(names[f"{name}_logits"])
-        names[name] = names[f"{name}_labels"].float()
-    return names, {
-        "hausdorff_dt": "HausdorffDTLoss()(tube_probs, tube)",
-        "hausdorff_erosion": "HausdorffERLoss()(wrong_probs, wrong)",
-        "hausdorff_erosion_alpha_1": "HausdorffERLoss(alpha=1.0, erosions=2)(wrong_probs, wrong)",
-        "erosion_in_two_of_three_dimensions": "HausdorffERLoss()(wrong_volume_probs, wrong_volume)",
-    }
+    page = [
+        "HausdorffDTLoss()(mask_probs, masks)",
+        "HausdorffERLoss()(wrong_probs, wrong_masks)",
+        "HausdorffERLoss(alpha=1.0, erosions=2)(wrong_probs, wrong_masks)",
+    ]
+    calls = {call: call for call in page}
+    calls["erosion_in_two_of_three_dimensions"] = (
+        "HausdorffERLoss()(wrong_volume_probs, volume_masks)"
+    )
+    return names, calls
 
 
 def skeleton_recall_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     module = load(clone, "nnunetv2.training.loss.dice")
     names = {**vars(module), **torch_names(x, channel=True)}
-    loss = "SoftSkeletonRecallLoss(lambda z: z.softmax(1), do_bg=False"
-    data = "(blob_logits, blob_skeletons)"
-    return names, {
-        "skeleton_recall": f"{loss}){data}",
-        "skeleton_recall_smooth": f"{loss}, smooth=1e-5){data}",
-        "skeleton_recall_batch": f"{loss}, batch_dice=True, ddp=False){data}",
-    }
+    names["softmax"] = lambda z: z.softmax(1)
+    loss, data = "SoftSkeletonRecallLoss(softmax, do_bg=False", "(logits, skeletons)"
+    page = [
+        f"{loss}){data}",
+        f"{loss}, smooth=1e-5){data}",
+        f"{loss}, batch_dice=True, ddp=False){data}",
+    ]
+    return names, {call: call for call in page}
 
 
 def odyssey_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
     module = load(clone / "losses_pytorch", "dice_loss")
     names = {**vars(module), **torch_names(x, channel=True)}
     data = "(logits, labels)"
-    return names, {
-        "sensitivity_specificity": f"SSLoss(softmax_helper){data}",
-        "sensitivity_specificity_batch": (
-            f"SSLoss(softmax_helper, batch_dice=True, do_bg=False, smooth=0.5){data}"
-        ),
-        "exponential_logarithmic": f"ExpLog_loss({{}}, {{'weight': class_weights}}){data}",
-    }
+    page = [
+        f"SSLoss(softmax_helper){data}",
+        f"SSLoss(softmax_helper, batch_dice=True, do_bg=False, smooth=0.5){data}",
+    ]
+    calls = {call: call for call in page}
+    calls["exponential_logarithmic"] = f"ExpLog_loss({{}}, {{'weight': class_weights}}){data}"
+    return names, calls
 
 
 LIBRARIES: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], Calls]]] = {
@@ -596,9 +617,8 @@ def run(names: dict[str, Any], calls: dict[str, str]) -> dict[str, Any]:
 def main() -> None:
     warnings.filterwarnings("ignore")
     clones = pathlib.Path(sys.argv[1]).resolve()
-    own = make_inputs()
-    np.savez_compressed(HERE / "losses_inputs.npz", **own)
-    inputs = {**np.load(HERE / "inputs.npz"), **own}
+    inputs = make_inputs()
+    np.savez_compressed(HERE / "losses_inputs.npz", **inputs)
     golden = {}
     for peer, (package, calls_of) in LIBRARIES.items():
         version = importlib.metadata.version(package).partition("+")[0]
