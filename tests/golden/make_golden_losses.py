@@ -277,7 +277,7 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
             f"FocalLoss(use_softmax=True, to_onehot_y=True, include_background=False){data}"
         ),
         "unified_focal_third_class": (
-            "AsymmetricUnifiedFocalLoss(num_classes=3)(probs, one_hot(labels, 3))"
+            "AsymmetricUnifiedFocalLoss(num_classes=4)(probs, one_hot(labels, 4))"
         ),
         "t3_generalized_dice_empty": f"gradient(GeneralizedDiceLoss({none}), empty, empty)",
         "t5_generalized_dice_empty_target": "gradient(GeneralizedDiceLoss(), empty + 0.9, empty)",
