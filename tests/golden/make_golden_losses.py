@@ -339,7 +339,7 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
         f"FocalLoss('multiclass', ignore_index=255){void}",
         f"SoftCrossEntropyLoss(smooth_factor=0.1){data}",
         f"SoftCrossEntropyLoss(smooth_factor=0.0, reduction='sum'){data}",
-        "SoftBCEWithLogitsLoss()(mask_logits[:, 0], mask)",
+        "SoftBCEWithLogitsLoss()(mask_logits[:, 0], masks.float())",
         "MCCLoss()(mask_probs, masks)",
     ]
     calls = {call: call for call in page}
@@ -384,7 +384,7 @@ def torch_calls(x: dict[str, np.ndarray]) -> Calls:
         f"CrossEntropyLoss(weight=class_weights){data}",
         f"CrossEntropyLoss(ignore_index=255){void}",
         f"CrossEntropyLoss(reduction='sum'){data}",
-        "BCEWithLogitsLoss()(mask_logits[:, 0], mask)",
+        "BCEWithLogitsLoss()(mask_logits[:, 0], masks.float())",
     ]
     calls = {call: call for call in page}
     calls |= {
