@@ -1,4 +1,7 @@
-"""Sphinx settings: MyST pages, Google docstrings, the furo theme; nothing is fetched."""
+"""Sphinx settings: MyST pages, Google docstrings, the furo theme.
+
+The build fetches nothing; a page with formulas loads MathJax from a CDN when it is viewed.
+"""
 
 import re
 from typing import Any

@@ -51,20 +51,26 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
     run = _axes_to_cut(arrays[0], axes)
     if not run:  # one block, which the backward pass still computes anew
         return _sum_blocks(statistic, axes, None, arrays, constants)
-    merged = tuple(None if x is None else _merge(x, run) for x in arrays)
-    sums = _sum_blocks(statistic, run[:1], run[0], merged, constants)
+    classes = arrays[0].shape[-1]
+    few = classes <= CPU_CLASS_MAJOR_LIMIT and jax.default_backend() == "cpu"
+    if few and run[-1] == arrays[0].ndim - 2:
+        statistic = partial(_of_turned, statistic)
+    if classes == 1:  # merged in each block: XLA would copy the whole gradient to unmerge it
+        sums = _sum_blocks(partial(_of_merged, statistic), run, run[0], arrays, constants)
+    else:
+        merged = tuple(_merge(x, run) for x in arrays)
+        sums = _sum_blocks(statistic, run[:1], run[0], merged, constants)
     return jax.tree.map(lambda x: x.sum(axes[: -len(run)]), sums)
 
 
 def _loop(statistic: Statistic, axes: Axes, cut: int | None, arrays: Arrays, constants: Any) -> Any:
     """``statistic`` summed over ``axes``, in blocks along the axis ``cut`` or in one."""
     first, block_at, count = _cut(arrays, cut)
-    block_sums = partial(_block_sums, statistic, axes, constants=constants)
 
     def add_block(i: Array, sums: Any) -> Any:
-        return jax.tree.map(jnp.add, sums, block_sums(block_at(i)[1]))
+        return jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes, -1))
 
-    sums = block_sums(first)
+    sums = statistic(first, constants, axes, -1)
     return lax.fori_loop(0, count, add_block, sums) if count else sums
 
 
@@ -82,7 +88,7 @@ def _loop_backward(
     first, block_at, count = _cut(arrays, cut)
 
     def pull_back(block: Arrays) -> Any:
-        _, pullback = jax.vjp(partial(_block_sums, statistic, axes), block, constants)
+        _, pullback = jax.vjp(lambda *args: statistic(*args, axes, -1), block, constants)
         return pullback(cotangents)
 
     in_place, summed = pull_back(first)
@@ -91,7 +97,7 @@ def _loop_backward(
 
     def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
         return tuple(
-            None if whole is None else lax.dynamic_update_slice_in_dim(whole, part, start, cut)
+            None if whole is None else _write(whole, part, start, cut)
             for whole, part in zip(gradients, block, strict=True)
         )
 
@@ -111,17 +117,16 @@ _sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1, 2))
 _sum_blocks.defvjp(_loop_forward, _loop_backward)
 
 
-def _block_sums(statistic: Statistic, axes: Axes, block: Arrays, constants: Any) -> Any:
-    """``statistic`` of one block, which is turned to ``[..., C, pixels]`` where that is faster."""
-    logits = block[0]
-    last = logits.ndim - 2
-    few = logits.shape[-1] <= CPU_CLASS_MAJOR_LIMIT and jax.default_backend() == "cpu"
-    if not few or axes != (last,):
-        return statistic(block, constants, axes, -1)
-    turned = (
-        x if x is None or x.ndim < logits.ndim else jnp.swapaxes(x, last, last + 1) for x in block
-    )
-    return statistic(tuple(turned), constants, (last + 1,), -2)
+def _of_turned(statistic: Statistic, block: Arrays, constants: Any, axes: Axes, _: int) -> Any:
+    """``statistic`` of a block turned to ``[..., C, pixels]``."""
+    ndim = block[0].ndim
+    turned = (x if x is None or x.ndim < ndim else jnp.swapaxes(x, -1, -2) for x in block)
+    return statistic(tuple(turned), constants, (ndim - 1,), -2)
+
+
+def _of_merged(statistic: Statistic, block: Arrays, constants: Any, axes: Axes, _: int) -> Any:
+    """``statistic`` of a block, the axes to sum made one."""
+    return statistic(tuple(_merge(x, axes) for x in block), constants, axes[:1], -1)
 
 
 def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:
@@ -134,21 +139,60 @@ def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike]
         return arrays, lambda i: (i, arrays), 0
     pixels = logits.shape[axis]
     limit = CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_BYTES
-    bytes_per_pixel = logits.size // pixels * logits.dtype.itemsize
+    # Half precision is computed with in float32.
+    bytes_per_pixel = logits.size // pixels * max(logits.dtype.itemsize, 4)
     size = min(pixels, max(1, limit // bytes_per_pixel))
     count = (pixels - 1) // size
     first_size = pixels - count * size
 
     def slices(start: ArrayLike, size: int) -> Arrays:
-        return tuple(
-            None if x is None else lax.dynamic_slice_in_dim(x, start, size, axis) for x in arrays
-        )
+        return tuple(None if x is None else _read(x, start, size, axis) for x in arrays)
 
     def block_at(i: ArrayLike) -> Any:
         start = first_size + i * size
         return start, slices(start, size)
 
     return slices(0, first_size), block_at, count
+
+
+# On CPU, XLA computes bfloat16 slices in float32, and would convert the whole array for every
+# block. As integers the bits stay as they are. Derivatives are those of plain slices.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _read(x: Array, start: ArrayLike, size: int, axis: int) -> Array:
+    return _from_bits(lax.dynamic_slice_in_dim(_bits(x), start, size, axis), x.dtype)
+
+
+@_read.defjvp
+def _read_jvp(size: int, axis: int, primals: Any, tangents: Any) -> Any:
+    x, start = primals
+    return _read(x, start, size, axis), lax.dynamic_slice_in_dim(tangents[0], start, size, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _write(x: Array, part: Array, start: ArrayLike, axis: int) -> Array:
+    whole = lax.dynamic_update_slice_in_dim(_bits(x), _bits(part), start, axis)
+    return _from_bits(whole, x.dtype)
+
+
+@_write.defjvp
+def _write_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    x, part, start = primals
+    dx, dpart, _ = tangents
+    return _write(x, part, start, axis), lax.dynamic_update_slice_in_dim(dx, dpart, start, axis)
+
+
+def _bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.uint16) if _slow_to_slice(x.dtype) else x
+
+
+def _from_bits(x: Array, dtype: jnp.dtype) -> Array:
+    return lax.bitcast_convert_type(x, dtype) if _slow_to_slice(dtype) else x
+
+
+def _slow_to_slice(dtype: Any) -> bool:
+    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
 
 
 def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
@@ -162,8 +206,8 @@ def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
     return () if any(spec[axis] is not None for axis in run) else run
 
 
-def _merge(x: Array, run: Axes) -> Array:
-    return x.reshape(*x.shape[: run[0]], -1, *x.shape[run[-1] + 1 :])
+def _merge(x: Array | None, run: Axes) -> Array | None:
+    return None if x is None else x.reshape(*x.shape[: run[0]], -1, *x.shape[run[-1] + 1 :])
 
 
 def _is_floating(x: Array | None) -> bool:

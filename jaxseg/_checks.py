@@ -242,6 +242,12 @@ def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) 
     return jnp.where(empty, jnp.asarray(zero_division, ratio.dtype), ratio)
 
 
+def safe_power(base: Array, exponent: ArrayLike) -> Array:
+    """``base ** exponent``; 0 with a gradient of 0 where the base is 0, or below by rounding."""
+    zero = base <= 0  # NaN stays NaN
+    return jnp.where(zero, 0, jnp.where(zero, 1, base) ** exponent)
+
+
 def _check_not_empty(name: str, x: Array | jax.ShapeDtypeStruct) -> None:
     if x.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {x.shape}.")

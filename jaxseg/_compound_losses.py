@@ -42,7 +42,7 @@ def bce_dice_loss(
     Args:
       logits: float ``[..., C]``; ``[..., 1]`` for one mask.
       labels: integer or bool ids ``[...]`` (with C = 1 a mask), or dense bool or float ``[...,
-        C]``.
+        C]``. Masks of 0 and 255 must become bool, as by ``masks > 0``.
       bce_weight: weight of the cross-entropy.
       dice_weight: weight of the Dice loss.
       smooth: added to numerator and denominator of Dice.

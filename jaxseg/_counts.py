@@ -4,7 +4,8 @@
 labels and is differentiable. Scores and losses are functions of these sums (see ``_scores``).
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -175,22 +176,52 @@ def soft_counts(
       Optax's and MONAI's Dice overflow in float16; SMP can compute the intersection by subtraction,
       which loses small objects to rounding.
     """
-    probs, labels, where, axes = _checks.check_soft(
-        "probs" if activation is None else "logits", probs, labels, where, axis
-    )
-    _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
-    if activation is None:
-        c = prob_counts(probs, labels, where, axes)
-    else:
-        statistic = _softmax_counts if activation == "softmax" else _sigmoid_counts
-        c = blocked_sum(statistic, (probs, labels, where), axes=axes)
+    c: Counts = soft_sums(prob_counts, probs, labels, activation, where, axis)
     # XLA may drop a NaN that is multiplied by a label of 0: one NaN sum makes all four NaN.
     nan = jnp.where(jnp.isnan(c.tp + c.fp + c.fn + c.tn), jnp.nan, 0)
     return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
 
 
+def soft_sums(
+    statistic: Callable[..., Any],
+    probs: ArrayLike,
+    labels: ArrayLike,
+    activation: str | None,
+    where: ArrayLike | None,
+    axis: Axis,
+    constants: Any = None,
+) -> Any:
+    """``statistic(probs, labels, where, axes, class_axis, constants)`` of checked arrays.
+
+    A sum over pixels, defined at module level; that of logits is taken block by block.
+    """
+    name = "probs" if activation is None else "logits"
+    probs, labels, where, axes = _checks.check_soft(name, probs, labels, where, axis)
+    _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
+    if activation is None:
+        return statistic(probs, labels, where, axes, -1, constants)
+    of_logits = _of_logits(statistic, activation)
+    return blocked_sum(of_logits, (probs, labels, where), constants, axes=axes)
+
+
+@cache  # the same function each time, so that it is compiled once
+def _of_logits(statistic: Callable[..., Any], activation: str) -> Callable[..., Any]:
+    def of_logits(arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int) -> Any:
+        logits, labels, where = arrays
+        x = valid_logits(logits, where, class_axis)
+        probs = jax.nn.softmax(x, class_axis) if activation == "softmax" else jax.nn.sigmoid(x)
+        return statistic(probs, labels, where, axes, class_axis, constants)
+
+    return of_logits
+
+
 def prob_counts(
-    probs: Array, labels: Array, where: Array | None, axes: tuple[int, ...], class_axis: int = -1
+    probs: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    class_axis: int = -1,
+    _: None = None,
 ) -> Counts:
     """``soft_counts`` of checked arrays, written plainly: the formula itself."""
     p = _checks.at_least_float32(probs)
@@ -226,16 +257,14 @@ def valid_logits(logits: Array, where: Array | None, class_axis: int) -> Array:
     return logits if where is None else jnp.where(jnp.expand_dims(where, class_axis), logits, 0)
 
 
-def _softmax_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:
-    logits, labels, where = arrays
-    probs = jax.nn.softmax(valid_logits(logits, where, class_axis), class_axis)
-    return prob_counts(probs, labels, where, axes, class_axis)
-
-
-def _sigmoid_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:
-    logits, labels, where = arrays
-    probs = jax.nn.sigmoid(valid_logits(logits, where, class_axis))
-    return prob_counts(probs, labels, where, axes, class_axis)
+def valid_pair(
+    probs: Array, labels: Array, where: Array | None, class_axis: int
+) -> tuple[Array, Array]:
+    """Probabilities and the truth, both floats of one shape and 0 where masked."""
+    p = _checks.at_least_float32(probs)
+    if where is not None:
+        p = jnp.where(jnp.expand_dims(where, class_axis), p, 0)
+    return p, truth_of(labels, where, p, class_axis).astype(p.dtype)
 
 
 def confusion_matrix(

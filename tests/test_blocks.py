@@ -15,12 +15,12 @@ pytestmark = pytest.mark.usefixtures("optimized")
 SHAPES = ((1, 64, 64, 64, 32), (4, 256, 256, 11), (8, 256, 256, 4), (2, 32, 32, 32, 117))
 
 
-def temporaries(loss, shape):
+def temporaries(loss, shape, dtype=jnp.float32):
     """The compiler's figure for value and gradient, in multiples of the logits' bytes."""
-    logits = jax.ShapeDtypeStruct(shape, jnp.float32)
+    logits = jax.ShapeDtypeStruct(shape, dtype)
     labels = jax.ShapeDtypeStruct(shape[:-1], jnp.int32)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / (4 * np.prod(shape))
+    return compiled.memory_analysis().temp_size_in_bytes / (logits.dtype.itemsize * np.prod(shape))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -41,6 +41,18 @@ def test_temporaries_are_a_fraction_of_the_logits(name, shape):
 )
 def test_temporaries_of_other_calls(loss):
     assert temporaries(loss, (8, 256, 256, 4)) <= 0.15
+
+
+@pytest.mark.parametrize("shape", [(8, 512, 512, 1), (2, 128, 128, 128, 1)], ids=str)
+def test_temporaries_of_one_class(shape):
+    assert temporaries(jaxseg.bce_dice_loss, shape) <= 0.15
+
+
+def test_temporaries_of_half_precision():
+    shape = (4, 256, 256, 11)
+    assert temporaries(jaxseg.dice_ce_loss, shape, jnp.float16) <= 0.15
+    # XLA on CPU copies the bits of all bfloat16 logits once.
+    assert temporaries(jaxseg.dice_ce_loss, shape, jnp.bfloat16) <= 1.15
 
 
 def test_optax_takes_several_times_the_logits():

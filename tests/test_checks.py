@@ -287,12 +287,12 @@ def test_report_needs_one_name_a_class() -> None:
         jaxseg.class_report(jaxseg.Counts(*jnp.ones((4, 2, 3))))
 
 
-# ---------------------------------------------------------------------------------- traps
+# ---------------------------------------------------------------------------------- faults
 
 
 @pytest.mark.parametrize("form", ["ids", "class axis kept", "both 0/255"])
 def test_masks_of_0_and_255_never_leave_0_to_1(form: str) -> None:
-    """T43: 255 is no class, so such a mask scores as an empty one; no score is 255 or negative."""
+    """t43: 255 is no class, so such a mask scores as an empty one; no score is 255 or negative."""
     mask = jnp.asarray(np.random.default_rng(0).choice([0, 255], (2, 4, 4)), jnp.uint8)
     logits = jnp.ones((2, 4, 4, 1))
     if form == "both 0/255":
@@ -320,7 +320,7 @@ def test_masks_of_0_and_255_with_a_class_axis_are_refused() -> None:
 
 
 def test_probabilities_are_no_masks() -> None:
-    """T44 and T45: floats are neither truncated, compared with 1, nor thresholded unasked."""
+    """t44 and t45: floats are neither truncated, compared with 1, nor thresholded unasked."""
     probs = jnp.full((2, 4, 4, 1), 0.9)
     for bad in (probs, probs[..., 0]):
         with pytest.raises(TypeError, match="predict_labels"):

@@ -1,9 +1,11 @@
-"""docs/conventions.md: each row of its tables of empty and absent cases is what the code does."""
+"""docs/conventions.md: each row of its tables is what the code does, and no function lacks one."""
 
 import math
 import re
 from pathlib import Path
 
+import cases
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,13 +22,18 @@ MATRICES = (((0, 0), (0, 0)), ((9, 0), (0, 0)), ((5, 4), (0, 0)), ((5, 0), (4, 0
 MASKS = ((0, 0, True), (1, 0, True), (0, 1, True), (1, 1, True), (1, 0, False))
 
 
-def rows(title: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Names and cells of the table whose first column has ``title``; a row may have two names."""
-    table = re.search(rf"^\| {re.escape(title)} .*\n\|[-|]+\n((?:\|.*\n)+)", PAGE.read_text(), re.M)
+def lines(title: str) -> list[list[str]]:
+    """Cells of the table whose first column has ``title``."""
+    page = PAGE.read_text(encoding="utf-8")
+    table = re.search(rf"^\| {re.escape(title)} .*\n\|[-|]+\n((?:\|.*\n)+)", page, re.M)
     assert table, title
+    return [[c.strip() for c in line.strip("|").split("|")] for line in table[1].splitlines()]
+
+
+def rows(title: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and cells of a table of empty and absent cases; a row may have two names."""
     found = []
-    for line in table[1].splitlines():
-        first, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+    for first, *cells in lines(title):
         smooth = ", smooth=0" if first.endswith("smooth=0") else ""
         found += [(name + smooth, tuple(cells)) for name in re.findall(r"`(\w+)`", first)]
     return found
@@ -77,3 +84,76 @@ def test_every_score_has_its_row():
     makers = ("counts", "soft_counts", "counts_from_confusion", "confusion_matrix", "class_report")
     public = {n for n in jaxseg.__all__ if not n.endswith("_loss") and n[0].islower()}
     assert listed == public - {*makers, "predict_labels"}
+
+
+def test_every_region_loss_has_its_two_rows():
+    listed = {name for name, _ in rows("region loss of hard probabilities")}
+    losses = {case.public for case in cases.cases("region")}
+    assert losses
+    assert losses | {f"{name}, smooth=0" for name in losses} <= listed
+
+
+# ---------------------------------------------------------------------------------- averages
+
+CLASSES = 4  # the last is in neither map
+
+
+def maps() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, CLASSES - 1, (3, 5, 7)), rng.integers(0, CLASSES - 1, (3, 5, 7))
+
+
+def plain_iou(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    pairs = [(predictions == c, labels == c) for c in range(CLASSES)]
+    unions = [np.sum(p | g) for p, g in pairs]
+    return np.array(
+        [np.sum(p & g) / u if u else math.nan for (p, g), u in zip(pairs, unions, strict=True)]
+    )
+
+
+def plain_averages() -> dict[str, np.ndarray]:
+    p, g = maps()
+    each = plain_iou(p, g)
+    true = [np.sum(p[g == c] == c) for c in range(CLASSES)]
+    unions = [np.sum((p == c) | (g == c)) for c in range(CLASSES)]
+    support = np.array([np.sum(g == c) for c in range(CLASSES)])
+    of_images = np.array([plain_iou(*pair)[:-1] for pair in zip(p, g, strict=True)])
+    return {
+        "none": each,
+        "macro": each[:-1].mean(),
+        "micro": np.array(sum(true) / sum(unions)),
+        "weighted": (each[:-1] * support[:-1]).sum() / support.sum(),
+        "foreground only": each[1:-1].mean(),
+        "per image, then mean": np.append(of_images.mean(0), math.nan),
+        "data set": each[:-1].mean(),
+    }
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, object]:
+    """What the table's expressions use; the page's own lines make ``micro`` and ``support``."""
+    p, g = (jnp.asarray(ids, jnp.int32) for ids in maps())
+    made: dict[str, object] = {
+        "jax": jax,
+        "jnp": jnp,
+        "jaxseg": jaxseg,
+        "c": jaxseg.counts(p, g, num_classes=CLASSES),
+        "per_image": jaxseg.counts(p, g, num_classes=CLASSES, axis=(1, 2)),
+        "total": jaxseg.counts(p[:1], g[:1], num_classes=CLASSES)
+        + jaxseg.counts(p[1:], g[1:], num_classes=CLASSES),
+    }
+    page = PAGE.read_text(encoding="utf-8")
+    for line in re.findall(r"^>>> ((?:micro|support) = .*)$", page, re.M):
+        exec(line, made)
+    return made
+
+
+@pytest.mark.parametrize("row", lines("average"), ids=lambda row: row[0])
+def test_averages(row, names):
+    average, _, expression = row
+    actual = eval(expression.strip("`"), names)
+    np.testing.assert_allclose(actual, plain_averages()[average], rtol=1e-6)
+
+
+def test_every_average_is_checked():
+    assert [row[0] for row in lines("average")] == list(plain_averages())

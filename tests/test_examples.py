@@ -102,13 +102,23 @@ def test_best_threshold(m2nist):
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--steps 0", "--seed -1", "--device-count 3", "--device-count 0", "--task both"]
+    ("arguments", "message"),
+    [
+        ("--steps 0", "--steps must be 1 or more, got 0"),
+        ("--seed -1", "--seed must be 0 or more, got -1"),
+        ("--device-count 3", "--device-count must divide the batch of 8, got 3"),
+        ("--device-count 0", "--device-count must divide the batch of 8, got 0"),
+        ("--task both", "argument --task: invalid choice: 'both'"),
+        ("--out file", "--out must be a folder, and file is a file"),
+    ],
 )
-def test_bad_arguments(m2nist, arguments, capsys):
+def test_bad_arguments(m2nist, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     with pytest.raises(SystemExit) as stopped:
         m2nist.main(arguments.split())
     assert stopped.value.code == 2
-    assert arguments.split()[0] in capsys.readouterr().err
+    assert f"error: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")

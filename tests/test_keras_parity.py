@@ -6,6 +6,8 @@ with those of the plain formula to 1e-5.
 
 import functools
 import itertools
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,11 @@ import numpy as np
 import optax
 import pytest
 import reference
+from flax import nnx
 
 import jaxseg
 
+PAGE = Path(__file__).parents[1] / "docs" / "from-keras.md"
 SHAPE = (3, 8, 6, 1)
 
 
@@ -195,3 +199,56 @@ def test_train_step_lowers_the_loss_and_raises_dice():
     assert metrics[-1]["bce"] < metrics[0]["bce"]
     recomputed = 0.5 * metrics[-1]["bce"] + 1 - metrics[-1]["dice"]
     assert losses[-1] == pytest.approx(recomputed, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def page() -> dict:
+    """What the code of docs/from-keras.md defines, but for the blocks that need Keras."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    names = {"jax": jax, "jnp": jnp, "np": np, "jaxseg": jaxseg}
+    for block in blocks:
+        if not re.search(r"\b(ops|losses)\.|keras", block):
+            exec(block, names)
+    return names
+
+
+def test_the_page_scores_of_masks(page):
+    masks, logits = MASKS["random"].astype(np.float32), LOGITS["random"].astype(np.float32)
+    probs = reference.sigmoid(logits)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    same(page["dice_score"](probs, masks), reference.keras_dice(masks, probs))
+    same(page["iou_score"](probs, masks), reference.keras_iou(masks, probs))
+    same(page["loss"](logits, masks), reference.keras_bce_dice_loss(masks, logits) + 1)
+
+
+def test_the_page_scores_of_classes(page, label_maps):
+    true, predicted = label_maps
+    expected = reference.keras_class_scores(true, predicted, CLASSES)
+    for scores in (page["class_wise"](true, predicted), page["class_scores"](predicted, true)):
+        np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_page_scores_of_images(page, label_maps):
+    true, _ = (ids[:5] for ids in label_maps)
+    logits = rng(9).standard_normal((*true.shape, CLASSES)).astype(np.float32)
+    theirs = page["image_scores"](np.eye(CLASSES)[true], logits)
+    ious, dices = page["scores_of_images"](logits, true)
+    assert ious.shape == (5, CLASSES)
+    expected = np.swapaxes(theirs, 0, 1)
+    np.testing.assert_allclose((ious, dices), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_page_train_step(page):
+    images = rng(8).standard_normal((4, 8, 8, 3)).astype(np.float32)
+    masks = (images[..., :1] > 0.3).astype(np.float32)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+        steps = [page["train_step"](model, optimizer, images, masks) for _ in range(20)]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    for step in steps:
+        recomputed = 0.5 * step["bce"] + 1 - step["dice"]
+        np.testing.assert_allclose(step["loss"], recomputed, rtol=1e-5)

@@ -8,6 +8,7 @@ another one. ``golden/README.md`` has the key to the faults' numbers (``t20_...`
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -113,7 +114,7 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
     ("monai", "dice_loss_none", lambda: loss(dice_loss)),
     ("monai", "dice_loss_batch", lambda: loss(dice_loss, axis=None).mean()),
     ("monai", "dice_loss_foreground", lambda: loss(dice_loss)[..., 1:].mean()),
-    # its Jaccard doubles the overlap but not the smooth (T19)
+    # its Jaccard doubles the overlap but not the smooth (t19)
     ("monai", "dice_loss_jaccard", lambda: loss(iou_loss, smooth=0.5).mean()),
     ("monai", "dice_loss_ignore_index", lambda: loss(dice_loss, **void).mean()),
     ("monai", "dice_loss_absent_class", lambda: loss(dice_loss, "labels_without_3").mean()),
@@ -194,7 +195,7 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
             ("threat_score", "iou"),
         )
     ),
-    # SMP pools the batch; its Dice smooth is half of jaxseg's (T19), its eps only a floor
+    # SMP pools the batch; its Dice smooth is half of jaxseg's (t19), its eps only a floor
     ("smp", "dice_loss_smooth_0", lambda: loss(dice_loss, axis=None, smooth=0.0).mean()),
     ("smp", "dice_loss_smooth_1", lambda: loss(dice_loss, axis=None, smooth=2.0).mean()),
     (
@@ -421,7 +422,7 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
     ),
     ("metrax", "iou", lambda: jaxseg.mean_iou(matrix())),
     ("metrax", "iou_from_logits", lambda: jaxseg.iou(hard())[1:3].mean()),
-    # the other orders of averaging, for those who want the peer's number (T55)
+    # the other orders of averaging, for those who want the peer's number (t55)
     ("metrax", "t55_iou_merged", lambda: jaxseg.iou(hard(axis=IMAGE)).mean()),
     ("torchmetrics", "t55_mean_iou_module", lambda: jnp.nanmean(order_iou(IMAGE))),
     ("torchmetrics", "t55_mean_iou_function", lambda: jnp.nanmean(order_iou(IMAGE), -1).mean()),
@@ -613,7 +614,7 @@ DIFFER: list[Difference] = [
     ),
     Difference(
         "monai",
-        "dice_false_positives_only",  # T5: NaN, so the false positives drop out of the mean
+        "dice_false_positives_only",  # t5: NaN, so the false positives drop out of the mean
         lambda: jaxseg.dice(hard(labels="labels_without_3", axis=IMAGE)),
         dice_formula(predicted, no_3, IMAGE),
     ),
@@ -876,7 +877,7 @@ def test_t59_shapes_do_not_broadcast():
 
 OPTAX: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
     (
-        "dice_loss",  # its smooth is half of jaxseg's (T19)
+        "dice_loss",  # its smooth is half of jaxseg's (t19)
         lambda x, y: optax.losses.dice_loss(x, y),
         lambda: loss(dice_loss, smooth=2.0).mean(-1),
     ),
@@ -913,6 +914,15 @@ def test_optax_gives_the_same_number(row):
     _, theirs, ours = row
     expected = theirs(jnp.asarray(X["logits"]), jnp.asarray(TRUTH, jnp.float32))
     np.testing.assert_allclose(ours(), expected, rtol=RTOL, atol=1e-7)
+
+
+def test_every_fault_has_its_row():
+    rows = re.findall(r"^\| (`t.*?) \|", (GOLDEN / "README.md").read_text(encoding="utf-8"), re.M)
+    named = set(re.findall(r"t\d+", " ".join(rows)))
+    tests = GOLDEN.parent
+    files = (tests.parent / "README.md", *tests.rglob("*.py"))
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    assert set(re.findall(r"\bt\d+(?=_|\b)", text)) == named
 
 
 def test_every_recorded_number_is_compared():

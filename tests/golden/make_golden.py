@@ -72,7 +72,7 @@ def make_inputs() -> dict[str, np.ndarray]:
         "volume_logits": volume_logits,
         "volume_labels": volume_labels,
         "class_weights": np.array([0.5, 1.0, 2.0, 4.0], np.float32),
-        # two images of four pixels on which every order of averaging gives another number (T55)
+        # two images of four pixels on which every order of averaging gives another number (t55)
         "order_labels": np.array([[[0, 0, 0, 0]], [[1, 1, 1, 1]]], np.int32),
         "order_predictions": np.array([[[0, 0, 0, 0]], [[0, 0, 1, 1]]], np.int32),
     }
