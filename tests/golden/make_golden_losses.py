@@ -151,6 +151,7 @@ def torch_names(x: dict[str, np.ndarray], channel: bool) -> dict[str, Any]:
         "raised": raised,
         "one_hot": one_hot,
         "probs": torch.softmax(names["logits"], 1),
+        "soft_labels": torch.softmax(names["logits"].flip(0), 1),
         "empty": torch.zeros(1, 1, 4, 4),
         "sure": sure,
         "sure_labels": torch.tensor([0, 1]).reshape((1, 1, 1, 2) if channel else (1, 1, 2)),
@@ -187,11 +188,11 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
         f"DiceLoss({ids}, ignore_index=255)(logits, labels_with_void)",
         f"DiceLoss(sigmoid=True){masks}",
         "DiceLoss(sigmoid=True)(multi_logits, multi_labels)",
-        "DiceLoss(soft_label=True)(probs, probs.flip(0))",
-        "DiceLoss(jaccard=True, soft_label=True)(probs, probs.flip(0))",
+        "DiceLoss(soft_label=True)(probs, soft_labels)",
+        "DiceLoss(jaccard=True, soft_label=True)(probs, soft_labels)",
         f"TverskyLoss({ids}, alpha=0.3, beta=0.7){data}",
         f"TverskyLoss({ids}, alpha=0.3, beta=0.7, batch=True){data}",
-        "TverskyLoss(alpha=0.3, beta=0.7, soft_label=True)(probs, probs.flip(0))",
+        "TverskyLoss(alpha=0.3, beta=0.7, soft_label=True)(probs, soft_labels)",
         f"GeneralizedDiceLoss({ids}, {none}){data}",
         f"GeneralizedDiceLoss({ids}, {none}, batch=True){data}",
         f"GeneralizedDiceLoss({ids}, {none}, w_type='simple'){data}",
@@ -242,7 +243,7 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
     calls = {call: call for call in page}
     calls |= {
         "focal_loss_none": (
-            f"FocalLoss(use_softmax=True, to_onehot_y=True, reduction='none'){data}.sum(1)[:, 0]"
+            f"FocalLoss(use_softmax=True, to_onehot_y=True, reduction='none'){data}.sum(1)"
         ),
         "asymmetric_focal_loss": f"AsymmetricFocalLoss({asymmetric}, gamma=0.5)({two})",
         "asymmetric_focal_tversky_loss": (
@@ -382,6 +383,7 @@ def torch_calls(x: dict[str, np.ndarray]) -> Calls:
         f"CrossEntropyLoss(){data}",
         f"CrossEntropyLoss(label_smoothing=0.1){data}",
         f"CrossEntropyLoss(weight=class_weights){data}",
+        f"CrossEntropyLoss(weight=class_weights, label_smoothing=0.1){data}",
         f"CrossEntropyLoss(ignore_index=255){void}",
         f"CrossEntropyLoss(reduction='sum'){data}",
         "BCEWithLogitsLoss()(mask_logits[:, 0], masks.float())",
@@ -431,7 +433,7 @@ def nnunet_calls(x: dict[str, np.ndarray], clone: pathlib.Path) -> Calls:
         "DC_and_BCE_loss({}, {})(mask_logits, masks)",
         "DC_and_BCE_loss({}, {})(multi_logits, multi_labels)",
         f"TopKLoss(k=10){data}",
-        f"TopKLoss(k=25, label_smoothing=0.1){data}",
+        f"TopKLoss(k=25){data}",
         f"DC_and_topk_loss({{}}, {{'k': 10}}){data}",
         f"DC_and_topk_loss({pooled}, {{'k': 25}}){data}",
         "DeepSupervisionWrapper(DC_and_CE_loss({}, {}), [2 / 3, 1 / 3])"
