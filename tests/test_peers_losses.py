@@ -109,11 +109,7 @@ def mean(loss: Callable, labels: Any, **kwargs: Any) -> Callable:
 
 
 AGREE: list[tuple[str, str, Callable[[], Any]]] = [
-    (
-        "monai",
-        "focal_loss_none",
-        lambda: jaxseg.softmax_focal_loss(LOGITS, LABELS),
-    ),
+    ("monai", "focal_loss_none", lambda: jaxseg.softmax_focal_loss(LOGITS, LABELS)),
     (
         "monai",
         "asymmetric_focal_loss",
@@ -378,12 +374,11 @@ def erosion_formula(p: np.ndarray, g: np.ndarray, erosions: int = 10, alpha: flo
 
 def lovasz_formula(p: np.ndarray, g: np.ndarray) -> float:
     """The Lovász extension of the Jaccard loss of one class."""
-    order = np.argsort(-abs(p - g).ravel())
-    g = g.ravel()[order]
+    error, g = abs(p - g).ravel(), g.ravel()
+    order = np.argsort(-error)
+    g = g[order]
     jaccard = 1 - (g.sum() - g.cumsum()) / (g.sum() + (1 - g).cumsum())
-    return abs(p - g.ravel()[np.argsort(order)].reshape(p.shape)).ravel()[order] @ np.diff(
-        jaccard, prepend=0
-    )
+    return error[order] @ np.diff(jaccard, prepend=0)
 
 
 def boundary_dou_formula(p: np.ndarray, g: np.ndarray, smooth: float = 1.0) -> np.ndarray:
@@ -445,7 +440,6 @@ def log_dice_of_the_opposite() -> np.ndarray:
     return np.array([np.log(total), size * on_mask + (MASK_TRUTH.size - size) / total])
 
 
-smoothed = {"axis": IMAGE, "smooth": 1e-5}
 DIFFER: list[Difference] = [
     # its weights of 1 / (G + 1) are not 1 / G
     Difference(
@@ -485,7 +479,7 @@ DIFFER: list[Difference] = [
             peer,
             "t5_matthews_empty_target",
             of_nine_tenths(jaxseg.matthews_correlation_loss),
-            matthews_of_nine_tenths() * [1, 1],
+            matthews_of_nine_tenths(),
         )
         for peer in ("monai", "smp")
     ),
@@ -523,9 +517,9 @@ DIFFER: list[Difference] = [
     ),
     Difference(
         "monai",
-        "generalized_dice_default_smooth",
-        lambda: jaxseg.generalized_dice_loss(LOGITS, LABELS, **smoothed).mean(),
-        generalized_dice_formula(PROBS, TRUTH, 1e-5).mean(),
+        "t18_generalized_dice_smooth_1",
+        lambda: jaxseg.generalized_dice_loss(LOGITS, LABELS, axis=IMAGE).mean(),
+        generalized_dice_formula(PROBS, TRUTH, 1.0).mean(),
     ),
     Difference(
         "monai",
@@ -548,9 +542,9 @@ DIFFER: list[Difference] = [
             jnp.where(X["valid"][..., None], LOGITS, jnp.nan),
             X["labels_with_void"],
             where=X["valid"],
-            **smoothed,
+            axis=IMAGE,
         ).mean(),
-        dice_formula(PROBS * VALID[..., None], TRUTH * VALID[..., None], IMAGE, 1e-5).mean(),
+        dice_formula(PROBS * VALID[..., None], TRUTH * VALID[..., None], IMAGE, 1.0).mean(),
     ),
     Difference(
         "monai",

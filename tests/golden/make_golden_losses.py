@@ -273,7 +273,9 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
         "generalized_wasserstein_dice_volume": (
             f"GeneralizedWassersteinDiceLoss(distances, weighting_mode='GDL', {none}){data}"
         ),
-        "generalized_dice_default_smooth": f"GeneralizedDiceLoss({ids}){data}",
+        "t18_generalized_dice_smooth_1": (
+            f"GeneralizedDiceLoss({ids}, smooth_nr=1, smooth_dr=1){data}"
+        ),
         "focal_softmax_without_background": (
             f"FocalLoss(use_softmax=True, to_onehot_y=True, include_background=False){data}"
         ),
