@@ -1,6 +1,20 @@
 """jaxseg: scores and losses for image segmentation in JAX, as pure functions."""
 
-from jaxseg._compound_losses import bce_dice_loss, dice_ce_loss
+from jaxseg._boundary_losses import (
+    boundary_dou_loss,
+    boundary_loss,
+    hausdorff_dt_loss,
+    hausdorff_erosion_loss,
+)
+from jaxseg._compound_losses import (
+    bce_dice_loss,
+    deep_supervision,
+    dice_ce_loss,
+    dice_focal_loss,
+    dice_top_k_loss,
+    exponential_logarithmic_loss,
+    unified_focal_loss,
+)
 from jaxseg._counts import (
     Counts,
     confusion_matrix,
@@ -9,7 +23,29 @@ from jaxseg._counts import (
     predict_labels,
     soft_counts,
 )
-from jaxseg._region_losses import dice_loss, focal_tversky_loss, iou_loss, tversky_loss
+from jaxseg._distance import distance_transform, signed_distance
+from jaxseg._pixel_losses import (
+    border_weights,
+    cross_entropy_loss,
+    lovasz_hinge_loss,
+    lovasz_softmax_loss,
+    nacl_loss,
+    ohem_loss,
+    softmax_focal_loss,
+    top_k_loss,
+)
+from jaxseg._region_losses import (
+    dice_loss,
+    focal_tversky_loss,
+    generalized_dice_loss,
+    generalized_wasserstein_dice_loss,
+    iou_loss,
+    log_cosh_dice_loss,
+    log_dice_loss,
+    matthews_correlation_loss,
+    sensitivity_specificity_loss,
+    tversky_loss,
+)
 from jaxseg._scores import (
     accuracy,
     balanced_accuracy,
@@ -43,6 +79,12 @@ from jaxseg._scores import (
     specificity,
     tversky,
     volumetric_similarity,
+)
+from jaxseg._topology_losses import (
+    cldice_loss,
+    dice_cldice_loss,
+    skeleton_recall_loss,
+    soft_skeleton,
 )
 
 __version__ = "0.1.0"
@@ -94,7 +136,40 @@ __all__ = [
     "iou_loss",
     "tversky_loss",
     "focal_tversky_loss",
+    "log_dice_loss",
+    "log_cosh_dice_loss",
+    "generalized_dice_loss",
+    "generalized_wasserstein_dice_loss",
+    "matthews_correlation_loss",
+    "sensitivity_specificity_loss",
+    # pixel losses
+    "cross_entropy_loss",
+    "softmax_focal_loss",
+    "nacl_loss",
+    "top_k_loss",
+    "ohem_loss",
+    "lovasz_hinge_loss",
+    "lovasz_softmax_loss",
+    "border_weights",
+    # boundary losses
+    "boundary_loss",
+    "hausdorff_dt_loss",
+    "hausdorff_erosion_loss",
+    "boundary_dou_loss",
+    # topology losses
+    "soft_skeleton",
+    "cldice_loss",
+    "dice_cldice_loss",
+    "skeleton_recall_loss",
     # compound losses
     "bce_dice_loss",
     "dice_ce_loss",
+    "dice_focal_loss",
+    "dice_top_k_loss",
+    "exponential_logarithmic_loss",
+    "unified_focal_loss",
+    "deep_supervision",
+    # distances
+    "distance_transform",
+    "signed_distance",
 ]

@@ -3,6 +3,7 @@
 They return a scalar because their terms have different shapes, and they alone take class weights.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +14,11 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
-from jaxseg._checks import Axis, safe_divide
+from jaxseg._checks import Axis, safe_divide, safe_power
 from jaxseg._counts import Counts, prob_counts, truth_of, valid_logits
-from jaxseg._region_losses import pools_batch
-from jaxseg._scores import dice
+from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
+from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch, region_sums
+from jaxseg._scores import dice, tversky
 
 
 def bce_dice_loss(
@@ -28,7 +30,7 @@ def bce_dice_loss(
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Binary cross-entropy and soft Dice loss of sigmoid probabilities.
 
@@ -89,7 +91,7 @@ def dice_ce_loss(
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Soft Dice loss and cross-entropy of softmax probabilities, from one softmax.
 
@@ -160,6 +162,347 @@ def dice_ce_loss(
     return regions * dice_weight + pixels * ce_weight
 
 
+def dice_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    dice_weight: ArrayLike = 1.0,
+    focal_weight: ArrayLike = 1.0,
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Soft Dice and focal loss, from one read of the logits.
+
+    .. math:: w_{dice} \cdot \frac{\sum_c v_c (1 - dice_c)}{\sum_c v_c}
+              + w_{focal} \cdot \operatorname{mean}_n \left(-\alpha_{g_n} (1 - p_{n, g_n})^\gamma
+              \log p_{n, g_n}\right)
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
+        and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
+      dice_weight: weight of the Dice loss.
+      focal_weight: weight of the focal loss.
+      gamma, alpha: as in ``softmax_focal_loss``.
+      class_weights: ``[C]``, of the Dice loss's mean over classes.
+      smooth: added to numerator and denominator of Dice.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``; weights of another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
+      >>> jaxseg.dice_focal_loss(logits, jnp.array([[0, 0], [1, 1]])).tolist()
+      0.0969
+
+    References:
+      W. Zhu et al., "AnatomyNet: deep learning for fast and fully automated whole-volume
+      segmentation of head and neck anatomy", 2019.
+
+    Note:
+      MONAI's focal term of several classes is that of a sigmoid unless ``softmax=True``, and its
+      mean is over classes too.
+    """
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    num_classes = logits.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
+    alpha = None if alpha is None else weights_of_classes("alpha", alpha, max(num_classes, 2))
+    counts, focal, labelled = blocked_sum(
+        _dice_focal_sums, (logits, labels, where), (_float(gamma), alpha), axes=axes
+    )
+    pixels = _global_mean(focal, labelled, axis_name)
+    pooled = pools_batch(axes, logits.ndim - 1)
+    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    return regions * dice_weight + pixels * focal_weight
+
+
+def dice_top_k_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    dice_weight: ArrayLike = 1.0,
+    ce_weight: ArrayLike = 1.0,
+    fraction: ArrayLike = 0.1,
+    class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Soft Dice loss and the cross-entropy of the hardest pixels.
+
+    .. math:: w_{dice} \cdot \frac{\sum_c v_c (1 - dice_c)}{\sum_c v_c}
+              + w_{ce} \cdot \frac{1}{k} \sum_{n \in \text{k largest}} CE_n
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
+        and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
+      dice_weight: weight of the Dice loss.
+      ce_weight: weight of the cross-entropy.
+      fraction: share of the valid pixels that is kept, as in ``top_k_loss``; of each image if
+        ``axis`` keeps them.
+      class_weights: ``[C]``, of the Dice loss's mean over classes.
+      smooth: added to numerator and denominator of Dice.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``; weights of another shape; ``fraction``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
+      >>> jaxseg.dice_top_k_loss(logits, jnp.array([[0, 0], [1, 1]]), fraction=0.5).tolist()
+      0.3109
+
+    References:
+      F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
+      image segmentation", Nature Methods 2021.
+    """
+    activation = "sigmoid" if jnp.shape(logits)[-1:] == (1,) else "softmax"
+    # Of a shared batch the hardest pixels are those of all devices, and sums are psummed inside.
+    counts = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = top_k_loss(
+        logits, labels, fraction=fraction, where=where, axis=axis, axis_name=axis_name
+    ).mean()
+    num_classes = jnp.shape(logits)[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
+    regions = _mean_dice_loss(counts, smooth, class_weights, True, None)
+    loss = regions * dice_weight + pixels * ce_weight
+    pooled = pools_batch(axis, jnp.ndim(logits) - 1)
+    return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)
+
+
+def exponential_logarithmic_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    dice_weight: ArrayLike = 0.8,
+    ce_weight: ArrayLike = 0.2,
+    dice_gamma: ArrayLike = 0.3,
+    ce_gamma: ArrayLike = 0.3,
+    class_weights: ArrayLike | None = None,
+    ce_class_weights: ArrayLike | None = None,
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Exponential logarithmic loss: powers of the logarithms of Dice and of probabilities.
+
+    .. math:: w_{dice} \cdot \frac{\sum_c v_c (-\log dice_c)^{\gamma_d}}{\sum_c v_c}
+              + w_{ce} \cdot \operatorname{mean}_n \left(u_{g_n}
+              (-\log p_{n, g_n})^{\gamma_c}\right)
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
+        and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
+      dice_weight: weight of the Dice term.
+      ce_weight: weight of the pixel term.
+      dice_gamma, ce_gamma: powers of the two terms: below 1 they stress what is nearly right.
+      class_weights: v, ``[C]``, of the Dice term's mean over classes.
+      ce_class_weights: u, ``[C]`` (``[2]`` if C is 1), factors of the pixel term; in the paper the
+        root of all labels over those of the class.
+      smooth: added to numerator and denominator of Dice.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``; weights of another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
+      >>> jaxseg.exponential_logarithmic_loss(logits, jnp.array([[0, 0], [1, 1]])).tolist()
+      0.4924
+
+    References:
+      K. C. L. Wong et al., "3D segmentation with exponential logarithmic loss for highly unbalanced
+      object sizes", 2018.
+    """
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    num_classes = logits.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
+    if ce_class_weights is not None:
+        ce_class_weights = weights_of_classes(
+            "ce_class_weights", ce_class_weights, max(num_classes, 2)
+        )
+    counts, surprise, labelled = blocked_sum(
+        _exponential_sums, (logits, labels, where), (_float(ce_gamma), ce_class_weights), axes=axes
+    )
+    pixels = _global_mean(surprise, labelled, axis_name)
+
+    def region(counts: Counts) -> Array:
+        return safe_power(negative_log_dice(counts, smooth, 0.0), dice_gamma)
+
+    pooled = pools_batch(axes, logits.ndim - 1)
+    regions = _mean_region_loss(region, counts, class_weights, pooled, axis_name)
+    return regions * dice_weight + pixels * ce_weight
+
+
+def unified_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    asymmetric: bool = True,
+    weight: ArrayLike = 0.5,
+    delta: ArrayLike = 0.6,
+    gamma: ArrayLike = 0.5,
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Unified focal loss: a focal loss and a focal Tversky loss with common parameters.
+
+    .. math:: \lambda \operatorname{mean}_n \sum_c d_c\, g_{nc} (1 - p_{nc})^{\gamma_c}
+              (-\log p_{nc}) + (1 - \lambda) \operatorname{mean}_c (1 - TI_c)^{1 - \gamma'_c},
+              \quad TI = \frac{tp + smooth}{tp + \delta\,fn + (1 - \delta)\,fp + smooth}
+
+    with :math:`d_0 = 1 - \delta` for class 0, the background, and :math:`\delta` for all others.
+    Asymmetric: the focal loss has gamma for the background and 0 for the others, and the Tversky
+    loss 0 for the background and gamma for the others, so that rare classes are never damped.
+    Symmetric: both have gamma for all.
+
+    Args:
+      logits: float ``[..., C]``, of any number of classes; C = 1 is a class and its background.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
+      asymmetric: the form of the loss.
+      weight: lambda, the share of the focal loss.
+      delta: weight of the classes over the background, and of misses over false positives.
+      gamma: in [0, 1): damps pixels that are right, stresses classes that are nearly right.
+      smooth: added to numerator and denominator of the Tversky index.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over for Tversky; None pools the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
+      >>> jaxseg.unified_focal_loss(logits, jnp.array([[0, 0], [1, 1]])).tolist()
+      0.108
+
+    References:
+      M. Yeung et al., "Unified focal loss: generalising Dice and cross entropy-based losses to
+      handle class imbalanced medical image segmentation", 2022.
+
+    Note:
+      MONAI has two classes, smooths with 1e-7, and averages the focal term over classes too.
+    """
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    gamma = _float(gamma)
+    damping = jnp.where(jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * (not asymmetric))
+    counts, focal, labelled = blocked_sum(
+        _unified_focal_sums, (logits, labels, where), (_float(delta), damping), axes=axes
+    )
+    pixels = _global_mean(focal, labelled, axis_name)
+    stress = jnp.where(jnp.arange(counts.tp.shape[-1]) == 0, gamma * (not asymmetric), gamma)
+
+    def region(counts: Counts) -> Array:
+        index = tversky(counts, alpha=1 - delta, beta=delta, smooth=smooth, zero_division=1.0)
+        return safe_power(1 - index, _along(1 - stress, index, -1))
+
+    pooled = pools_batch(axes, logits.ndim - 1)
+    regions = _mean_region_loss(region, counts, None, pooled, axis_name)
+    return pixels * weight + regions * (1 - jnp.asarray(weight, regions.dtype))
+
+
+def deep_supervision(
+    loss: Callable[..., Array], weights: Sequence[float] | None = None
+) -> Callable[..., Array]:
+    r"""A loss of a list of logits at several resolutions, from a loss of one.
+
+    .. math:: \sum_i \frac{w_i}{\sum_j w_j}\, loss(logits_i, labels_i)
+
+    with the labels resized to each output by nearest neighbour.
+
+    Args:
+      loss: a function ``loss(logits, labels, *, where=None, ...)`` of which all results have one
+        shape, such as any loss here but those of each pixel.
+      weights: one for each output, divided by their sum; None is ``1/2^i``, the finest first.
+
+    Returns:
+      A function ``(outputs, labels, *, where=None, **arguments)``, with ``outputs`` a list of
+      logits ``[B, *space_i, C]``, ``labels`` ids ``[B, *space]`` or dense ``[B, *space, C]`` and
+      ``where`` of the finest map; ``arguments`` go to ``loss``.
+
+    Raises:
+      ValueError: an empty list of outputs, another number of weights than of outputs, weights that
+        are negative or all 0, outputs whose number of axes is not that of the labels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 8, 8), jnp.int32).at[:, 2:6, 2:6].set(1)
+      >>> outputs = [jnp.zeros((1, 8, 8, 2)), jnp.zeros((1, 4, 4, 2))]
+      >>> jaxseg.deep_supervision(jaxseg.dice_ce_loss)(outputs, labels).tolist()
+      1.2086
+
+    References:
+      C.-Y. Lee et al., "Deeply-supervised nets", 2015; the weights are those of F. Isensee et al.,
+      "nnU-Net", 2021, which gives the coarsest output none.
+    """
+    if weights is not None and (any(w < 0 for w in weights) or not sum(weights) > 0):
+        raise ValueError(f"weights must be 0 or more and not all 0, got {weights}.")
+
+    def supervised(
+        outputs: Sequence[ArrayLike],
+        labels: ArrayLike,
+        *,
+        where: ArrayLike | None = None,
+        **arguments: Any,
+    ) -> Array:
+        count = len(outputs)
+        shares = [0.5**i for i in range(count)] if weights is None else list(weights)
+        if count == 0 or len(shares) != count:
+            raise ValueError(f"Each output needs a weight: {count} outputs, {len(shares)} weights.")
+        labels = _checks.as_array(labels)
+        where = None if where is None else jnp.asarray(where)
+        total = jnp.zeros(())
+        for share, logits in zip(shares, outputs, strict=True):
+            shape = jnp.shape(logits)
+            dense = labels.ndim == len(shape)
+            resized = _nearest(labels, shape if dense else shape[:-1], dense)
+            mask = None if where is None else _nearest(where, shape[:-1], False)
+            value = loss(logits, resized, where=mask, **arguments)
+            total = total + value * jnp.asarray(share / sum(shares), value.dtype)
+        return total
+
+    return supervised
+
+
 def _bce_dice_sums(
     arrays: Any, _: None, axes: tuple[int, ...], class_axis: int
 ) -> tuple[Counts, Array, Array]:
@@ -196,7 +539,90 @@ def _dice_ce_sums(
     return counts, ce.sum(axes), truth.sum(axes)
 
 
-def _global_mean(total: Array, weight: Array, axis_name: str | tuple[str, ...] | None) -> Array:
+def _dice_focal_sums(
+    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array]:
+    """Soft counts, the sum of the focal loss, and how many pixels have a label."""
+    gamma, alpha = constants
+    counts, x, truth, _ = _classes_of_pixels(arrays, axes, class_axis)
+    focal = focal_terms(x, truth, gamma.astype(x.dtype), class_axis)
+    if alpha is not None:
+        focal = focal * _along(alpha, x, class_axis)
+    return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
+
+
+def _exponential_sums(
+    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array]:
+    """Soft counts, the sum of ``u (-log p)^gamma``, and how many pixels have a label."""
+    gamma, class_weights = constants
+    counts, x, truth, _ = _classes_of_pixels(arrays, axes, class_axis)
+    surprise = safe_power(-jax.nn.log_softmax(x, class_axis), gamma.astype(x.dtype))
+    surprise = truth * surprise
+    if class_weights is not None:
+        surprise = surprise * _along(class_weights, x, class_axis)
+    return counts, _total(surprise, axes, class_axis), _total(truth, axes, class_axis)
+
+
+def _unified_focal_sums(
+    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array]:
+    """Soft counts of two classes or more, the sum of the focal loss, and the pixels' number."""
+    delta, damping = constants
+    _, x, truth, probs = _classes_of_pixels(arrays, axes, class_axis)
+    background = jnp.arange(x.shape[class_axis]) == 0
+    weights = _along(jnp.where(background, 1 - delta, delta), x, class_axis)
+    focal = weights * focal_terms(x, truth, _along(damping, x, class_axis), class_axis)
+    counts = prob_counts(probs, truth, arrays[2], axes, class_axis)
+    return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
+
+
+def _classes_of_pixels(
+    arrays: Any, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array, Array]:
+    """Soft counts of the classes, and logits, truth and probabilities of two classes or more."""
+    logits, labels, where = arrays
+    x = valid_logits(logits, where, class_axis)
+    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
+    one = x.shape[class_axis] == 1
+    if one:
+        x, truth = two_classes(x, truth, class_axis)
+        if where is not None:  # of no class, not "not it"
+            truth = jnp.where(jnp.expand_dims(where, class_axis), truth, 0)
+    probs = jax.nn.softmax(x, class_axis)
+    last = jax.lax.slice_in_dim(probs, 1, 2, axis=class_axis % x.ndim) if one else probs
+    return prob_counts(last, labels, where, axes, class_axis), x, truth, probs
+
+
+def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
+    """Sum over ``axes`` and classes, of which an axis of 1 stays."""
+    return x.sum(class_axis, keepdims=True).sum(axes)
+
+
+def _along(weights: Array, like: Array, class_axis: int) -> Array:
+    """``[C]`` along the class axis of ``like``."""
+    axis = class_axis % like.ndim
+    others = tuple(a for a in range(like.ndim) if a != axis)
+    return jnp.expand_dims(weights, others).astype(like.dtype)
+
+
+def _float(x: ArrayLike) -> Array:
+    return _checks.at_least_float32(jnp.asarray(x))
+
+
+def _nearest(x: Array, shape: tuple[int, ...], dense: bool) -> Array:
+    """A label map resized to ``shape`` by nearest neighbour; batch and classes stay."""
+    kept = (0, x.ndim - 1) if dense else (0,)
+    if x.ndim != len(shape) or any(x.shape[a] != shape[a] for a in kept):
+        raise ValueError(f"labels {x.shape} cannot be resized to an output's map {shape}.")
+    for axis in set(range(x.ndim)) - set(kept):
+        if x.shape[axis] != shape[axis]:
+            centres = (jnp.arange(shape[axis]) * 2 + 1) * x.shape[axis] // (2 * shape[axis])
+            x = jnp.take(x, centres, axis)
+    return x
+
+
+def _global_mean(total: Array, weight: Array, axis_name: AxisName) -> Array:
     """``total / weight`` over images and devices; 0 if nothing weighs."""
     total, weight = total.sum(), weight.sum()
     if axis_name is not None:
@@ -209,14 +635,27 @@ def _mean_dice_loss(
     smooth: ArrayLike,
     class_weights: Array | None,
     pooled: bool,
-    axis_name: str | tuple[str, ...] | None,
+    axis_name: AxisName,
 ) -> Array:
-    """The Dice loss's mean over classes and images, those on other devices included."""
+    def region(counts: Counts) -> Array:
+        return 1 - dice(counts, smooth=smooth, zero_division=1.0)
+
+    return _mean_region_loss(region, counts, class_weights, pooled, axis_name)
+
+
+def _mean_region_loss(
+    region: Callable[[Counts], Array],
+    counts: Counts,
+    class_weights: Array | None,
+    pooled: bool,
+    axis_name: AxisName,
+) -> Array:
+    """A region loss's mean over classes and images, those on other devices included."""
     if axis_name is not None and pooled:
         counts = lax.psum(counts, axis_name)
-    loss = 1 - dice(counts, smooth=smooth, zero_division=1.0)
+    loss = region(counts)
     if class_weights is not None:
-        weights = jnp.expand_dims(class_weights, tuple(range(loss.ndim - 1))).astype(loss.dtype)
+        weights = _along(class_weights, loss, -1)
         loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
     loss = loss.mean()
     return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)

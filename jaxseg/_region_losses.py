@@ -8,35 +8,46 @@ All read the logits through ``soft_counts``, which is fast and lean. Their mean 
 itself.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxseg._checks import Axis, normalize_axis
-from jaxseg._counts import Counts, soft_counts
-from jaxseg._scores import dice, iou, tversky
+from jaxseg._checks import Axis, at_least_float32, normalize_axis, safe_divide, safe_power
+from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
+from jaxseg._scores import dice, generalized_dice, iou, matthews_correlation, tversky
+
+AxisName = str | tuple[str, ...] | None
 
 
 def dice_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
+    squared: bool = False,
+    soft_targets: bool = False,
     activation: str | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Soft Dice loss per class.
 
     .. math:: 1 - \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}
 
-    with the soft counts of the probabilities, ``2 tp + fp + fn`` being their sum and the labels'.
+    with the soft counts of the probabilities: ``tp`` is I = sum p g, and ``2 tp + fp + fn`` is
+    P + G = sum p + sum g.
 
     Args:
       logits: float ``[..., C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      squared: put sum p^2 + sum g^2 for P + G, as V-Net does; steeper where p is near 0 or 1.
+      soft_targets: put sum min(p, g) for I, so that the loss of float labels is least, and 0, at
+        p = g. Hard labels give the same either way.
       activation: "softmax" (C > 1), "sigmoid" or None.
       smooth: added to numerator and denominator. It also bounds the gradient where a class is
         absent: at most ``1 / smooth`` for a pixel.
@@ -51,7 +62,7 @@ def dice_loss(
       class is in neither map and where no pixel counts.
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``.
+      ValueError, TypeError: as ``soft_counts``; both ``squared`` and ``soft_targets``.
 
     Example:
       >>> import jax
@@ -65,13 +76,15 @@ def dice_loss(
       (2, 2, 2)
 
     References:
-      F. Milletari, N. Navab and S. Ahmadi, "V-Net", 2016, with sums in place of squared ones.
+      F. Milletari, N. Navab and S. Ahmadi, "V-Net", 2016. Z. Wang et al., "Dice semimetric losses:
+      optimizing the Dice score with soft labels", 2023.
 
     Note:
       Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here;
       MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
-    c = _region_counts(logits, labels, activation, where, axis, axis_name)
+    form = _form(squared, soft_targets)
+    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     return 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -79,25 +92,29 @@ def iou_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
+    squared: bool = False,
+    soft_targets: bool = False,
     activation: str | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Soft IoU (Jaccard) loss per class.
 
     .. math:: 1 - \frac{tp + smooth}{tp + fp + fn + smooth + eps}
 
     Args:
+      squared: put sum p^2 + sum g^2 - I for the union.
+      soft_targets: put sum min(p, g) for I, for float labels.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1].
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``.
+      ValueError, TypeError: as ``dice_loss``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -108,12 +125,14 @@ def iou_loss(
 
     References:
       M. A. Rahman and Y. Wang, "Optimizing intersection-over-union in deep neural networks for
-      image segmentation", 2016.
+      image segmentation", 2016. Z. Wang et al., "Jaccard metric losses: optimizing the Jaccard
+      index with soft labels", 2023.
 
     Note:
       MONAI's Jaccard loss is this with half of its ``smooth_nr`` as smooth.
     """
-    c = _region_counts(logits, labels, activation, where, axis, axis_name)
+    form = _form(squared, soft_targets)
+    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     return 1 - iou(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -123,12 +142,13 @@ def tversky_loss(
     *,
     alpha: ArrayLike = 0.5,
     beta: ArrayLike = 0.5,
+    soft_targets: bool = False,
     activation: str | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Tversky loss per class: false positives and misses weighed apart.
 
@@ -137,6 +157,7 @@ def tversky_loss(
     Args:
       alpha: weight of false positives.
       beta: weight of false negatives; above alpha, it favours recall.
+      soft_targets: put sum min(p, g) for tp, for float labels.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -160,7 +181,8 @@ def tversky_loss(
     Note:
       Keras 3.15 has alpha and beta the other way round.
     """
-    c = _region_counts(logits, labels, activation, where, axis, axis_name)
+    form = _form(False, soft_targets)
+    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     return 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -171,12 +193,13 @@ def focal_tversky_loss(
     alpha: ArrayLike = 0.3,
     beta: ArrayLike = 0.7,
     gamma: ArrayLike = 0.75,
+    soft_targets: bool = False,
     activation: str | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Focal Tversky loss per class: a power of the Tversky loss.
 
@@ -187,6 +210,7 @@ def focal_tversky_loss(
       beta: weight of false negatives.
       gamma: below 1 it stresses classes that are nearly right; the paper's gamma of 4/3 is 3/4
         here.
+      soft_targets: put sum min(p, g) for tp, for float labels.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -210,28 +234,429 @@ def focal_tversky_loss(
     Note:
       Segmentation Models' Tversky loss with gamma below 1 has a NaN gradient at perfect overlap.
     """
-    c = _region_counts(logits, labels, activation, where, axis, axis_name)
+    form = _form(False, soft_targets)
+    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
-    zero = loss <= 0  # rounding can leave it below; NaN stays NaN
-    return jnp.where(zero, 0, jnp.where(zero, 1, loss) ** gamma)
+    return safe_power(loss, gamma)
 
 
-def _region_counts(
+def log_dice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    gamma: ArrayLike = 1.0,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Logarithmic Dice loss per class: it goes on rising where Dice falls towards 0.
+
+    .. math:: \left(-\log \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}\right)^\gamma
+
+    Args:
+      gamma: below 1 it stresses classes that are nearly right.
+      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+
+    Returns:
+      Float array ``[..., C]``, 0 or more. Without smooth and without any overlap it is about 87,
+      not infinite.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
+      >>> jaxseg.log_dice_loss(logits, masks, activation="sigmoid").tolist()
+      [0.1863]
+
+    References:
+      K. C. L. Wong et al., "3D segmentation with exponential logarithmic loss for highly unbalanced
+      object sizes", 2018, with gamma 0.3.
+
+    Note:
+      Segmentation Models' logarithmic Dice clamps the score, and has no gradient below the clamp.
+    """
+    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    return safe_power(negative_log_dice(c, smooth, eps), gamma)
+
+
+def log_cosh_dice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Log-cosh Dice loss per class: flatter than the Dice loss near 0.
+
+    .. math:: \log \cosh \left(1 - \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}\right)
+
+    Args:
+      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 0.4338].
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
+      >>> jaxseg.log_cosh_dice_loss(logits, masks, activation="sigmoid").tolist()
+      [0.0144]
+
+    References:
+      S. Jadon, "A survey of loss functions for semantic segmentation", 2020.
+    """
+    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    loss = 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
+    return jnp.log1p(2 * jnp.sinh(loss / 2) ** 2)  # log cosh, precise for small losses
+
+
+def generalized_dice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    power: float = 2.0,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Generalized Dice loss: one number over all classes, small classes weighing more.
+
+    .. math:: 1 - \frac{2 \sum_c w_c\,tp_c + smooth}
+              {\sum_c w_c (2\,tp_c + fp_c + fn_c) + smooth + eps},
+              \quad w_c = \left(\frac{\min_{k : G_k > 0} G_k}{G_c}\right)^{power},
+              \quad G_c = tp_c + fn_c
+
+    Args:
+      power: 2 as in the paper, 1, or 0 for equal weights. The weights are the paper's ``1 /
+        G^power``, scaled so that the largest is 1: smooth then means the same for large and small
+        objects. A class absent from the truth takes that largest weight, so that its false
+        positives count.
+      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+
+    Returns:
+      Float array ``[...]`` in [0, 1]: the class axis is summed.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
+      >>> labels = jnp.array([[0, 0], [1, 1]])
+      >>> jaxseg.generalized_dice_loss(logits, labels).tolist()
+      0.1008
+
+    References:
+      C. H. Sudre et al., "Generalised Dice overlap as a deep learning loss function for highly
+      unbalanced segmentations", 2017.
+
+    Note:
+      MONAI adds its smooth to sums that the weights ``1 / G^2`` have made tiny: a missed object of
+      1024x1024 pixels costs 0.087. In Optax an absent class takes almost all the weight.
+    """
+    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    return 1 - generalized_dice(c, power=power, smooth=smooth, eps=eps, zero_division=1.0)
+
+
+def generalized_wasserstein_dice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    distances: ArrayLike,
+    weighting: str = "foreground",
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Generalized Wasserstein Dice loss: mistaking a class for a near one costs less.
+
+    .. math:: 1 - \frac{2 T + smooth}{2 T + E + smooth + eps}, \quad
+              T = \sum_l a_l \sum_n g_{nl} (1 - W_n), \quad
+              W_n = \sum_{l, c} g_{nl} M_{lc}\,p_{nc}
+
+    with M the distances divided by their largest. Weighting "foreground": a is 0 for class 0 and 1
+    for all others, and E is the sum of all W. Weighting "volume": a is ``min G / G_l``, and E is
+    the sum of W with the weights a.
+
+    Args:
+      distances: ``[C, C]``, 0 or more: how far apart true class l and predicted class c are, 0 on
+        the diagonal.
+      weighting: "foreground" as in the paper, or "volume" as in generalized Dice.
+      activation: "softmax" or None; the classes of a pixel exclude each other.
+      logits, labels, smooth, eps, where, axis, axis_name: as in ``dice_loss``, C > 1.
+
+    Returns:
+      Float array ``[...]`` in [0, 1]: the class axis is summed.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``; one class; ``distances`` not ``[C, C]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> far = jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.2], [1.0, 0.2, 0.0]])
+      >>> logits, labels = 4 * jnp.eye(3), jnp.array([0, 1, 2])
+      >>> loss = jaxseg.generalized_wasserstein_dice_loss
+      >>> loss(logits, labels, distances=far).tolist()
+      0.0156
+      >>> loss(logits[jnp.array([0, 2, 1])], labels, distances=far).tolist()  # 1 and 2 swapped
+      0.0989
+
+    References:
+      L. Fidon et al., "Generalised Wasserstein Dice score for imbalanced multi-class segmentation
+      using holistic convolutional networks", 2017.
+
+    Note:
+      MONAI's "GDL" weighs with ``1 / (G_l + 1)``, and its smooth is beside weighted sums.
+    """
+    if activation == "sigmoid" or weighting not in ("foreground", "volume"):
+        raise ValueError(
+            "activation must be 'softmax' or None and weighting 'foreground' or 'volume'; "
+            f"got {activation!r} and {weighting!r}."
+        )
+    classes = jnp.shape(logits)[-1:]
+    distances = at_least_float32(jnp.asarray(distances))
+    if classes == (1,) or distances.shape != classes * 2:
+        raise ValueError(
+            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for logits "
+            f"{jnp.shape(logits)}."
+        )
+    distances = safe_divide(distances, distances.max(), 0)
+    hits, errors, truth = region_sums(
+        _wasserstein_sums, logits, labels, activation, where, axis, axis_name, distances
+    )
+    if weighting == "foreground":
+        hits, error = hits[..., 1:].sum(-1), errors.sum(-1)
+    else:
+        present = truth > 0
+        smallest = jnp.min(truth, axis=-1, where=present, initial=jnp.inf, keepdims=True)
+        weights = jnp.where(present, smallest / jnp.where(present, truth, 1), 1)
+        hits, error = (weights * hits).sum(-1), (weights * errors).sum(-1)
+    return 1 - safe_divide(2 * hits + smooth, 2 * hits + error + smooth + eps, 1)
+
+
+def matthews_correlation_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Matthews correlation loss per class: true negatives count too.
+
+    .. math:: 1 - \frac{tp'\,tn' - fp\,fn}{\sqrt{(tp' + fp)(tp' + fn)(tn' + fp)(tn' + fn)}},
+              \quad tp' = tp + smooth, \quad tn' = tn + smooth
+
+    Args:
+      smooth: added to tp and tn: pixels that are right. Without it the correlation of a class that
+        is absent from truth or prediction is undefined, and the loss is 0.
+      logits, labels, activation, where, axis, axis_name: as in ``dice_loss``.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 2]; 1 is chance.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
+      >>> jaxseg.matthews_correlation_loss(logits, masks, activation="sigmoid").tolist()
+      [0.2222]
+
+    References:
+      K. Abhishek and G. Hamarneh, "Matthews correlation coefficient loss for deep convolutional
+      networks: application to skin lesion segmentation", 2021.
+
+    Note:
+      Segmentation Models adds its smooth to all four counts and MONAI to numerator and denominator:
+      with these, false positives of an absent class can cost nothing.
+    """
+    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
+    return 1 - matthews_correlation(c, zero_division=1.0)
+
+
+def sensitivity_specificity_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    sensitivity_weight: ArrayLike = 0.05,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Sensitivity-specificity loss per class: squared errors inside and outside, each averaged.
+
+    .. math:: 1 - w \frac{G - A + smooth}{G + smooth + eps}
+              - (1 - w) \frac{N - G - B + smooth}{N - G + smooth + eps}, \quad
+              A = \sum g (p - g)^2, \quad B = \sum (1 - g) (p - g)^2
+
+    with G the sum of g and N the number of valid pixels. Without smooth this is ``w A / G + (1 - w)
+    B / (N - G)``.
+
+    Args:
+      sensitivity_weight: w, the share of the errors inside the class.
+      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1].
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
+      >>> jaxseg.sensitivity_specificity_loss(logits, masks, activation="sigmoid").tolist()
+      [0.0799]
+
+    References:
+      T. Brosch et al., "Deep convolutional encoder networks for multiple sclerosis lesion
+      segmentation", 2015.
+    """
+    inside, outside, truth, rest = region_sums(
+        _squared_error_sums, logits, labels, activation, where, axis, axis_name
+    )
+    misses = 1 - safe_divide(truth - inside + smooth, truth + smooth + eps, 1)
+    false_alarms = 1 - safe_divide(rest - outside + smooth, rest + smooth + eps, 1)
+    return misses * sensitivity_weight + false_alarms * (1 - sensitivity_weight)
+
+
+def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
+    """``-log(dice)``; 0 where the class is in neither map and nothing is added."""
+    top, bottom = 2 * c.tp + smooth, 2 * c.tp + c.fp + c.fn + smooth + eps
+    score = safe_divide(top, bottom, 1)
+    distance = safe_divide(c.fp + c.fn + eps, bottom, 0)  # 1 - score, exact where that is small
+    near = distance < 0.5
+    floor = float(np.finfo(score.dtype).tiny)
+    far = jnp.log(jnp.where(score < floor, floor, score))
+    return jnp.where(near, -jnp.log1p(-jnp.where(near, distance, 0)), -far)
+
+
+def region_sums(
+    statistic: Any,
     logits: ArrayLike,
     labels: ArrayLike,
     activation: str | None,
     where: ArrayLike | None,
     axis: Axis,
-    axis_name: str | tuple[str, ...] | None,
-) -> Counts:
-    c = soft_counts(logits, labels, activation=activation, where=where, axis=axis)
-    return (
-        c
-        if axis_name is None or not pools_batch(axis, jnp.ndim(logits) - 1)
-        else lax.psum(c, axis_name)
-    )
+    axis_name: AxisName,
+    constants: Any = None,
+) -> Any:
+    """``statistic``'s sums over pixels, and over devices if these share the images summed."""
+    if statistic is prob_counts:
+        sums: Any = soft_counts(logits, labels, activation=activation, where=where, axis=axis)
+    else:
+        sums = soft_sums(statistic, logits, labels, activation, where, axis, constants)
+    if axis_name is None or not pools_batch(axis, jnp.ndim(logits) - 1):
+        return sums
+    return lax.psum(sums, axis_name)
 
 
 def pools_batch(axis: Axis, ndim: int) -> bool:
     """Whether the label map's first axis is summed: then images on other devices belong to it."""
     return 0 in normalize_axis(axis, ndim)
+
+
+def _form(squared: bool, soft_targets: bool) -> Any:
+    """The soft counts that make up the overlap and the sizes."""
+    if squared and soft_targets:
+        raise ValueError("squared and soft_targets are two forms of the loss: choose one.")
+    return squared_counts if squared else _minimum_counts if soft_targets else prob_counts
+
+
+def squared_counts(
+    probs: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    class_axis: int,
+    _: None,
+) -> Counts:
+    """Counts of which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
+    p, g = valid_pair(probs, labels, where, class_axis)
+    half = ((p - g) ** 2).sum(axes) / 2
+    tp = (p * g).sum(axes)
+    return Counts(tp=tp, fp=half, fn=half, tn=jnp.zeros_like(tp))
+
+
+def _minimum_counts(
+    probs: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    class_axis: int,
+    _: None,
+) -> Counts:
+    """Counts of which tp is sum min(p, g)."""
+    p, g = valid_pair(probs, labels, where, class_axis)
+    # At p = g the derivative by p is taken as g: that of the product, for hard labels.
+    share = lax.stop_gradient(g)
+    tie = share * p + (1 - share) * g
+    overlap = jnp.where(p < g, p, jnp.where(p > g, g, tie))
+    tp = overlap.sum(axes)
+    return Counts(
+        tp=tp, fp=(p - overlap).sum(axes), fn=(g - overlap).sum(axes), tn=jnp.zeros_like(tp)
+    )
+
+
+def _squared_error_sums(
+    probs: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    class_axis: int,
+    _: None,
+) -> tuple[Array, Array, Array, Array]:
+    """Squared errors inside and outside the class, and the pixels inside and outside."""
+    p, g = valid_pair(probs, labels, where, class_axis)
+    error = (p - g) ** 2
+    rest = 1 - g if where is None else jnp.where(jnp.expand_dims(where, class_axis), 1 - g, 0)
+    return (g * error).sum(axes), (rest * error).sum(axes), g.sum(axes), rest.sum(axes)
+
+
+def _wasserstein_sums(
+    probs: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    class_axis: int,
+    distances: Array,
+) -> tuple[Array, Array, Array]:
+    """Sums of g (1 - W), of g W and of g."""
+    p, g = valid_pair(probs, labels, where, class_axis)
+    per_class = jnp.tensordot(
+        distances.astype(p.dtype), p, axes=((1,), (class_axis,)), precision="highest"
+    )
+    distance = (g * jnp.moveaxis(per_class, 0, class_axis)).sum(class_axis, keepdims=True)
+    return (g * (1 - distance)).sum(axes), (g * distance).sum(axes), g.sum(axes)

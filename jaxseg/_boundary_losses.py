@@ -1,0 +1,412 @@
+"""Boundary losses: errors weighed by their distance from the true boundary.
+
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space:
+distances are taken in each image by itself. ``where`` makes no boundary where it begins.
+
+These losses see little of a class's size, and are used beside a region loss.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._checks import Axis, safe_divide
+from jaxseg._counts import counts, truth_of, valid_logits
+from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
+from jaxseg._region_losses import AxisName, pools_batch, region_sums, squared_counts
+
+
+def boundary_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    distances: ArrayLike | None = None,
+    activation: str | None = "softmax",
+    spacing: Spacing = 1.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Boundary loss per class: probabilities times the signed distance to the true boundary.
+
+    .. math:: \frac{1}{N} \sum_n p_n\, \phi_n
+
+    with N the number of valid pixels, and the distance positive outside the class and negative
+    inside, as ``signed_distance`` has it.
+
+    Args:
+      logits: float ``[batch, *space, C]``; probabilities if ``activation`` is None.
+      labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
+        C]``, of which 0.5 or more is the class.
+      distances: the map of distances, float ``[batch, *space, C]``, if made before; else it is
+        computed from the labels, once a call.
+      activation: "softmax" (C > 1), "sigmoid" or None.
+      spacing: distance of neighbouring pixels: a number, or one for each spatial axis.
+      spatial_axes: axes of the label map that are space; None: all but the first.
+      where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to average over; None is all, pooled over the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]``, in the units of ``spacing``; negative where
+      the prediction is right. Where a class is absent or fills the image there is no boundary: the
+      distance is taken as one (smallest) spacing, so that false positives cost something.
+
+    Raises:
+      ValueError: shapes that do not fit, an unknown ``activation``, no spatial axis, ``spacing``
+        not positive or not one for each axis.
+      TypeError: logits that are not floating point, float ids, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.array([[0, 1, 1, 0, 0]])
+      >>> logits = jnp.array([[[-9.0], [9.0], [9.0], [-9.0], [-9.0]]])
+      >>> jaxseg.boundary_loss(logits, labels, activation="sigmoid").tolist()
+      [-0.3998]
+      >>> jaxseg.boundary_loss(-logits, labels, activation="sigmoid").tolist()
+      [0.7998]
+
+    References:
+      H. Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019.
+
+    Note:
+      The authors' and MONAI's distances are greater by 1 inside. In MONAI an empty target costs
+      nothing, whatever is predicted.
+    """
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    if distances is None:
+        phi = _class_by_class(partial(_signed, maps.space, spacing), _masks(maps))
+    else:
+        phi = jnp.asarray(distances)
+        if phi.shape != maps.logits.shape:
+            raise ValueError(
+                f"distances must have the shape of logits {maps.logits.shape}, got {phi.shape}."
+            )
+    return _mean(
+        lambda p, g: p * lax.stop_gradient(phi).astype(p.dtype), maps, activation, axis_name
+    )
+
+
+def hausdorff_dt_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike = 2.0,
+    log: bool = False,
+    activation: str | None = "softmax",
+    spacing: Spacing = 1.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Hausdorff loss per class by distance transforms: errors weighed by how far off they are.
+
+    .. math:: \frac{1}{N} \sum_n (p_n - g_n)^2 \left(d_p(n)^\alpha + d_g(n)^\alpha\right)
+
+    with the distances to the boundary of the prediction (where p is above 0.5) and of the truth,
+    which are constants to the gradient.
+
+    Args:
+      alpha: power of the distances.
+      log: return ``log(1 + loss)``.
+      logits, labels, activation, spacing, spatial_axes, where, axis, axis_name: as in
+        ``boundary_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, in the units of ``spacing`` to
+      the power of alpha. A target without a boundary has distance one (smallest) spacing, so that
+      false positives cost something; a prediction without one has 0.
+
+    Raises:
+      ValueError, TypeError: as ``boundary_loss``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.array([[0, 1, 1, 0, 0]])
+      >>> logits = jnp.array([[[-9.0], [9.0], [9.0], [-9.0], [9.0]]])
+      >>> jaxseg.hausdorff_dt_loss(logits, labels, activation="sigmoid").tolist()
+      [0.9998]
+
+    References:
+      D. Karimi and S. E. Salcudean, "Reducing the Hausdorff distance in medical image segmentation
+      with convolutional neural networks", 2019.
+
+    Note:
+      In MONAI a target without a boundary has distance 0: if nothing is predicted above 0.5
+      either, false positives cost nothing.
+    """
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
+    smallest = _smallest(spacing, len(maps.space))
+    of_truth = _class_by_class(partial(_unsigned, maps.space, spacing, smallest), _masks(maps))
+    of_prediction = _class_by_class(partial(_unsigned, maps.space, spacing, 0.0), predicted)
+
+    def terms(p: Array, g: Array) -> Array:
+        power = jnp.asarray(alpha, p.dtype)
+        weights = of_prediction.astype(p.dtype) ** power + of_truth.astype(p.dtype) ** power
+        return (p - g) ** 2 * weights
+
+    loss = _mean(terms, maps, activation, axis_name)
+    return jnp.log1p(loss) if log else loss
+
+
+def hausdorff_erosion_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: ArrayLike = 2.0,
+    erosions: int = 10,
+    activation: str | None = "softmax",
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Hausdorff loss per class by erosion: errors count for how many erosions they outlast.
+
+    .. math:: \frac{1}{N} \sum_n \sum_{k=1}^{K} k^\alpha\, b_k(n), \quad b_0 = (p - g)^2, \quad
+              b_k = \operatorname{rescale}(\max(b_{k-1} * B - 0.5,\ 0))
+
+    with B the mean over a pixel and its face neighbours, of which those outside the image are 0,
+    and the values of each image and class rescaled to [0, 1].
+
+    Args:
+      alpha: power of the number of erosions.
+      erosions: K; errors thicker than twice this many pixels are all alike.
+      logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more. Errors one pixel thin vanish in
+      the first erosion and cost nothing.
+
+    Raises:
+      ValueError, TypeError: as ``boundary_loss``; ``erosions`` below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 7, 7), jnp.int32)
+      >>> logits = jnp.full((1, 7, 7, 1), -9.0).at[:, 1:6, 1:6].set(9.0)
+      >>> jaxseg.hausdorff_erosion_loss(logits, labels, activation="sigmoid").tolist()
+      [1.798]
+
+    References:
+      D. Karimi and S. E. Salcudean, "Reducing the Hausdorff distance in medical image segmentation
+      with convolutional neural networks", 2019.
+    """
+    if erosions < 1:
+        raise ValueError(f"erosions must be at least 1, got {erosions}.")
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    axes = maps.space
+
+    def erode(bound: Array) -> Array:
+        beside = [shift(bound, step, axis, 0) for axis in axes for step in (1, -1)]
+        soft = jnp.maximum(sum(beside, bound) / (2 * len(axes) + 1) - 0.5, 0)
+        least, most = soft.min(axes, keepdims=True), soft.max(axes, keepdims=True)
+        return jnp.where(most > least, safe_divide(soft - least, most - least, 0), 0)
+
+    def weighed(p: Array, g: Array) -> Array:
+        @jax.checkpoint  # keeps one array of each erosion
+        def step(state: tuple[Array, Array], k: Array) -> Any:
+            bound, total = state
+            bound = erode(bound)
+            if maps.where is not None:
+                bound = jnp.where(maps.where[..., None], bound, 0)
+            return (bound, total + k ** jnp.asarray(alpha, k.dtype) * bound), None
+
+        start = ((p - g) ** 2, jnp.zeros_like(p * g))
+        return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+
+    return _mean(weighed, maps, activation, axis_name)
+
+
+def boundary_dou_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    eps: ArrayLike = 0.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Boundary difference-over-union loss per class: less credit for a large object's inside.
+
+    .. math:: 1 - \frac{(1 - a)\,I + smooth}{\sum p^2 + \sum g^2 - (1 + a)\,I + smooth + eps},
+              \quad a = \min\left(1 - 2\,\frac{E + smooth}{G + smooth},\ 0.8\right)
+
+    with I = sum p g, G the pixels of the class, and E those of them with a face neighbour that is
+    not of it; outside the image nothing is.
+
+    Args:
+      smooth, eps: as in ``dice_loss``, for the formula as printed.
+      logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]: Dice of squares for an object
+      that is all edge, up to 9 times as steep as that for one with little.
+
+    Raises:
+      ValueError, TypeError: as ``boundary_loss``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 9, 9), jnp.int32).at[:, 1:8, 1:8].set(1)
+      >>> logits = jnp.full((1, 9, 9, 1), -9.0).at[:, 1:7, 1:8].set(9.0)
+      >>> jaxseg.boundary_dou_loss(logits, labels, activation="sigmoid").tolist()
+      [0.14]
+
+    References:
+      F. Sun, Z. Luo and S. Li, "Boundary difference over union loss for medical image
+      segmentation", 2023.
+
+    Note:
+      The authors add smooth to numerator and denominator of the difference over union instead: then
+      a perfect prediction costs something, and an absent class's false positives cost nothing.
+    """
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    shape = maps.logits.shape[:-1]
+    valid = jnp.ones(shape, bool) if maps.where is None else maps.where
+    if maps.labels.ndim < maps.logits.ndim:
+        classes = maps.logits.shape[-1]
+        ids = maps.labels == 1 if classes == 1 else maps.labels
+        edge = valid & _edges(ids, valid, maps.space)
+        count = partial(counts, ids, ids, num_classes=classes, axis=maps.axes)
+        edges, sizes = count(where=edge).tp, count(where=valid).tp
+    else:
+        masks = _masks(maps)
+        edge = masks & _edges(masks, valid[..., None], maps.space)
+        edges, sizes = (x.sum(maps.axes, dtype=jnp.int32) for x in (edge, masks))
+    if axis_name is not None and pools_batch(maps.axes, len(shape)):
+        edges, sizes = lax.psum((edges, sizes), axis_name)
+    c = region_sums(squared_counts, logits, labels, activation, where, axis, axis_name)
+    edge_share = safe_divide(
+        edges.astype(c.tp.dtype) + smooth, sizes.astype(c.tp.dtype) + smooth, 1
+    )
+    overlap = (1 - jnp.minimum(1 - 2 * edge_share, 0.8)) * c.tp
+    return 1 - safe_divide(overlap + smooth, overlap + c.fp + c.fn + smooth + eps, 1)
+
+
+# ---------------------------------------------------------------------------------- maps
+
+
+class Maps(NamedTuple):
+    """Checked arguments of a loss in which pixels see their neighbours."""
+
+    logits: Array
+    labels: Array
+    where: Array | None
+    axes: tuple[int, ...]  # of the label map, to sum over
+    space: tuple[int, ...]  # of the label map, that are space
+
+
+def check_maps(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    activation: str | None,
+    spatial_axes: Sequence[int] | None,
+    where: ArrayLike | None,
+    axis: Axis,
+) -> Maps:
+    name = "probs" if activation is None else "logits"
+    logits, labels, where, axes = _checks.check_soft(name, logits, labels, where, axis)
+    _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
+    return Maps(logits, labels, where, axes, spatial_axes_of(spatial_axes, logits.ndim - 1))
+
+
+def class_probs(maps: Maps, activation: str | None) -> Array:
+    """Probabilities ``[..., C]``, 0 where masked."""
+    x = valid_logits(maps.logits, maps.where, -1)
+    if activation is None:
+        return x
+    p = jax.nn.softmax(x) if activation == "softmax" else jax.nn.sigmoid(x)
+    return p if maps.where is None else jnp.where(maps.where[..., None], p, 0)
+
+
+def class_truth(maps: Maps, dtype: Any) -> Array:
+    """The truth ``[..., C]`` in floats, 0 where masked."""
+    return truth_of(maps.labels, maps.where, maps.logits, -1).astype(dtype)
+
+
+def global_sum(sums: Any, maps: Maps, axis_name: AxisName) -> Any:
+    """Sums over devices too, where these share the images that are summed."""
+    shared = axis_name is not None and pools_batch(maps.axes, maps.logits.ndim - 1)
+    return lax.psum(sums, axis_name) if shared else sums
+
+
+def _masks(maps: Maps) -> Array:
+    truth = truth_of(maps.labels, maps.where, maps.logits, -1)
+    return truth if truth.dtype == bool else truth >= 0.5
+
+
+def _mean(
+    terms: Callable[[Array, Array], Array], maps: Maps, activation: str | None, axis_name: AxisName
+) -> Array:
+    """Mean of ``terms(p, g)`` over valid pixels, per class; nothing but logits is kept for it."""
+
+    @jax.checkpoint
+    def total(logits: Array) -> Array:
+        p = class_probs(maps._replace(logits=logits), activation)
+        values = terms(p, class_truth(maps, p.dtype))
+        if maps.where is not None:
+            values = jnp.where(maps.where[..., None], values, 0)
+        return values.sum(maps.axes)
+
+    value = total(maps.logits)
+    valid = jnp.ones(maps.logits.shape[:-1], bool) if maps.where is None else maps.where
+    pixels = valid.sum(maps.axes, dtype=jnp.int32)[..., None].astype(value.dtype)
+    value, pixels = global_sum((value, pixels), maps, axis_name)
+    return safe_divide(value, pixels, 0)
+
+
+# ---------------------------------------------------------------------------------- distances
+
+
+def _class_by_class(function: Callable[[Array], Array], masks: Array) -> Array:
+    """``function`` of each class's masks, one class after another: it takes several arrays."""
+    return jnp.moveaxis(lax.map(function, jnp.moveaxis(masks, -1, 0)), 0, -1)
+
+
+def _signed(space: tuple[int, ...], spacing: Spacing, mask: Array) -> Array:
+    d = distances_to(mask, space, spacing) - distances_to(~mask, space, spacing)
+    smallest = _smallest(spacing, len(space))
+    return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)
+
+
+def _unsigned(space: tuple[int, ...], spacing: Spacing, without: Any, mask: Array) -> Array:
+    """Distance to the boundary, within and outside; ``without`` where there is none."""
+    d = distances_to(mask, space, spacing) + distances_to(~mask, space, spacing)
+    return jnp.where(jnp.isinf(d), without, d)
+
+
+def _smallest(spacing: Spacing, ndim: int) -> Any:
+    spacings = spacing_of_axes(spacing, ndim)
+    return (
+        jnp.stack([jnp.asarray(s, jnp.float32) for s in spacings]).min()
+        if isinstance(spacings, tuple)
+        else jnp.asarray(spacings, jnp.float32)
+    )
+
+
+def _edges(classes: Array, valid: Array, space: tuple[int, ...]) -> Array:
+    """Pixels with a face neighbour, not masked, of another class; or none, at the border."""
+    edge = jnp.zeros_like(valid & (classes == classes))
+    for axis in space:
+        for step in (1, -1):
+            differs = shift(classes, step, axis, 0) != classes
+            outside = ~shift(jnp.ones_like(edge), step, axis, False)
+            edge |= outside | (differs & shift(valid, step, axis, False))
+    return edge

@@ -1,0 +1,690 @@
+"""Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
+
+A loss of each pixel is not reduced and 0 where masked; ``jnp.mean(loss, where=where)`` is its mean.
+Optax has the plain cross-entropies, and the focal loss of a sigmoid.
+
+With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._checks import Axis, safe_divide, safe_power
+from jaxseg._counts import truth_of, valid_logits
+from jaxseg._distance import Spacing, distances_to, shift, spatial_axes_of
+from jaxseg._region_losses import AxisName, pools_batch
+
+
+def cross_entropy_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Cross-entropy of each pixel, with class weights and label smoothing.
+
+    .. math:: -\sum_c u_c\, \tilde g_c \log p_c, \quad \tilde g = (1 - s)\, g + s / C
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      class_weights: u, ``[C]``; ``[2]`` if C is 1.
+      label_smoothing: s, the share of each label that is spread over all classes.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
+      C). PyTorch's weighted mean divides by the sum of ``u[labels]``.
+
+    Raises:
+      ValueError: shapes that do not fit, weights of another shape, an empty map.
+      TypeError: logits that are not floating point, float ids, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 255])
+      >>> where = labels != 255
+      >>> loss = jaxseg.cross_entropy_loss(logits, labels, where=where)
+      >>> loss.tolist()
+      [0.1269, 2.1269, 0.]
+      >>> jnp.mean(loss, where=where).tolist()
+      1.1269
+
+    Note:
+      For a label of 255 Optax's loss of integer labels is NaN, and for -1 that of the last class.
+    """
+    x, truth, _ = _two_or_more(logits, labels, where)
+    weights = _checks.check_class_weights("class_weights", class_weights, x.shape[-1])
+    static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
+    smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
+    return _cross_entropy(x, truth, where, weights, smoothing)
+
+
+def softmax_focal_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    gamma: ArrayLike = 2.0,
+    alpha: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Focal loss of each pixel: cross-entropy, less of it where the pixel is right already.
+
+    .. math:: -\sum_c \alpha_c\, g_c\, (1 - p_c)^\gamma \log p_c
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      gamma: 0 is the cross-entropy; 2 in the paper.
+      alpha: weight of all classes, or of each: ``[C]``; ``[2]`` if C is 1, where the paper's alpha
+        is ``[1 - alpha, alpha]``.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
+      C). Finite for logits of 1e4, with gradients.
+
+    Raises:
+      ValueError, TypeError: as ``cross_entropy_loss``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
+      >>> jaxseg.softmax_focal_loss(logits, labels).tolist()
+      [0.0018, 1.65, 0.1733]
+
+    References:
+      T.-Y. Lin et al., "Focal loss for dense object detection", 2017.
+
+    Note:
+      With gamma below 1, MONAI's and Segmentation Models' gradients are NaN for confident pixels.
+      MONAI multiplies the loss by the number of classes when ``ignore_index`` is given.
+    """
+    x, truth, _ = _two_or_more(logits, labels, where)
+    alpha = None if alpha is None else weights_of_classes("alpha", alpha, x.shape[-1])
+    return _focal(x, truth, where, alpha, jnp.asarray(gamma))
+
+
+def nacl_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weight: ArrayLike = 0.1,
+    kernel_size: int = 3,
+    distance: str = "l1",
+    spatial_axes: tuple[int, ...] | None = None,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Neighbour-aware calibration loss: cross-entropy, and logits drawn to the neighbours' shares.
+
+    .. math:: -\log p_{n, g_n} + \frac{w}{C} \sum_c \lvert \tau_{nc} - x_{nc} \rvert, \quad
+              \tau_{nc} = \frac{1}{K} \sum_{m \in \mathcal{N}(n)} g_{mc}
+
+    with x the logits and N the K pixels of a cube around pixel n; pixels outside the image and
+    masked ones have no class.
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      weight: w, of the penalty.
+      kernel_size: side of the cube, odd.
+      distance: "l1" as printed, or "l2" for the square.
+      spatial_axes: axes of the label map that are space; None: all but the first.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
+
+    Raises:
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, an even kernel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits = jnp.array([[[[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]]])  # [1, 1, 3, C]
+      >>> jaxseg.nacl_loss(logits, jnp.array([[[0, 0, 1]]])).tolist()
+      [[[0.2158, 0.2214, 0.7043]]]
+
+    References:
+      B. Murugesan et al., "Trust your neighbours: penalty-based constraints for model
+      calibration", 2023.
+    """
+    if distance not in ("l1", "l2") or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(
+            f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
+        )
+    x, truth, mask = _two_or_more(logits, labels, where)
+    axes = spatial_axes_of(spatial_axes, mask.ndim)
+    shares = _neighbour_shares(truth, axes, kernel_size)
+
+    @jax.checkpoint
+    def penalty(x: Array, shares: Array) -> Array:
+        away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
+        return jnp.where(mask, away.mean(-1), 0)
+
+    return _cross_entropy(x, truth, where, None, None) + penalty(x, shares.astype(x.dtype)) * weight
+
+
+def top_k_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    fraction: ArrayLike = 0.1,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Top-k cross-entropy: the mean over the hardest pixels.
+
+    .. math:: \frac{1}{k} \sum_{n \in \text{k largest}} CE_n, \quad
+              k = \max(1, \lfloor fraction \cdot N \rfloor)
+
+    with N the number of valid pixels.
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      fraction: share of the valid pixels, in (0, 1].
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to choose among; None pools the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
+        hardest pixels are those of the global batch.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]``: a scalar if ``axis`` is None. Of pixels that
+      are equally hard at the limit, each has an equal part.
+
+    Raises:
+      ValueError, TypeError: as ``cross_entropy_loss``; a ``fraction`` that is not in (0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
+      >>> jaxseg.top_k_loss(logits, labels, fraction=0.7).tolist()  # two of three
+      1.41
+
+    References:
+      Z. Wu, C. Shen and A. van den Hengel, "Bridging category-level and instance-level semantic
+      image segmentation", 2016.
+    """
+    _check_fraction(fraction)
+    axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
+    pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
+    count = jnp.floor(pixels * jnp.asarray(fraction, losses.dtype)).astype(jnp.int32)
+    return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
+
+
+def ohem_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    threshold: ArrayLike = 0.7,
+    min_kept: int = 100_000,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Online hard example mining: mean cross-entropy over the pixels not yet predicted well.
+
+    .. math:: \frac{1}{k} \sum_{n \in \text{k largest}} CE_n, \quad
+              k = \max\left(\lvert \{n : p_{n, g_n} < threshold\} \rvert, \min(min\_kept, N)\right)
+
+    Args:
+      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      threshold: probability of the true class below which a pixel is hard.
+      min_kept: at least so many pixels are kept, where there are so many.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to choose among; None pools the batch.
+      axis_name: as in ``top_k_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]``: a scalar if ``axis`` is None.
+
+    Raises:
+      ValueError, TypeError: as ``cross_entropy_loss``; ``min_kept`` below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
+      >>> jaxseg.ohem_loss(logits, labels, min_kept=1).tolist()  # the last two
+      1.41
+
+    References:
+      A. Shrivastava, A. Gupta and R. Girshick, "Training region-based object detectors with online
+      hard example mining", 2016; per pixel as in semantic segmentation code since.
+    """
+    if isinstance(min_kept, int) and min_kept < 1:
+        raise ValueError(f"min_kept must be at least 1, got {min_kept}.")
+    axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
+    hard = valid & (losses > -jnp.log(jnp.asarray(threshold, losses.dtype)))
+    pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
+    count = jnp.maximum(
+        _global_sum(hard.astype(jnp.int32), axes, axis_name), jnp.minimum(pixels, min_kept)
+    )
+    return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
+
+
+def lovasz_hinge_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+) -> Array:
+    r"""Lovász hinge loss per class: a convex extension of the IoU of masks.
+
+    .. math:: \sum_i \max(m_{\pi_i}, 0)\,(\Delta_i - \Delta_{i-1}), \quad
+              m = 1 - (2 g - 1)\,x
+
+    with the errors m in falling order, and :math:`\Delta_i` the Jaccard loss when the first i
+    pixels are wrong.
+
+    Args:
+      logits: float ``[..., C]``; each class is a mask by itself.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
+        more is the class.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map of which the pixels are ordered together; None pools the batch.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, not bounded.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> logits, masks = jnp.array([[3.0], [-0.5], [0.5]]), jnp.array([1, 0, 1])
+      >>> jaxseg.lovasz_hinge_loss(logits, masks).tolist()
+      [0.3333]
+
+    References:
+      M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
+
+    Note:
+      The gradient depends on the order of equal errors, the value does not. Pixels of other devices
+      cannot be ordered in a ``shard_map`` body: each device orders its own.
+    """
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+
+    def errors(x: Array, truth: Array) -> Array:
+        return jnp.maximum(1 - jnp.where(truth, x, -x), 0)
+
+    return _lovasz(errors, logits, labels, where, axes)[0]
+
+
+def lovasz_softmax_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    activation: str | None = "softmax",
+    classes: str = "present",
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+) -> Array:
+    r"""Lovász softmax loss: a convex extension of the mean IoU, in the probabilities.
+
+    .. math:: \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \sum_i m^c_{\pi_i}
+              (\Delta_i - \Delta_{i-1}), \quad m^c = \lvert g_c - p_c \rvert
+
+    with the errors m of a class in falling order, and :math:`\Delta_i` the Jaccard loss when the
+    first i pixels are wrong.
+
+    Args:
+      logits: float ``[..., C]``; probabilities if ``activation`` is None.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
+        more is the class.
+      activation: "softmax" (C > 1), "sigmoid" or None.
+      classes: "present": the mean over the classes that are in the labels; "all": over all.
+      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map of which the pixels are ordered together; None pools the batch,
+        ``(1, 2)`` is each image by itself.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[...]`` in [0, 1]: the class axis is averaged. If no
+      class is present, the mean over all: false positives cost something.
+
+    Raises:
+      ValueError, TypeError: as ``soft_counts``; other ``classes``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> probs = jnp.array([[0.8, 0.2, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0]])
+      >>> labels = jnp.array([0, 1, 0])
+      >>> jaxseg.lovasz_softmax_loss(probs, labels, activation=None).tolist()
+      0.4167
+
+    References:
+      M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
+
+    Note:
+      The gradient depends on the order of equal errors, the value does not. The authors' code takes
+      a name of ``classes`` made at run time for another, and returns an empty tensor when all
+      pixels are ignored.
+    """
+    if classes not in ("present", "all"):
+        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}.")
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
+
+    def errors(x: Array, truth: Array) -> Array:
+        p = (
+            jax.nn.softmax(x)
+            if activation == "softmax"
+            else jax.nn.sigmoid(x)
+            if activation == "sigmoid"
+            else x
+        )
+        return jnp.where(truth, 1 - p, p)
+
+    losses, present = _lovasz(errors, logits, labels, where, axes)
+    if classes == "all":
+        return losses.mean(-1)
+    counted = present | ~present.any(-1, keepdims=True)
+    return jnp.where(counted, losses, 0).sum(-1) / counted.sum(-1).astype(losses.dtype)
+
+
+def border_weights(
+    instances: ArrayLike,
+    *,
+    border_weight: ArrayLike = 10.0,
+    sigma: ArrayLike = 5.0,
+    spacing: Spacing = 1.0,
+) -> Array:
+    r"""Weights that rise between neighbouring instances: the border weights of U-Net.
+
+    .. math:: w_0 \exp\left(-\frac{(d_1 + d_2)^2}{2 \sigma^2}\right)
+
+    with the distances of a pixel to the nearest and to the second nearest instance.
+
+    Args:
+      instances: integer ``[*space]``: an id above 0 for each instance, 0 or less elsewhere;
+        ``jax.vmap`` for a batch. Every id up to the largest costs a distance transform.
+      border_weight: w_0.
+      sigma: how fast the weights fall, in the units of ``spacing``.
+      spacing: distance of neighbouring pixels: a number, or one for each axis.
+
+    Returns:
+      Float32 ``[*space]``, 0 if there are less than two instances. The paper adds a weight of each
+      class: ``weights = 1 + border_weights(instances)``, and then the mean of ``weights *
+      cross_entropy_loss(...)``.
+
+    Raises:
+      TypeError: ids that are not integers.
+      ValueError: an empty map or one without axes, a wrong ``spacing``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> jaxseg.border_weights(jnp.array([1, 1, 0, 2, 0, 0])).tolist()
+      [8.3527, 9.2312, 9.2312, 9.2312, 7.2615, 4.8675]
+
+    References:
+      O. Ronneberger, P. Fischer and T. Brox, "U-Net: convolutional networks for biomedical image
+      segmentation", 2015.
+    """
+    instances = _checks.as_array(instances)
+    if not jnp.issubdtype(instances.dtype, jnp.integer):
+        raise TypeError(f"instances must be integer ids, got {instances.dtype}.")
+    if instances.ndim == 0 or instances.size == 0:
+        raise ValueError(f"instances must be [*space] and not empty, got {instances.shape}.")
+    axes = tuple(range(instances.ndim))
+    ids = instances.astype(jnp.int32)
+
+    def nearer(i: Array, nearest: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, second = nearest
+        d = distances_to(ids == i, axes, spacing)
+        return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
+
+    nowhere = jnp.where(ids == ids, jnp.float32(jnp.inf), 0)
+    first, second = lax.fori_loop(1, ids.max() + 1, nearer, (nowhere, nowhere))
+    weights = jnp.exp(-((first + second) ** 2) / (2 * jnp.asarray(sigma) ** 2))
+    return weights * border_weight
+
+
+# ---------------------------------------------------------------------------------- per pixel
+
+
+def two_classes(x: Array, truth: Array, class_axis: int = -1) -> tuple[Array, Array]:
+    """Logits and truth of "not it" and "it", of those of one class."""
+    other = ~truth if truth.dtype == bool else 1 - truth
+    pair = jnp.concatenate([jnp.zeros_like(x), x], class_axis)
+    return pair, jnp.concatenate([other, truth], class_axis)
+
+
+def focal_terms(x: Array, truth: Array, gamma: ArrayLike, class_axis: int = -1) -> Array:
+    """``-g (1 - p)^gamma log p`` of each class, from logits."""
+    log_p = jax.nn.log_softmax(x, class_axis)
+    terms = -log_p * safe_power(-jnp.expm1(log_p), gamma)  # 1 - p without cancellation
+    return jnp.where(truth, terms, 0) if truth.dtype == bool else truth * terms
+
+
+def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array:
+    """Checked weights ``[C]``; a scalar is that of every class."""
+    weights = jnp.asarray(weights)
+    if weights.ndim == 0:
+        weights = jnp.broadcast_to(weights, (num_classes,))
+    checked = _checks.check_class_weights(name, weights, num_classes)
+    assert checked is not None
+    return checked
+
+
+def _two_or_more(
+    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Checked logits of two classes or more, the truth, and which pixels are valid."""
+    logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
+    x = valid_logits(logits, mask, -1)
+    truth = truth_of(labels, mask, x, -1)
+    if x.shape[-1] == 1:
+        x, truth = two_classes(x, truth)
+        if mask is not None:  # of no class, not "not it"
+            truth = jnp.where(mask[..., None], truth, jnp.zeros((), truth.dtype))
+    return x, truth, jnp.ones(labels.shape[: x.ndim - 1], bool) if mask is None else mask
+
+
+# Checkpointed: what the backward pass needs is computed again from the logits, in fused loops.
+@jax.checkpoint
+def _cross_entropy(
+    x: Array, truth: Array, where: Any, weights: Array | None, smoothing: Array | None
+) -> Array:
+    surprise = -jax.nn.log_softmax(x)
+    if weights is not None:
+        weights = jnp.expand_dims(weights.astype(x.dtype), tuple(range(x.ndim - 1)))
+        surprise = weights * surprise
+    dense = truth.dtype != bool
+    loss = (truth * surprise if dense else jnp.where(truth, surprise, 0)).sum(-1)
+    if smoothing is None:
+        return loss
+    labelled = truth.sum(-1) if dense else truth.any(-1)
+    spread = surprise.mean(-1)
+    spread = labelled * spread if dense else jnp.where(labelled, spread, 0)
+    return (1 - smoothing) * loss + smoothing * spread
+
+
+@jax.checkpoint
+def _focal(x: Array, truth: Array, where: Any, alpha: Array | None, gamma: Array) -> Array:
+    terms = focal_terms(x, truth, gamma.astype(x.dtype))
+    if alpha is not None:
+        terms = terms * jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
+    return terms.sum(-1)
+
+
+def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
+    """Share of each class in the cube of ``size`` around each pixel, as sums along the axes.
+
+    Counts of bool truth fit bytes up to a cube of 255 pixels, and wider integers above.
+    """
+    pixels = size ** len(axes)
+    shares = truth
+    if truth.dtype == bool:
+        shares = truth.astype(jnp.uint8 if pixels < 256 else jnp.int32)
+    for axis in axes:
+        steps = range(-(size // 2), size // 2 + 1)
+        shares = sum((shift(shares, k, axis, 0) for k in steps if k), shares)
+    return shares.astype(jnp.float32 if truth.dtype == bool else truth.dtype) / pixels
+
+
+# ---------------------------------------------------------------------------------- hardest
+
+
+def _losses_of_pixels(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None,
+    axis: Axis,
+    axis_name: AxisName,
+) -> tuple[tuple[int, ...], Array, Array, AxisName]:
+    """Cross-entropies, which pixels are valid, and the axes and devices to choose among."""
+    x, truth, mask = _two_or_more(logits, labels, where)
+    axes = _checks.normalize_axis(axis, mask.ndim)
+    shared = axis_name if pools_batch(axes, mask.ndim) else None
+    return axes, _cross_entropy(x, truth, where, None, None), mask, shared
+
+
+def _check_fraction(fraction: ArrayLike) -> None:
+    if isinstance(fraction, int | float) and not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be in (0, 1], got {fraction}.")
+
+
+def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
+    total = x.sum(axes, dtype=x.dtype)
+    return total if axis_name is None else lax.psum(total, axis_name)
+
+
+def _mean_of_largest(
+    values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
+) -> Array:
+    """Mean of the ``count`` largest of the valid values, which are not negative.
+
+    The least of them is found bit by bit: the bits of floats are in the order of the floats. That
+    takes only sums, which need no sorting and no gathering of what other devices hold.
+    """
+    integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    bits = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(values)), integer)
+    bits = jnp.where(valid, bits, -1)
+
+    def total(x: Array) -> Array:
+        return _global_sum(x, axes, axis_name)
+
+    def keep(x: Array) -> Array:
+        return jnp.expand_dims(x, axes)
+
+    def try_bit(i: Array, least: Array) -> Array:
+        candidate = least | (jnp.ones((), integer) << (highest - i).astype(integer))
+        enough = total((bits >= keep(candidate)).astype(jnp.int32)) >= count
+        return jnp.where(enough, candidate, least)
+
+    highest = np.iinfo(integer).bits - 2
+    least = lax.fori_loop(0, highest + 1, try_bit, jnp.zeros_like(count, dtype=integer))
+    above, at = bits > keep(least), bits == keep(least)
+    # Of pixels as hard as the last one, each counts in part.
+    room = (count - total(above.astype(jnp.int32))).astype(values.dtype)
+    share = safe_divide(room, total(at.astype(jnp.int32)).astype(values.dtype), 0)
+    summed = total(jnp.where(above, values, 0)) + share * total(jnp.where(at, values, 0))
+    return summed / count.astype(values.dtype)
+
+
+# ---------------------------------------------------------------------------------- Lovász
+
+
+def _lovasz(
+    errors: Callable[[Array, Array], Array],
+    logits: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """Lovász extension of the Jaccard loss of each class, and whether the class is present.
+
+    The weight of an error depends on the order alone, so it has no gradient.
+    """
+
+    def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
+        if labels.ndim == logits.ndim:
+            dense = labels if labels.dtype == bool else labels >= 0.5
+            return dense if where is None else dense & where[..., None]
+        return _checks.membership(labels, logits.shape[-1]) & _expanded(where)
+
+    def valid_errors(x: Array) -> Array:
+        e = errors(valid_logits(x, where, -1), truth())
+        return e if where is None else jnp.where(where[..., None], e, 0)
+
+    weights = _order_weights(lax.stop_gradient(valid_errors(logits)), truth(), where, axes)
+    total = jax.checkpoint(lambda x: (weights * valid_errors(x)).sum(axes))
+    return total(logits), truth().any(axes)
+
+
+def _expanded(where: Array | None) -> Array:
+    return jnp.ones((), bool) if where is None else where[..., None]
+
+
+def _order_weights(
+    errors: Array, truth: Array, where: Array | None, axes: tuple[int, ...]
+) -> Array:
+    """The rise of the Jaccard loss with each error in falling order; class by class."""
+    kept = tuple(a for a in range(errors.ndim - 1) if a not in axes)
+    order = (*kept, *axes)
+    shape = tuple(errors.shape[a] for a in kept)
+    inverse = tuple(order.index(a) for a in range(len(order)))
+
+    def rows(x: Array) -> Array:
+        return _replicated(x, axes).transpose(order).reshape(*shape, -1)
+
+    valid = None if where is None else rows(where)
+
+    def of_class(of_one: tuple[Array, Array]) -> Array:
+        function = _row_weights
+        for _ in shape:
+            function = jax.vmap(function)
+        e, g = (rows(x) for x in of_one)
+        weights = function(e, g, jnp.ones_like(g) if valid is None else valid)
+        return weights.reshape([errors.shape[a] for a in order]).transpose(inverse)
+
+    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (errors, truth))
+    return jnp.moveaxis(lax.map(of_class, by_class), 0, -1)
+
+
+def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
+    """Weights ``[n]`` of the errors ``[n]`` of one class in one set of pixels; 0 if not valid."""
+    key = jnp.where(valid, -errors, jnp.inf)  # the masked ones last
+    n = errors.shape[0]
+    _, order, hit, counted = lax.sort((key, jnp.arange(n), truth, valid), num_keys=1)
+    size = truth.sum(dtype=jnp.int32)
+    false = jnp.cumsum((counted & ~hit).astype(jnp.int32))
+    left = size - jnp.cumsum((counted & hit).astype(jnp.int32))
+    union, left = (size + false).astype(errors.dtype), left.astype(errors.dtype)
+    # A difference of two Jaccard losses would lose its digits; these are the differences written
+    # out: a missed pixel leaves the union as it is, a false one makes it larger.
+    first = union == 1  # the union was empty before
+    rise = jnp.where(first, 1, left / jnp.where(first, 1, union * (union - 1)))
+    weights = jnp.where(hit, 1 / jnp.maximum(union, 1), rise)
+    weights = jnp.where(counted, weights, 0)
+    return jnp.zeros_like(errors).at[order].set(weights, unique_indices=True)
+
+
+def _replicated(x: Array, axes: tuple[int, ...]) -> Array:
+    """``x`` with the axes that are ordered together on every device, if a mesh splits them."""
+    spec = jax.typeof(x).sharding.spec  # names an axis only where the mesh's axes are Explicit
+    if all(spec[a] is None for a in axes):
+        return x
+    return jax.sharding.reshard(
+        x, PartitionSpec(*(None if a in axes else s for a, s in enumerate(spec)))
+    )

@@ -1,0 +1,312 @@
+"""Topology losses: overlap of skeletons, for thin and branching structures.
+
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._boundary_losses import Maps, check_maps, class_probs, class_truth, global_sum
+from jaxseg._checks import Axis, safe_divide
+from jaxseg._distance import shift, spatial_axes_of
+from jaxseg._region_losses import AxisName, dice_loss
+
+
+def soft_skeleton(
+    probs: ArrayLike,
+    *,
+    iterations: int = 10,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Soft skeletons of probabilities or masks: what openings remove, at all radii.
+
+    .. math:: S_0 = \max(x - open(x), 0), \quad x_k = erode(x_{k-1}), \quad
+              S_k = S_{k-1} + (1 - S_{k-1}) \max(x_k - open(x_k), 0)
+
+    with the erosion the least of a pixel and its face neighbours, and the opening an erosion and
+    then the greatest of a pixel and all its neighbours.
+
+    Args:
+      probs: float, in [0, 1], or bool ``[batch, *space, C]``.
+      iterations: the largest radius, in pixels, of what still has a skeleton.
+      spatial_axes: axes of the map, without the class axis, that are space; None: all but the
+        first.
+      where: bool ``[batch, *space]``; False pixels neither erode nor grow into others, and are 0.
+
+    Returns:
+      Float32 (float64 for float64 input) ``[batch, *space, C]`` in [0, 1]. Outside the image there
+      is nothing that erodes.
+
+    Raises:
+      ValueError: no class axis, no spatial axis, negative ``iterations``, ``where`` of another
+        shape.
+      TypeError: integers, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> bar = jnp.zeros((1, 5, 7, 1)).at[:, 1:4, 1:6].set(1.0)
+      >>> jaxseg.soft_skeleton(bar, iterations=2)[0, ..., 0].astype(int)
+      Array([[0, 0, 0, 0, 0, 0, 0],
+             [0, 0, 0, 0, 0, 0, 0],
+             [0, 0, 1, 1, 1, 0, 0],
+             [0, 0, 0, 0, 0, 0, 0],
+             [0, 0, 0, 0, 0, 0, 0]], dtype=int32)
+
+    References:
+      S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure
+      segmentation", 2021.
+    """
+    probs = jnp.asarray(probs)
+    if probs.dtype == bool:
+        probs = probs.astype(jnp.float32)
+    probs = _checks.check_scores("probs", probs)
+    space = spatial_axes_of(spatial_axes, probs.ndim - 1)
+    where = _checks.check_where(where, probs.shape[:-1])
+    return _skeleton(_checks.at_least_float32(probs), where, space, iterations)
+
+
+def cldice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    iterations: int = 10,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Centre-line Dice loss per class: how far each skeleton lies in the other mask.
+
+    .. math:: 1 - 2\,\frac{T_{prec}\,T_{sens}}{T_{prec} + T_{sens}}, \quad
+              T_{prec} = \frac{\sum S(p)\,g + smooth}{\sum S(p) + smooth}, \quad
+              T_{sens} = \frac{\sum S(g)\,p + smooth}{\sum S(g) + smooth}
+
+    with the soft skeleton S.
+
+    Args:
+      logits: float ``[batch, *space, C]``; probabilities if ``activation`` is None.
+      labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
+        C]``.
+      iterations: of ``soft_skeleton``: at least the largest radius of the structures, or thick
+        ones have no skeleton.
+      activation: "softmax" (C > 1), "sigmoid" or None.
+      smooth: added to the numerators and denominators as printed.
+      spatial_axes: axes of the label map that are space; None: all but the first.
+      where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
+      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1].
+
+    Raises:
+      ValueError, TypeError: as ``boundary_loss``; negative ``iterations``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 5, 7), jnp.int32).at[:, 2, 1:6].set(1)
+      >>> logits = jnp.full((1, 5, 7, 1), -9.0).at[:, 2, 1:6].set(9.0)
+      >>> gap = logits.at[:, 2, 3].set(-9.0)
+      >>> [jaxseg.cldice_loss(x, labels, activation="sigmoid").item() for x in (logits, gap)]
+      [0.0001, 0.0909]
+
+    References:
+      S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure
+      segmentation", 2021.
+
+    Note:
+      The authors' code ignores its number of iterations. MONAI and the authors pool the batch:
+      ``axis=None``.
+    """
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    p = class_probs(maps, activation)
+    return _cldice(p, maps, iterations, smooth, axis_name)
+
+
+def dice_cldice_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    cldice_weight: ArrayLike = 0.5,
+    iterations: int = 10,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Dice and centre-line Dice loss per class.
+
+    .. math:: (1 - \alpha)\,(1 - dice) + \alpha\,(1 - clDice)
+
+    Args:
+      cldice_weight: alpha.
+      logits, labels, iterations, activation, smooth, spatial_axes, where, axis, axis_name: as in
+        ``cldice_loss``; smooth is also that of ``dice_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1].
+
+    Raises:
+      ValueError, TypeError: as ``cldice_loss``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 5, 7), jnp.int32).at[:, 2, 1:6].set(1)
+      >>> gap = jnp.full((1, 5, 7, 1), -9.0).at[:, 2, 1:6].set(9.0).at[:, 2, 3].set(-9.0)
+      >>> jaxseg.dice_cldice_loss(gap, labels, activation="sigmoid").tolist()
+      [0.0957]
+
+    References:
+      S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure
+      segmentation", 2021.
+    """
+    region = dice_loss(
+        logits,
+        labels,
+        activation=activation,
+        smooth=smooth,
+        where=where,
+        axis=axis,
+        axis_name=axis_name,
+    )
+    topology = cldice_loss(
+        logits,
+        labels,
+        iterations=iterations,
+        activation=activation,
+        smooth=smooth,
+        spatial_axes=spatial_axes,
+        where=where,
+        axis=axis,
+        axis_name=axis_name,
+    )
+    return region * (1 - jnp.asarray(cldice_weight, region.dtype)) + topology * cldice_weight
+
+
+def skeleton_recall_loss(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    skeletons: ArrayLike | None = None,
+    iterations: int = 10,
+    radius: int = 2,
+    activation: str | None = "softmax",
+    smooth: ArrayLike = 1.0,
+    spatial_axes: Sequence[int] | None = None,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""Skeleton recall loss per class: how much of the true skeleton is missed.
+
+    .. math:: 1 - \frac{\sum p\,t + smooth}{\sum t + smooth}
+
+    with the tube t: the true class's skeleton, dilated, within the class.
+
+    Args:
+      skeletons: the tubes, if made before: ids ``[batch, *space]``, or dense ``[batch, *space,
+        C]``, as labels are; else made of the labels by ``soft_skeleton``, once a call.
+      iterations: of ``soft_skeleton``.
+      radius: how many times the skeleton is dilated by its face neighbours.
+      logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
+        ``cldice_loss``.
+
+    Returns:
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. It is a recall: false positives
+      cost nothing, so use it beside a region loss.
+
+    Raises:
+      ValueError, TypeError: as ``cldice_loss``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> labels = jnp.zeros((1, 5, 7), jnp.int32).at[:, 2, 1:6].set(1)
+      >>> gap = jnp.full((1, 5, 7, 1), -9.0).at[:, 2, 1:6].set(9.0).at[:, 2, 3].set(-9.0)
+      >>> jaxseg.skeleton_recall_loss(gap, labels, activation="sigmoid").tolist()
+      [0.1667]
+
+    References:
+      Y. Kirchhoff et al., "Skeleton recall loss for connectivity conserving and resource efficient
+      segmentation of thin tubular structures", 2024.
+
+    Note:
+      The authors thin the labels with scikit-image while loading them: pass such ``skeletons``.
+    """
+    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    p = class_probs(maps, activation)
+    if skeletons is None:
+        truth = class_truth(maps, p.dtype)
+        tube = _skeleton(truth, maps.where, maps.space, iterations)
+        for _ in range(radius):
+            tube = _neighbourhood(jnp.maximum, tube, maps.space, 0)
+        tube = tube * truth
+    else:
+        tubes = _checks.check_labels("logits", maps.logits.shape, _checks.as_array(skeletons))
+        tube = class_truth(maps._replace(labels=tubes), p.dtype)
+    sums = global_sum(((p * tube).sum(maps.axes), tube.sum(maps.axes)), maps, axis_name)
+    return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
+
+
+def _cldice(p: Array, maps: Maps, iterations: int, smooth: ArrayLike, axis_name: AxisName) -> Array:
+    g = class_truth(maps, p.dtype)
+    of_p, of_g = (_skeleton(x, maps.where, maps.space, iterations) for x in (p, g))
+    sums = ((of_p * g).sum(maps.axes), of_p.sum(maps.axes))
+    more = ((of_g * p).sum(maps.axes), of_g.sum(maps.axes))
+    hits, predicted, found, true = global_sum((*sums, *more), maps, axis_name)
+    precision = safe_divide(hits + smooth, predicted + smooth, 1)
+    sensitivity = safe_divide(found + smooth, true + smooth, 1)
+    return 1 - safe_divide(2 * precision * sensitivity, precision + sensitivity, 0)
+
+
+def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations: int) -> Array:
+    """Soft skeleton ``[..., C]``; the backward pass keeps two arrays of each iteration."""
+    if iterations < 0:
+        raise ValueError(f"iterations must be 0 or more, got {iterations}.")
+
+    def only_valid(x: Array, other: float) -> Array:
+        return x if where is None else jnp.where(where[..., None], x, other)
+
+    def erode(x: Array) -> Array:
+        return only_valid(_neighbourhood(jnp.minimum, only_valid(x, 1), space, 1), 0)
+
+    def opening(x: Array) -> Array:
+        x = only_valid(erode(x), 0)
+        for axis in space:
+            x = _neighbourhood(jnp.maximum, x, (axis,), 0)
+        return only_valid(x, 0)
+
+    def ridge(x: Array) -> Array:
+        return jnp.maximum(x - opening(x), 0)
+
+    @jax.checkpoint
+    def step(state: tuple[Array, Array], _: None) -> Any:
+        x, skeleton = state
+        x = erode(x)
+        return (x, skeleton + (1 - skeleton) * ridge(x)), None
+
+    x = only_valid(x, 0)
+    return lax.scan(step, (x, ridge(x)), length=iterations)[0][1]
+
+
+def _neighbourhood(
+    choose: Callable[[Array, Array], Array], x: Array, axes: tuple[int, ...], outside: float
+) -> Array:
+    """The least or greatest of each pixel and its neighbours along each of ``axes``."""
+    beside = [shift(x, step, axis, outside) for axis in axes for step in (1, -1)]
+    return reduce(choose, beside, x)
