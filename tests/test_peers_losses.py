@@ -113,7 +113,9 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
     (
         "monai",
         "asymmetric_focal_loss",
-        lambda: jaxseg.unified_focal_loss(MASK_LOGITS, MASKS, weight=1.0, delta=0.7, axis=IMAGE),
+        lambda: (
+            jaxseg.unified_focal_loss(MASK_LOGITS, MASKS, weight=1.0, delta=0.7, axis=IMAGE) / 2
+        ),
     ),
     (
         "monai",
@@ -190,9 +192,19 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
     (
         "monai",
         "gradient_unified_focal",
-        lambda: gradient(
-            mean(jaxseg.unified_focal_loss, MASKS, delta=0.7, smooth=1e-7, axis=IMAGE),
-            MASK_LOGITS,
+        lambda: (
+            0.75
+            * gradient(
+                mean(
+                    jaxseg.unified_focal_loss,
+                    MASKS,
+                    weight=1 / 3,
+                    delta=0.7,
+                    smooth=1e-7,
+                    axis=IMAGE,
+                ),
+                MASK_LOGITS,
+            )
         ),
     ),
     (
@@ -332,7 +344,7 @@ def unified_focal_formula(p: np.ndarray, g: np.ndarray, smooth: float) -> float:
     region = np.concatenate([error[:, :1], error[:, 1:] ** 0.5], -1).mean()
     pixel = -0.6 * g * np.log(p)
     pixel[..., 0] *= 0.4 / 0.6 * (1 - p[..., 0]) ** 0.5
-    return (region + pixel.mean()) / 2
+    return (region + pixel.sum(-1).mean()) / 2
 
 
 def skeleton_formula(x: np.ndarray, iterations: int) -> np.ndarray:
