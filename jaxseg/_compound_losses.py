@@ -423,7 +423,9 @@ def unified_focal_loss(
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     gamma = _float(gamma)
-    damping = jnp.where(jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric))
+    damping = jnp.where(
+        jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
+    )
     counts, focal, labelled = blocked_sum(
         _unified_focal_sums, (logits, labels, where), (_float(delta), damping), axes=axes
     )
