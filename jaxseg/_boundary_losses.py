@@ -7,7 +7,7 @@ These losses see little of a class's size, and are used beside a region loss.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,16 +83,14 @@ def boundary_loss(
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     if distances is None:
-        phi = _class_by_class(partial(_signed, maps.space, spacing), _masks(maps))
+        phi = _distance_maps("signed", _masks(maps), spacing, maps.space)
     else:
         phi = jnp.asarray(distances)
         if phi.shape != maps.logits.shape:
             raise ValueError(
                 f"distances must have the shape of logits {maps.logits.shape}, got {phi.shape}."
             )
-    return _mean(
-        lambda p, g: p * lax.stop_gradient(phi).astype(p.dtype), maps, activation, axis_name
-    )
+    return _mean(_distance_terms, phi, maps, activation, axis_name)
 
 
 def hausdorff_dt_loss(
@@ -147,16 +145,11 @@ def hausdorff_dt_loss(
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
-    smallest = _smallest(spacing, len(maps.space))
-    of_truth = _class_by_class(partial(_unsigned, maps.space, spacing, smallest), _masks(maps))
-    of_prediction = _class_by_class(partial(_unsigned, maps.space, spacing, 0.0), predicted)
-
-    def terms(p: Array, g: Array) -> Array:
-        power = jnp.asarray(alpha, p.dtype)
-        weights = of_prediction.astype(p.dtype) ** power + of_truth.astype(p.dtype) ** power
-        return (p - g) ** 2 * weights
-
-    loss = _mean(terms, maps, activation, axis_name)
+    distances = (
+        _distance_maps("of truth", _masks(maps), spacing, maps.space),
+        _distance_maps("of prediction", predicted, spacing, maps.space),
+    )
+    loss = _mean(_squared_terms, (distances, jnp.asarray(alpha)), maps, activation, axis_name)
     return jnp.log1p(loss) if log else loss
 
 
@@ -207,27 +200,8 @@ def hausdorff_erosion_loss(
     if erosions < 1:
         raise ValueError(f"erosions must be at least 1, got {erosions}.")
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    axes = maps.space
-
-    def erode(bound: Array) -> Array:
-        beside = [shift(bound, step, axis, 0) for axis in axes for step in (1, -1)]
-        soft = jnp.maximum(sum(beside, bound) / (2 * len(axes) + 1) - 0.5, 0)
-        least, most = soft.min(axes, keepdims=True), soft.max(axes, keepdims=True)
-        return jnp.where(most > least, safe_divide(soft - least, most - least, 0), 0)
-
-    def weighed(p: Array, g: Array) -> Array:
-        @jax.checkpoint  # keeps one array of each erosion
-        def step(state: tuple[Array, Array], k: Array) -> Any:
-            bound, total = state
-            bound = erode(bound)
-            if maps.where is not None:
-                bound = jnp.where(maps.where[..., None], bound, 0)
-            return (bound, total + k ** jnp.asarray(alpha, k.dtype) * bound), None
-
-        start = ((p - g) ** 2, jnp.zeros_like(p * g))
-        return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
-
-    return _mean(weighed, maps, activation, axis_name)
+    terms = _erosion_terms(maps.space, erosions)
+    return _mean(terms, jnp.asarray(alpha), maps, activation, axis_name)
 
 
 def boundary_dou_loss(
@@ -353,52 +327,121 @@ def _masks(maps: Maps) -> Array:
 
 
 def _mean(
-    terms: Callable[[Array, Array], Array], maps: Maps, activation: str | None, axis_name: AxisName
+    terms: Callable[..., Array],
+    constants: Any,
+    maps: Maps,
+    activation: str | None,
+    axis_name: AxisName,
 ) -> Array:
-    """Mean of ``terms(p, g)`` over valid pixels, per class; nothing but logits is kept for it."""
-
-    @jax.checkpoint
-    def total(logits: Array) -> Array:
-        p = class_probs(maps._replace(logits=logits), activation)
-        values = terms(p, class_truth(maps, p.dtype))
-        if maps.where is not None:
-            values = jnp.where(maps.where[..., None], values, 0)
-        return values.sum(maps.axes)
-
-    value = total(maps.logits)
+    """Mean of ``terms(p, g, where, constants)`` over valid pixels, per class."""
+    value = _sum(terms, lax.stop_gradient(constants), *maps[:4], activation)
     valid = jnp.ones(maps.logits.shape[:-1], bool) if maps.where is None else maps.where
     pixels = valid.sum(maps.axes, dtype=jnp.int32)[..., None].astype(value.dtype)
     value, pixels = global_sum((value, pixels), maps, axis_name)
     return safe_divide(value, pixels, 0)
 
 
+@partial(jax.jit, static_argnums=(0, 5, 6))
+def _sum(
+    terms: Callable[..., Array],
+    constants: Any,
+    logits: Array,
+    labels: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    activation: str | None,
+) -> Array:
+    @jax.checkpoint  # the backward pass starts from the logits again
+    def total(logits: Array) -> Array:
+        maps = Maps(logits, labels, where, axes, ())
+        p = class_probs(maps, activation)
+        values = terms(p, class_truth(maps, p.dtype), where, constants)
+        return (values if where is None else jnp.where(where[..., None], values, 0)).sum(axes)
+
+    return total(logits)
+
+
+# ---------------------------------------------------------------------------------- terms
+
+
+def _distance_terms(p: Array, g: Array, where: Any, distances: Array) -> Array:
+    return p * distances.astype(p.dtype)
+
+
+def _squared_terms(p: Array, g: Array, where: Any, constants: Any) -> Array:
+    distances, alpha = constants
+    power = alpha.astype(p.dtype)
+    weights = (d.astype(p.dtype) ** power for d in distances)
+    return (p - g) ** 2 * sum(weights, jnp.zeros_like(p))
+
+
+def _extreme(x: Array, value: Array, axes: tuple[int, ...]) -> Array:
+    """``value``, the least or greatest of ``x``; the gradient is shared by the pixels that have it.
+
+    Not by an exact comparison, as JAX does it: where XLA computes ``x`` anew for that, rounded
+    otherwise, no pixel has it, and the gradient is NaN.
+    """
+    value = lax.stop_gradient(value)
+    has_it = jnp.abs(x - value) < 1e-6
+    pixels = jnp.maximum(has_it.sum(axes, keepdims=True), 1).astype(x.dtype)
+    mean = jnp.where(has_it, x, 0).sum(axes, keepdims=True) / pixels
+    return value + (mean - lax.stop_gradient(mean))
+
+
+@cache  # the same function each time, so that it is compiled once
+def _erosion_terms(space: tuple[int, ...], erosions: int) -> Callable[..., Array]:
+    def erode(bound: Array, where: Array | None) -> Array:
+        beside = [shift(bound, step, axis, 0) for axis in space for step in (1, -1)]
+        soft = jnp.maximum(sum(beside, bound) / (2 * len(space) + 1) - 0.5, 0)
+        least, most = (
+            _extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max)
+        )
+        flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
+        rescaled = jnp.where(flat, 0, (soft - least) / jnp.where(flat, 1, most - least))
+        return rescaled if where is None else jnp.where(where[..., None], rescaled, 0)
+
+    def terms(p: Array, g: Array, where: Array | None, alpha: Array) -> Array:
+        @jax.checkpoint  # keeps one array of each erosion
+        def step(state: tuple[Array, Array], k: Array) -> Any:
+            bound = erode(state[0], where)
+            return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
+
+        start = ((p - g) ** 2, jnp.zeros_like(p * g))
+        return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+
+    return terms
+
+
 # ---------------------------------------------------------------------------------- distances
 
 
-def _class_by_class(function: Callable[[Array], Array], masks: Array) -> Array:
-    """``function`` of each class's masks, one class after another: it takes several arrays."""
-    return jnp.moveaxis(lax.map(function, jnp.moveaxis(masks, -1, 0)), 0, -1)
+def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, ...]) -> Array:
+    """Distances ``[..., C]`` to the boundary of each class's masks, in each image by itself.
 
-
-def _signed(space: tuple[int, ...], spacing: Spacing, mask: Array) -> Array:
-    d = distances_to(mask, space, spacing) - distances_to(~mask, space, spacing)
-    smallest = _smallest(spacing, len(space))
-    return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)
-
-
-def _unsigned(space: tuple[int, ...], spacing: Spacing, without: Any, mask: Array) -> Array:
-    """Distance to the boundary, within and outside; ``without`` where there is none."""
-    d = distances_to(mask, space, spacing) + distances_to(~mask, space, spacing)
-    return jnp.where(jnp.isinf(d), without, d)
-
-
-def _smallest(spacing: Spacing, ndim: int) -> Any:
-    spacings = spacing_of_axes(spacing, ndim)
-    return (
-        jnp.stack([jnp.asarray(s, jnp.float32) for s in spacings]).min()
-        if isinstance(spacings, tuple)
-        else jnp.asarray(spacings, jnp.float32)
+    Where there is no boundary, one (smallest) spacing; for a prediction 0.
+    """
+    spacings = spacing_of_axes(spacing, len(space))
+    several = isinstance(spacings, tuple)
+    smallest = jnp.stack(
+        [jnp.asarray(s, jnp.float32) for s in (spacings if several else [spacings])]
     )
+    return _of_classes(masks, spacings, smallest.min(), kind=kind, space=space)
+
+
+@partial(jax.jit, static_argnames=("kind", "space"))
+def _of_classes(
+    masks: Array, spacings: Any, smallest: Array, *, kind: str, space: tuple[int, ...]
+) -> Array:
+    def of_class(mask: Array) -> Array:
+        to_mask, to_rest = (distances_to(m, space, spacings) for m in (mask, ~mask))
+        if kind == "signed":
+            d = to_mask - to_rest
+            return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)
+        d = to_mask + to_rest
+        return jnp.where(jnp.isinf(d), smallest if kind == "of truth" else 0, d)
+
+    # One class after another: a transform takes several arrays.
+    return jnp.moveaxis(lax.map(of_class, jnp.moveaxis(masks, -1, 0)), 0, -1)
 
 
 def _edges(classes: Array, valid: Array, space: tuple[int, ...]) -> Array:

@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
 from jaxseg._checks import Axis, safe_divide, safe_power
-from jaxseg._counts import Counts, prob_counts, truth_of, valid_logits
+from jaxseg._counts import Counts, prob_counts, soft_counts, truth_of, valid_logits
 from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
-from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch, region_sums
+from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch
 from jaxseg._scores import dice, tversky
 
 
@@ -253,8 +253,7 @@ def dice_top_k_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
       ce_weight: weight of the cross-entropy.
-      fraction: share of the valid pixels that is kept, as in ``top_k_loss``; of each image if
-        ``axis`` keeps them.
+      fraction: share of the valid pixels of the batch that is kept, as in ``top_k_loss``.
       class_weights: ``[C]``, of the Dice loss's mean over classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
@@ -278,18 +277,15 @@ def dice_top_k_loss(
       F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
       image segmentation", Nature Methods 2021.
     """
-    activation = "sigmoid" if jnp.shape(logits)[-1:] == (1,) else "softmax"
-    # Of a shared batch the hardest pixels are those of all devices, and sums are psummed inside.
-    counts = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
-    pixels = top_k_loss(
-        logits, labels, fraction=fraction, where=where, axis=axis, axis_name=axis_name
-    ).mean()
-    num_classes = jnp.shape(logits)[-1]
+    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    num_classes = logits.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    regions = _mean_dice_loss(counts, smooth, class_weights, True, None)
-    loss = regions * dice_weight + pixels * ce_weight
-    pooled = pools_batch(axis, jnp.ndim(logits) - 1)
-    return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)
+    activation = "sigmoid" if num_classes == 1 else "softmax"
+    counts = soft_counts(logits, labels, activation=activation, where=where, axis=axes)
+    pixels = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
+    pooled = pools_batch(axes, logits.ndim - 1)
+    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    return regions * dice_weight + pixels * ce_weight
 
 
 def exponential_logarithmic_loss(

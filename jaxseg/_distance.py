@@ -54,7 +54,7 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       point outside the image if there is none.
     """
     mask = _check_mask(mask)
-    return distances_to(mask, tuple(range(mask.ndim)), spacing)
+    return distances_to(mask, tuple(range(mask.ndim)), spacing_of_axes(spacing, mask.ndim))
 
 
 def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -84,14 +84,13 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       distance 0.
     """
     mask = _check_mask(mask)
-    space = tuple(range(mask.ndim))
-    return distances_to(mask, space, spacing) - distances_to(~mask, space, spacing)
+    space, spacings = tuple(range(mask.ndim)), spacing_of_axes(spacing, mask.ndim)
+    return distances_to(mask, space, spacings) - distances_to(~mask, space, spacings)
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_to(mask: Array, axes: tuple[int, ...], spacing: Any) -> Array:
+def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are a batch."""
-    spacings = spacing_of_axes(spacing, len(axes))
     if isinstance(spacings, tuple):
         squares = jnp.where(mask, 0, jnp.inf)
         for number, (axis, step) in enumerate(zip(axes, spacings, strict=True)):
@@ -174,7 +173,7 @@ def _sweep(squares: Array, axis: int, step: Any) -> Array:
         nearer = jnp.minimum(least, beside + (2 * k - 1).astype(price.dtype) * price)
         return (nearer != least).any(), k + 1, nearer
 
-    start = (jnp.ones((), bool), jnp.ones((), jnp.int32), squares)
+    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares)  # true, on each device
     return lax.while_loop(lambda state: state[0], one_farther, start)[2]
 
 

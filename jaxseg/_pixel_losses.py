@@ -6,7 +6,7 @@ Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +19,13 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._checks import Axis, safe_divide, safe_power
 from jaxseg._counts import truth_of, valid_logits
-from jaxseg._distance import Spacing, distances_to, shift, spatial_axes_of
+from jaxseg._distance import (
+    Spacing,
+    distances_to,
+    shift,
+    spacing_of_axes,
+    spatial_axes_of,
+)
 from jaxseg._region_losses import AxisName, pools_batch
 
 
@@ -68,7 +74,7 @@ def cross_entropy_loss(
     weights = _checks.check_class_weights("class_weights", class_weights, x.shape[-1])
     static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
     smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
-    return _cross_entropy(x, truth, where, weights, smoothing)
+    return _cross_entropy(x, truth, weights, smoothing)
 
 
 def softmax_focal_loss(
@@ -114,7 +120,7 @@ def softmax_focal_loss(
     """
     x, truth, _ = _two_or_more(logits, labels, where)
     alpha = None if alpha is None else weights_of_classes("alpha", alpha, x.shape[-1])
-    return _focal(x, truth, where, alpha, jnp.asarray(gamma))
+    return _focal(x, truth, alpha, jnp.asarray(gamma))
 
 
 def nacl_loss(
@@ -169,12 +175,8 @@ def nacl_loss(
     axes = spatial_axes_of(spatial_axes, mask.ndim)
     shares = _neighbour_shares(truth, axes, kernel_size)
 
-    @jax.checkpoint
-    def penalty(x: Array, shares: Array) -> Array:
-        away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
-        return jnp.where(mask, away.mean(-1), 0)
-
-    return _cross_entropy(x, truth, where, None, None) + penalty(x, shares.astype(x.dtype)) * weight
+    penalty = _penalty(x, shares.astype(x.dtype), mask, distance)
+    return _cross_entropy(x, truth, None, None) + penalty * weight
 
 
 def top_k_loss(
@@ -325,10 +327,7 @@ def lovasz_hinge_loss(
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
 
-    def errors(x: Array, truth: Array) -> Array:
-        return jnp.maximum(1 - jnp.where(truth, x, -x), 0)
-
-    return _lovasz(errors, logits, labels, where, axes)[0]
+    return _lovasz("hinge", logits, labels, where, axes)[0]
 
 
 def lovasz_softmax_loss(
@@ -386,17 +385,7 @@ def lovasz_softmax_loss(
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
 
-    def errors(x: Array, truth: Array) -> Array:
-        p = (
-            jax.nn.softmax(x)
-            if activation == "softmax"
-            else jax.nn.sigmoid(x)
-            if activation == "sigmoid"
-            else x
-        )
-        return jnp.where(truth, 1 - p, p)
-
-    losses, present = _lovasz(errors, logits, labels, where, axes)
+    losses, present = _lovasz(activation, logits, labels, where, axes)
     if classes == "all":
         return losses.mean(-1)
     counted = present | ~present.any(-1, keepdims=True)
@@ -447,16 +436,8 @@ def border_weights(
         raise TypeError(f"instances must be integer ids, got {instances.dtype}.")
     if instances.ndim == 0 or instances.size == 0:
         raise ValueError(f"instances must be [*space] and not empty, got {instances.shape}.")
-    axes = tuple(range(instances.ndim))
     ids = instances.astype(jnp.int32)
-
-    def nearer(i: Array, nearest: tuple[Array, Array]) -> tuple[Array, Array]:
-        first, second = nearest
-        d = distances_to(ids == i, axes, spacing)
-        return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
-
-    nowhere = jnp.where(ids == ids, jnp.float32(jnp.inf), 0)
-    first, second = lax.fori_loop(1, ids.max() + 1, nearer, (nowhere, nowhere))
+    first, second = _two_nearest(ids, spacing_of_axes(spacing, instances.ndim))
     weights = jnp.exp(-((first + second) ** 2) / (2 * jnp.asarray(sigma) ** 2))
     return weights * border_weight
 
@@ -503,10 +484,9 @@ def _two_or_more(
 
 
 # Checkpointed: what the backward pass needs is computed again from the logits, in fused loops.
+@jax.jit
 @jax.checkpoint
-def _cross_entropy(
-    x: Array, truth: Array, where: Any, weights: Array | None, smoothing: Array | None
-) -> Array:
+def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Array | None) -> Array:
     surprise = -jax.nn.log_softmax(x)
     if weights is not None:
         weights = jnp.expand_dims(weights.astype(x.dtype), tuple(range(x.ndim - 1)))
@@ -521,12 +501,20 @@ def _cross_entropy(
     return (1 - smoothing) * loss + smoothing * spread
 
 
+@jax.jit
 @jax.checkpoint
-def _focal(x: Array, truth: Array, where: Any, alpha: Array | None, gamma: Array) -> Array:
+def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
     terms = focal_terms(x, truth, gamma.astype(x.dtype))
     if alpha is not None:
         terms = terms * jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
     return terms.sum(-1)
+
+
+@partial(jax.jit, static_argnums=3)
+@partial(jax.checkpoint, static_argnums=3)
+def _penalty(x: Array, shares: Array, valid: Array, distance: str) -> Array:
+    away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
+    return jnp.where(valid, away.mean(-1), 0)
 
 
 def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
@@ -544,6 +532,20 @@ def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
     return shares.astype(jnp.float32 if truth.dtype == bool else truth.dtype) / pixels
 
 
+@jax.jit
+def _two_nearest(instances: Array, spacings: Any) -> tuple[Array, Array]:
+    """Distances to the nearest and to the second nearest instance."""
+    axes = tuple(range(instances.ndim))
+
+    def nearer(i: Array, nearest: tuple[Array, Array]) -> tuple[Array, Array]:
+        first, second = nearest
+        d = distances_to(instances == i, axes, spacings)
+        return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
+
+    nowhere = jnp.where(instances == instances, jnp.float32(jnp.inf), 0)
+    return lax.fori_loop(1, instances.max() + 1, nearer, (nowhere, nowhere))
+
+
 # ---------------------------------------------------------------------------------- hardest
 
 
@@ -558,7 +560,7 @@ def _losses_of_pixels(
     x, truth, mask = _two_or_more(logits, labels, where)
     axes = _checks.normalize_axis(axis, mask.ndim)
     shared = axis_name if pools_batch(axes, mask.ndim) else None
-    return axes, _cross_entropy(x, truth, where, None, None), mask, shared
+    return axes, _cross_entropy(x, truth, None, None), mask, shared
 
 
 def _check_fraction(fraction: ArrayLike) -> None:
@@ -571,6 +573,7 @@ def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
+@partial(jax.jit, static_argnums=(3, 4))
 def _mean_of_largest(
     values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
 ) -> Array:
@@ -607,8 +610,9 @@ def _mean_of_largest(
 # ---------------------------------------------------------------------------------- Lovász
 
 
+@partial(jax.jit, static_argnums=(0, 4))
 def _lovasz(
-    errors: Callable[[Array, Array], Array],
+    form: str | None,
     logits: Array,
     labels: Array,
     where: Array | None,
@@ -621,21 +625,23 @@ def _lovasz(
 
     def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
         if labels.ndim == logits.ndim:
-            dense = labels if labels.dtype == bool else labels >= 0.5
-            return dense if where is None else dense & where[..., None]
-        return _checks.membership(labels, logits.shape[-1]) & _expanded(where)
+            masks = labels if labels.dtype == bool else labels >= 0.5
+        else:
+            masks = _checks.membership(labels, logits.shape[-1])
+        return masks if where is None else masks & where[..., None]
 
-    def valid_errors(x: Array) -> Array:
-        e = errors(valid_logits(x, where, -1), truth())
-        return e if where is None else jnp.where(where[..., None], e, 0)
+    def errors(logits: Array) -> Array:
+        x = valid_logits(logits, where, -1)
+        if form == "hinge":
+            values = jnp.maximum(1 - jnp.where(truth(), x, -x), 0)
+        else:
+            p = jax.nn.softmax(x) if form == "softmax" else jax.nn.sigmoid(x) if form else x
+            values = jnp.where(truth(), 1 - p, p)
+        return values if where is None else jnp.where(where[..., None], values, 0)
 
-    weights = _order_weights(lax.stop_gradient(valid_errors(logits)), truth(), where, axes)
-    total = jax.checkpoint(lambda x: (weights * valid_errors(x)).sum(axes))
+    weights = _order_weights(lax.stop_gradient(errors(logits)), truth(), where, axes)
+    total = jax.checkpoint(lambda x: (weights * errors(x)).sum(axes))
     return total(logits), truth().any(axes)
-
-
-def _expanded(where: Array | None) -> Array:
-    return jnp.ones((), bool) if where is None else where[..., None]
 
 
 def _order_weights(

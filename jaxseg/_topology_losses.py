@@ -4,7 +4,7 @@ A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of i
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -278,6 +278,13 @@ def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations:
     """Soft skeleton ``[..., C]``; the backward pass keeps two arrays of each iteration."""
     if iterations < 0:
         raise ValueError(f"iterations must be 0 or more, got {iterations}.")
+    return _jitted_skeleton(x, where, space=space, iterations=iterations)
+
+
+@partial(jax.jit, static_argnames=("space", "iterations"))
+def _jitted_skeleton(
+    x: Array, where: Array | None, *, space: tuple[int, ...], iterations: int
+) -> Array:
 
     def only_valid(x: Array, other: float) -> Array:
         return x if where is None else jnp.where(where[..., None], x, other)

@@ -5,6 +5,7 @@ A new function is one line of ``CASES``; ``test_api`` fails until it has one.
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,15 @@ MAP = (8, 3, 5)  # images, height, width: one image for each device; 3 by 5 pixe
 CLASSES = 3
 
 HARD = ("hard",)  # statistics of two hard maps
-LOSSES = ("region", "compound")
-SOFT = ("soft", *LOSSES)  # differentiable, of floats [..., C] and labels
+LOSSES = ("region", "compound")  # of soft counts
+PIXEL = ("pixel",)  # losses of each pixel: of the label map's shape
+ORDERED = ("ordered",)  # losses in which the pixels' order matters
+SPATIAL = ("spatial",)  # losses in which pixels see their neighbours
+SOFT = ("soft", *LOSSES)  # differentiable, of floats [..., C] and labels, summed over pixels
+GRADED = (*SOFT, *PIXEL, *ORDERED, *SPATIAL)  # all that are differentiable, with where=
 MAPS = HARD + SOFT  # take where= and axis=
 SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
-ARRAYS = (*MAPS, *SCORES, "convert", "predict")  # all but text
+ARRAYS = (*MAPS, *PIXEL, *ORDERED, *SPATIAL, *SCORES, "convert", "predict", "space")  # no text
 
 
 class Case(NamedTuple):
@@ -76,13 +81,28 @@ def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
 SOFTMAX_IDS = ("softmax-ids", lambda rng: (logits(rng), ids(rng)), {"activation": "softmax"})
 SIGMOID_IDS = ("sigmoid-ids", lambda rng: (logits(rng, 1), ids(rng, 2)), {"activation": "sigmoid"})
 SIGMOID_DENSE = ("sigmoid-dense", lambda rng: (logits(rng), masks(rng)), {"activation": "sigmoid"})
+WASSERSTEIN = (
+    *SOFTMAX_IDS[:2],
+    {
+        "activation": "softmax",
+        "distances": np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32),
+    },
+)
 PROBS_DENSE = ("probs-dense", lambda rng: (shares(rng), shares(rng)), {"activation": None})
+SQUARED = ("softmax-ids-squared", SOFTMAX_IDS[1], {"activation": "softmax", "squared": True})
+SOFT_TARGETS = (
+    "probs-dense-soft-targets",
+    PROBS_DENSE[1],
+    {"activation": None, "soft_targets": True},
+)
 
 
 def soft(public: str, *variants: Any, kind: str = "region") -> list[Case]:
-    bounds = (0, 1) if kind == "region" else (0, np.inf)
+    unbounded = kind != "region" or public in ("log_dice_loss", "matthews_correlation_loss")
+    bounds = (0, np.inf) if unbounded else (0, 1)
     return [
-        Case(public, kind, make, variant, options, bounds) for variant, make, options in variants
+        Case(public, kind, make, variant, options, bounds, 0 if "generalized" in public else 1)
+        for variant, make, options in variants
     ]
 
 
@@ -90,6 +110,24 @@ def compound(public: str, variant: Any, **options: Any) -> Case:
     name, make, _ = variant
     name = f"{name}-weighted" if options else name
     return Case(public, "compound", make, name, options, (0, np.inf), class_axes=0)
+
+
+def loss(
+    public: str,
+    kind: str,
+    variant: Any = SOFTMAX_IDS,
+    high: float = np.inf,
+    *,
+    low: float = 0,
+    class_axes: int = 1,
+    **options: Any,
+) -> Case:
+    """A pixel, ordered or spatial loss; of a spatial one, the last two axes are the image."""
+    name, make, given = variant
+    given = {k: v for k, v in given.items() if k in signature(getattr(jaxseg, public)).parameters}
+    if kind == "spatial" or public == "nacl_loss":
+        given |= {"spatial_axes": (-2, -1)}
+    return Case(public, kind, make, name, given | options, (low, high), class_axes)
 
 
 def score(public: str, low: float = 0, high: float = 1, class_axes: int = 1) -> Case:
@@ -167,6 +205,45 @@ CASES = [
         label_smoothing=0.1,
     ),
     compound("dice_ce_loss", PROBS_DENSE),
+    *soft("dice_loss", SQUARED),
+    *soft("dice_loss", SOFT_TARGETS),
+    *soft("log_dice_loss", SIGMOID_DENSE),
+    *soft("log_cosh_dice_loss", SOFTMAX_IDS),
+    *soft("generalized_dice_loss", SOFTMAX_IDS),
+    *soft("generalized_wasserstein_dice_loss", WASSERSTEIN),
+    *soft("matthews_correlation_loss", SIGMOID_DENSE),
+    *soft("sensitivity_specificity_loss", SIGMOID_DENSE),
+    compound("dice_focal_loss", SOFTMAX_IDS),
+    compound("dice_top_k_loss", SOFTMAX_IDS),
+    compound("exponential_logarithmic_loss", SIGMOID_IDS),
+    compound("unified_focal_loss", SIGMOID_IDS),
+    loss(
+        "cross_entropy_loss",
+        "pixel",
+        class_axes=0,
+        class_weights=np.array([1, 2, 4], np.float32),
+        label_smoothing=0.1,
+    ),
+    loss("softmax_focal_loss", "pixel", class_axes=0),
+    loss("nacl_loss", "pixel", class_axes=0),
+    loss("top_k_loss", "ordered", class_axes=0, fraction=0.3),
+    loss("ohem_loss", "ordered", class_axes=0, min_kept=3),
+    loss("lovasz_hinge_loss", "ordered", SIGMOID_DENSE),
+    loss("lovasz_softmax_loss", "ordered", high=1, class_axes=0),
+    loss("boundary_loss", "spatial", low=-np.inf),
+    loss("hausdorff_dt_loss", "spatial"),
+    loss("hausdorff_erosion_loss", "spatial", erosions=2),
+    loss("boundary_dou_loss", "spatial", SIGMOID_DENSE, high=1),
+    loss("cldice_loss", "spatial", SIGMOID_IDS, high=1, iterations=2),
+    loss("dice_cldice_loss", "spatial", high=1, iterations=1),
+    loss("skeleton_recall_loss", "spatial", high=1, iterations=1, radius=1),
+    # of space
+    Case("soft_skeleton", "space", lambda rng: (shares(rng),), options={"iterations": 2}),
+    Case("border_weights", "space", lambda rng: (ids(rng),)),
+    Case("distance_transform", "space", lambda rng: (ids(rng) == 0,)),
+    Case("signed_distance", "space", lambda rng: (ids(rng) == 0,)),
+    # of a loss
+    Case("deep_supervision", "text", lambda rng: (jaxseg.dice_loss,)),
 ]
 
 

@@ -27,6 +27,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "soft": ["probs", "labels"],
     "region": ["logits", "labels"],
     "compound": ["logits", "labels"],
+    **{kind: ["logits", "labels"] for kind in ("pixel", "ordered", "spatial")},
     "predict": ["logits"],
     "counts": ["counts"],
     "text": ["counts"],
