@@ -423,12 +423,14 @@ def unified_focal_loss(
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     gamma = _float(gamma)
-    damping = jnp.where(jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * (not asymmetric))
+    damping = jnp.where(
+        jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
+    )
     counts, focal, labelled = blocked_sum(
         _unified_focal_sums, (logits, labels, where), (_float(delta), damping), axes=axes
     )
     pixels = _global_mean(focal, labelled, axis_name)
-    stress = jnp.where(jnp.arange(counts.tp.shape[-1]) == 0, gamma * (not asymmetric), gamma)
+    stress = jnp.where(jnp.arange(counts.tp.shape[-1]) == 0, gamma * float(not asymmetric), gamma)
 
     def region(counts: Counts) -> Array:
         index = tversky(counts, alpha=1 - delta, beta=delta, smooth=smooth, zero_division=1.0)

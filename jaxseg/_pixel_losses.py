@@ -223,7 +223,9 @@ def top_k_loss(
     _check_fraction(fraction)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
-    count = jnp.floor(pixels * jnp.asarray(fraction, losses.dtype)).astype(jnp.int32)
+    count = jnp.floor(pixels.astype(losses.dtype) * jnp.asarray(fraction, losses.dtype)).astype(
+        jnp.int32
+    )
     return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
 
 
