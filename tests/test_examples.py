@@ -162,7 +162,7 @@ def test_the_losses_are_drawn(tmp_path):
     draw_losses = load("draw_losses")
     drawn = [name for losses in draw_losses.GROUPS.values() for name in losses]
     assert sorted([*drawn, "deep_supervision"]) == sorted(LOSSES)
-    with jax.numpy_rank_promotion("allow"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         draw_losses.main(["--out", str(tmp_path / "losses.png")])
     with Image.open(tmp_path / "losses.png") as picture:
         assert picture.width > 1000 and picture.height > 1000

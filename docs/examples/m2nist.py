@@ -365,7 +365,8 @@ LOSSES: dict[str, Loss] = {
     "softmax_focal_loss": mean(jaxseg.softmax_focal_loss),
     "nacl_loss": mean(jaxseg.nacl_loss),
     "top_k_loss": jaxseg.top_k_loss,
-    "ohem_loss": functools.partial(jaxseg.ohem_loss, min_kept=2000),
+    # The network starts with a background of 0.67: above the threshold, so that digits are hard.
+    "ohem_loss": functools.partial(jaxseg.ohem_loss, threshold=0.5, min_kept=2000),
     "lovasz_hinge_loss": mean(jaxseg.lovasz_hinge_loss),
     "lovasz_softmax_loss": activated(jaxseg.lovasz_softmax_loss),
     "boundary_loss": beside(activated(jaxseg.boundary_loss), 0.1),
