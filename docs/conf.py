@@ -20,7 +20,7 @@ exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 pygments_style = "friendly"
 
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # the docstrings state shapes and dtypes, which ArrayLike does not

@@ -13,19 +13,29 @@ from flax import nnx
 from jax.sharding import AxisType
 from PIL import Image
 
+import jaxseg
+
 pytestmark = pytest.mark.usefixtures("optimized")
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
-@pytest.fixture(scope="module")
-def m2nist() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("m2nist", EXAMPLES / "m2nist.py")
+# Those of the script's table: a test needs their names before there is a fixture.
+LOSSES = [*sorted(n for n in jaxseg.__all__ if n.endswith("_loss")), "deep_supervision"]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["m2nist"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def m2nist() -> ModuleType:
+    return load("m2nist")
 
 
 def optax_promotes():
@@ -109,6 +119,8 @@ def test_best_threshold(m2nist):
         ("--device-count 3", "--device-count must divide the batch of 8, got 3"),
         ("--device-count 0", "--device-count must divide the batch of 8, got 0"),
         ("--task both", "argument --task: invalid choice: 'both'"),
+        ("--loss dice", "argument --loss: invalid choice: 'dice'"),
+        ("--task binary --loss dice_ce_loss", "--loss dice_ce_loss needs two classes or more"),
         ("--out file", "--out must be a folder, and file is a file"),
     ],
 )
@@ -119,6 +131,41 @@ def test_bad_arguments(m2nist, arguments, message, capsys, tmp_path, monkeypatch
         m2nist.main(arguments.split())
     assert stopped.value.code == 2
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_the_example_has_every_loss(m2nist):
+    assert sorted(m2nist.LOSSES) == sorted(LOSSES)
+    assert set(m2nist.LOSSES) >= m2nist.NOT_BINARY | set(m2nist.USUAL.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multiclass", "binary"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_trains(m2nist, task, name):
+    if task == "binary" and name in m2nist.NOT_BINARY:
+        pytest.skip("needs two classes or more")
+    digits, labels = m2nist.load_digits()
+    rng = np.random.default_rng(0)
+    images, truth = m2nist.make_images(digits, labels, 240, rng, task)
+    network, optimizer = m2nist.make_network(task, 0, 30)
+    batches = m2nist.batches(images, truth, 30, rng)
+    with optax_promotes():
+        losses, _ = m2nist.train(network, optimizer, batches, 30, 1, m2nist.LOSSES[name])
+    first, last = losses[:5].mean(), losses[-5:].mean()
+    print(f"{task} {name}: {first:.4f} to {last:.4f}")
+    assert np.isfinite(losses).all()
+    assert last < first
+
+
+@pytest.mark.slow
+def test_the_losses_are_drawn(tmp_path):
+    draw_losses = load("draw_losses")
+    drawn = [name for losses in draw_losses.GROUPS.values() for name in losses]
+    assert sorted([*drawn, "deep_supervision"]) == sorted(LOSSES)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        draw_losses.main(["--out", str(tmp_path / "losses.png")])
+    with Image.open(tmp_path / "losses.png") as picture:
+        assert picture.width > 1000 and picture.height > 1000
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")

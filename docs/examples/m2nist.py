@@ -2,8 +2,9 @@
 """Segments handwritten digits: a small Flax network, trained and scored with jaxseg.
 
     pip install ".[examples]"
-    python docs/examples/m2nist.py                 # eleven classes: ten digits and background
-    python docs/examples/m2nist.py --task binary   # digit or background, in clutter, uneven light
+    python docs/examples/m2nist.py                   # eleven classes: ten digits and background
+    python docs/examples/m2nist.py --task binary     # digit or background, in clutter, uneven light
+    python docs/examples/m2nist.py --loss iou_loss   # another loss: LOSSES has them all
 
 The images are like those of M2NIST: 64x84 pixels, with one to three digits that do not overlap.
 They are put together from the 1,797 real 8x8 digits in ``digits.npz`` (E. Alpaydin and C. Kaynak
@@ -21,7 +22,7 @@ import argparse
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,19 +294,109 @@ def split_over(mesh: jax.sharding.Mesh, *batch: np.ndarray) -> list[jax.Array]:
     return [jax.device_put(array, NamedSharding(mesh, PartitionSpec("batch"))) for array in batch]
 
 
+# --- losses --------------------------------------------------------------------------------------
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]  # of logits and labels, a scalar
+
+
+def segmentation_loss(
+    logits: jax.Array, labels: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+    """The usual loss. One logit for each pixel means binary."""
+    loss = jaxseg.bce_dice_loss if logits.shape[-1] == 1 else jaxseg.dice_ce_loss
+    return loss(logits, labels, where=where)
+
+
+def mean(loss: Callable[..., jax.Array], **arguments: Any) -> Loss:
+    """The mean of a loss of each pixel, or of each class."""
+    return lambda logits, labels: loss(logits, labels, **arguments).mean()
+
+
+def activated(loss: Callable[..., jax.Array], **arguments: Any) -> Loss:
+    """The same of a loss that must be told what makes probabilities of the logits."""
+
+    def of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
+        return loss(logits, labels, activation=activation, **arguments).mean()
+
+    return of
+
+
+def background_first(loss: Loss) -> Loss:
+    """A loss to which class 0 is the background; here it is the last of the eleven."""
+
+    def of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        if logits.shape[-1] > 1:
+            logits, labels = jnp.roll(logits, 1, -1), (labels + 1) % logits.shape[-1]
+        return loss(logits, labels)
+
+    return of
+
+
+def beside(loss: Loss, weight: float) -> Loss:
+    """The usual loss, and ``weight`` times one that is not meant to be used alone."""
+    return lambda logits, labels: segmentation_loss(logits, labels) + weight * loss(logits, labels)
+
+
+def at_two_scales(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """A network with deep supervision has a head for each scale; here the logits are pooled."""
+    half = nnx.avg_pool(logits, (2, 2), strides=(2, 2))
+    return jaxseg.deep_supervision(segmentation_loss)([logits, half], labels)
+
+
+# Background first. To take one digit for another is half as bad as to miss it.
+CLASS_DISTANCES = np.pad(np.full((10, 10), 0.5, np.float32), ((1, 0), (1, 0)), constant_values=1)
+np.fill_diagonal(CLASS_DISTANCES, 0)
+
+LOSSES: dict[str, Loss] = {
+    "dice_loss": activated(jaxseg.dice_loss),
+    "iou_loss": activated(jaxseg.iou_loss),
+    "tversky_loss": activated(jaxseg.tversky_loss, alpha=0.3, beta=0.7),
+    "focal_tversky_loss": activated(jaxseg.focal_tversky_loss),
+    "log_dice_loss": activated(jaxseg.log_dice_loss),
+    "log_cosh_dice_loss": activated(jaxseg.log_cosh_dice_loss),
+    "generalized_dice_loss": activated(jaxseg.generalized_dice_loss),
+    "generalized_wasserstein_dice_loss": background_first(
+        functools.partial(jaxseg.generalized_wasserstein_dice_loss, distances=CLASS_DISTANCES)
+    ),
+    "matthews_correlation_loss": activated(jaxseg.matthews_correlation_loss),
+    "sensitivity_specificity_loss": activated(jaxseg.sensitivity_specificity_loss),
+    "cross_entropy_loss": mean(jaxseg.cross_entropy_loss),
+    "softmax_focal_loss": mean(jaxseg.softmax_focal_loss),
+    "nacl_loss": mean(jaxseg.nacl_loss),
+    "top_k_loss": jaxseg.top_k_loss,
+    # The network starts with a background of 0.67: above the threshold, so that digits are hard.
+    "ohem_loss": functools.partial(jaxseg.ohem_loss, threshold=0.5, min_kept=2000),
+    "lovasz_hinge_loss": mean(jaxseg.lovasz_hinge_loss),
+    "lovasz_softmax_loss": activated(jaxseg.lovasz_softmax_loss),
+    "boundary_loss": beside(activated(jaxseg.boundary_loss), 0.1),
+    "hausdorff_dt_loss": beside(activated(jaxseg.hausdorff_dt_loss), 0.1),
+    "hausdorff_erosion_loss": beside(activated(jaxseg.hausdorff_erosion_loss), 0.1),
+    "boundary_dou_loss": activated(jaxseg.boundary_dou_loss),
+    "cldice_loss": beside(activated(jaxseg.cldice_loss, iterations=5), 1.0),
+    "dice_cldice_loss": activated(jaxseg.dice_cldice_loss, iterations=5),
+    "skeleton_recall_loss": beside(activated(jaxseg.skeleton_recall_loss, iterations=5), 1.0),
+    "bce_dice_loss": jaxseg.bce_dice_loss,
+    "dice_ce_loss": jaxseg.dice_ce_loss,
+    "dice_focal_loss": jaxseg.dice_focal_loss,
+    "dice_top_k_loss": jaxseg.dice_top_k_loss,
+    "exponential_logarithmic_loss": jaxseg.exponential_logarithmic_loss,
+    "unified_focal_loss": background_first(jaxseg.unified_focal_loss),
+    "deep_supervision": at_two_scales,
+}
+USUAL = {"multiclass": "dice_ce_loss", "binary": "bce_dice_loss"}
+NOT_BINARY = {"dice_ce_loss", "generalized_wasserstein_dice_loss"}  # they need two logits or more
+
+
 # --- training ------------------------------------------------------------------------------------
 
 
-def segmentation_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """One logit for each pixel means binary."""
-    loss = jaxseg.bce_dice_loss if logits.shape[-1] == 1 else jaxseg.dice_ce_loss
-    return loss(logits, labels)
-
-
-def loss_fn(network: Network, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def loss_fn(
+    network: Network, images: jax.Array, labels: jax.Array, loss: Loss = segmentation_loss
+) -> tuple[jax.Array, jax.Array]:
     """The loss, and the logits that it was computed from."""
     logits = network(images)
-    return segmentation_loss(logits, labels), logits
+    return loss(logits, labels), logits
 
 
 @jax.jit
@@ -316,14 +407,19 @@ def foreground_dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return scores[:BACKGROUND].mean()
 
 
-@functools.partial(nnx.jit, donate_argnums=(0, 1))
+@functools.partial(nnx.jit, donate_argnums=(0, 1), static_argnames="loss")
 def train_step(
-    network: Network, optimizer: nnx.Optimizer, images: jax.Array, labels: jax.Array
+    network: Network,
+    optimizer: nnx.Optimizer,
+    images: jax.Array,
+    labels: jax.Array,
+    loss: Loss = segmentation_loss,
 ) -> tuple[jax.Array, jax.Array]:
     """One step of the optimizer, in place; returns the loss and the logits from before it."""
-    (loss, logits), gradients = nnx.value_and_grad(loss_fn, has_aux=True)(network, images, labels)
+    differentiated = nnx.value_and_grad(functools.partial(loss_fn, loss=loss), has_aux=True)
+    (value, logits), gradients = differentiated(network, images, labels)
     optimizer.update(network, gradients)
-    return loss, logits
+    return value, logits
 
 
 def train(
@@ -332,6 +428,7 @@ def train(
     data: Iterator[tuple[np.ndarray, np.ndarray]],
     steps: int,
     devices: int = 1,
+    loss: Loss = segmentation_loss,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Trains on ``data``, ``steps`` batches.
 
@@ -357,11 +454,11 @@ def train(
         for step, (images, labels) in enumerate(data):
             if mesh is not None:
                 images, labels = split_over(mesh, images, labels)
-            loss, logits = train_step(network, optimizer, images, labels)
-            losses.append(loss)
+            value, logits = train_step(network, optimizer, images, labels, loss=loss)
+            losses.append(value)
             if step % 10 == 0 or step == steps - 1:  # only here the host waits for the device
                 dices.append((step, float(foreground_dice(logits, labels))))
-                progress.update(bar, completed=step + 1, loss=float(loss), dice=dices[-1][1])
+                progress.update(bar, completed=step + 1, loss=float(value), dice=dices[-1][1])
     return np.array(jax.device_get(losses)), np.array(dices)
 
 
@@ -516,7 +613,7 @@ def draw_training(path: Path, losses: np.ndarray, dices: np.ndarray) -> None:
     window = max(1, len(losses) // 30)
     average = np.convolve(losses, np.ones(window) / window, mode="valid")
     left.plot(steps[window - 1 :], average, color="tab:blue", label=f"mean of {window} steps")
-    left.set(title="Training loss", xlabel="step", ylabel="loss", ylim=(0, None))
+    left.set(title="Training loss", xlabel="step", ylabel="loss", ylim=(min(0, losses.min()), None))
     left.legend(frameon=False)
     right.plot(dices[:, 0] + 1, dices[:, 1], color="tab:green")
     right.set(
@@ -569,6 +666,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Trains and scores a digit segmentation network with jaxseg."
     )
     parser.add_argument("--task", choices=("multiclass", "binary"), default="multiclass")
+    parser.add_argument(
+        "--loss",
+        choices=LOSSES,
+        metavar="NAME",
+        help=f"to train with (default: {USUAL['multiclass']}, or {USUAL['binary']} if binary), "
+        f"one of {', '.join(LOSSES)}",
+    )
     parser.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
     parser.add_argument(
         "--seed", type=int, default=0, help="of the images, the network and the split (default: 0)"
@@ -581,6 +685,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--device-count", type=int, default=1, help="devices to split each batch over"
     )
     options = parser.parse_args(argv)
+    options.loss = options.loss or USUAL[options.task]
+    if options.task == "binary" and options.loss in NOT_BINARY:
+        parser.error(f"--loss {options.loss} needs two classes or more, and --task binary has one")
     if options.steps < 1:
         parser.error(f"--steps must be 1 or more, got {options.steps}")
     if options.seed < 0:
@@ -629,7 +736,9 @@ def main(
     network, optimizer = make_network(options.task, options.seed, options.steps)
     data = batches(train_images, train_labels, options.steps, batch_rng)
     training = time.perf_counter()
-    losses, dices = train(network, optimizer, data, options.steps, options.device_count)
+    losses, dices = train(
+        network, optimizer, data, options.steps, options.device_count, LOSSES[options.loss]
+    )
     evaluating = time.perf_counter()
     nnx.update(network, jax.device_get(nnx.state(network)))  # leaves the mesh, if there was one
     result = evaluate(network, test_images, test_labels)
