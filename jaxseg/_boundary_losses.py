@@ -321,6 +321,16 @@ def global_sum(sums: Any, maps: Maps, axis_name: AxisName) -> Any:
     return lax.psum(sums, axis_name) if shared else sums
 
 
+def class_by_class(function: Callable[..., Array], *arrays: Array) -> Any:
+    """``function`` of each class of ``[..., C]`` in turn: what takes many arrays takes few of all.
+
+    For the backward pass nothing but the arrays is kept.
+    """
+    first = tuple(jnp.moveaxis(x, -1, 0) for x in arrays)
+    results = lax.map(jax.checkpoint(lambda each: function(*each)), first)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results)
+
+
 def _masks(maps: Maps) -> Array:
     truth = truth_of(maps.labels, maps.where, maps.logits, -1)
     return truth if truth.dtype == bool else truth >= 0.5
@@ -398,16 +408,19 @@ def _erosion_terms(space: tuple[int, ...], erosions: int) -> Callable[..., Array
         )
         flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
         rescaled = jnp.where(flat, 0, (soft - least) / jnp.where(flat, 1, most - least))
-        return rescaled if where is None else jnp.where(where[..., None], rescaled, 0)
+        return rescaled if where is None else jnp.where(where, rescaled, 0)
 
     def terms(p: Array, g: Array, where: Array | None, alpha: Array) -> Array:
-        @jax.checkpoint  # keeps one array of each erosion
-        def step(state: tuple[Array, Array], k: Array) -> Any:
-            bound = erode(state[0], where)
-            return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
+        def of_class(p: Array, g: Array) -> Array:
+            @jax.checkpoint  # keeps one array of each erosion
+            def step(state: tuple[Array, Array], k: Array) -> Any:
+                bound = erode(state[0], where)
+                return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
 
-        start = ((p - g) ** 2, jnp.zeros_like(p * g))
-        return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+            start = ((p - g) ** 2, jnp.zeros_like(p * g))
+            return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+
+        return class_by_class(of_class, p, g)
 
     return terms
 
@@ -440,8 +453,7 @@ def _of_classes(
         d = to_mask + to_rest
         return jnp.where(jnp.isinf(d), smallest if kind == "of truth" else 0, d)
 
-    # One class after another: a transform takes several arrays.
-    return jnp.moveaxis(lax.map(of_class, jnp.moveaxis(masks, -1, 0)), 0, -1)
+    return class_by_class(of_class, masks)
 
 
 def _edges(classes: Array, valid: Array, space: tuple[int, ...]) -> Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
@@ -504,7 +504,15 @@ def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Arr
 @jax.jit
 @jax.checkpoint
 def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
-    terms = focal_terms(x, truth, gamma.astype(x.dtype))
+    gamma = gamma.astype(x.dtype)
+    if truth.dtype == bool:  # of the true class alone, as of the cross-entropy
+        surprise = _cross_entropy(x, truth, None, None)
+        loss = surprise * safe_power(-jnp.expm1(-surprise), gamma)
+        if alpha is None:
+            return loss
+        alpha = jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
+        return jnp.where(truth, alpha, 0).sum(-1) * loss
+    terms = focal_terms(x, truth, gamma)
     if alpha is not None:
         terms = terms * jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
     return terms.sum(-1)
@@ -623,12 +631,14 @@ def _lovasz(
     The weight of an error depends on the order alone, so it has no gradient.
     """
 
-    def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
-        if labels.ndim == logits.ndim:
-            masks = labels if labels.dtype == bool else labels >= 0.5
-        else:
-            masks = _checks.membership(labels, logits.shape[-1])
-        return masks if where is None else masks & where[..., None]
+    def truth(c: Array | None = None) -> Array:
+        """Masks of all classes ``[..., C]``, or of one."""
+        dense = labels.ndim == logits.ndim
+        masks = labels if dense else _checks.membership(labels, logits.shape[-1])
+        masks = masks if masks.dtype == bool else masks >= 0.5
+        if c is None:
+            return masks if where is None else masks & where[..., None]
+        return masks[..., c] if where is None else masks[..., c] & where
 
     def errors(logits: Array) -> Array:
         x = valid_logits(logits, where, -1)
@@ -639,35 +649,36 @@ def _lovasz(
             values = jnp.where(truth(), 1 - p, p)
         return values if where is None else jnp.where(where[..., None], values, 0)
 
-    weights = _order_weights(lax.stop_gradient(errors(logits)), truth(), where, axes)
-    total = jax.checkpoint(lambda x: (weights * errors(x)).sum(axes))
+    now = lax.stop_gradient(errors(logits))
+
+    def sort_class(c: Array, weights: Array) -> Array:
+        e = lax.dynamic_index_in_dim(now, c, -1, keepdims=False)
+        w = _sharded_like(_order_weights(e, truth(c), where, axes), e)
+        return lax.dynamic_update_index_in_dim(weights, w, c, -1)
+
+    # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
+    weights = lax.fori_loop(0, logits.shape[-1], sort_class, jnp.where(False, now, 0))
+    total = jax.checkpoint(lambda logits: (weights * errors(logits)).sum(axes))
     return total(logits), truth().any(axes)
 
 
 def _order_weights(
     errors: Array, truth: Array, where: Array | None, axes: tuple[int, ...]
 ) -> Array:
-    """The rise of the Jaccard loss with each error in falling order; class by class."""
-    kept = tuple(a for a in range(errors.ndim - 1) if a not in axes)
+    """The rise of the Jaccard loss with each error of one class, in falling order."""
+    kept = tuple(a for a in range(errors.ndim) if a not in axes)
     order = (*kept, *axes)
-    shape = tuple(errors.shape[a] for a in kept)
-    inverse = tuple(order.index(a) for a in range(len(order)))
+    shape = tuple(errors.shape[a] for a in order)
 
     def rows(x: Array) -> Array:
-        return _replicated(x, axes).transpose(order).reshape(*shape, -1)
+        return _replicated(x, axes).transpose(order).reshape(*shape[: len(kept)], -1)
 
-    valid = None if where is None else rows(where)
-
-    def of_class(of_one: tuple[Array, Array]) -> Array:
-        function = _row_weights
-        for _ in shape:
-            function = jax.vmap(function)
-        e, g = (rows(x) for x in of_one)
-        weights = function(e, g, jnp.ones_like(g) if valid is None else valid)
-        return weights.reshape([errors.shape[a] for a in order]).transpose(inverse)
-
-    by_class = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (errors, truth))
-    return jnp.moveaxis(lax.map(of_class, by_class), 0, -1)
+    function = _row_weights
+    for _ in kept:
+        function = jax.vmap(function)
+    valid = jnp.ones_like(truth) if where is None else where
+    weights = function(rows(errors), rows(truth), rows(valid))
+    return weights.reshape(shape).transpose([order.index(a) for a in range(len(order))])
 
 
 def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
@@ -693,6 +704,11 @@ def _replicated(x: Array, axes: tuple[int, ...]) -> Array:
     spec = jax.typeof(x).sharding.spec  # names an axis only where the mesh's axes are Explicit
     if all(spec[a] is None for a in axes):
         return x
-    return jax.sharding.reshard(
-        x, PartitionSpec(*(None if a in axes else s for a, s in enumerate(spec)))
-    )
+    spread = PartitionSpec(*(None if a in axes else s for a, s in enumerate(spec)))
+    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, spread))
+
+
+def _sharded_like(x: Array, other: Array) -> Array:
+    sharding = jax.typeof(other).sharding
+    explicit = any(name is not None for name in sharding.spec)
+    return jax.sharding.reshard(x, sharding) if explicit else x

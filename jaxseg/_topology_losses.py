@@ -13,7 +13,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._boundary_losses import Maps, check_maps, class_probs, class_truth, global_sum
+from jaxseg._boundary_losses import (
+    check_maps,
+    class_by_class,
+    class_probs,
+    class_truth,
+    global_sum,
+)
 from jaxseg._checks import Axis, safe_divide
 from jaxseg._distance import shift, spatial_axes_of
 from jaxseg._region_losses import AxisName, dice_loss
@@ -71,7 +77,8 @@ def soft_skeleton(
     probs = _checks.check_scores("probs", probs)
     space = spatial_axes_of(spatial_axes, probs.ndim - 1)
     where = _checks.check_where(where, probs.shape[:-1])
-    return _skeleton(_checks.at_least_float32(probs), where, space, iterations)
+    _check_iterations(iterations)
+    return _soft_skeleton(_checks.at_least_float32(probs), where, space, iterations)
 
 
 def cldice_loss(
@@ -132,7 +139,13 @@ def cldice_loss(
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)
-    return _cldice(p, maps, iterations, smooth, axis_name)
+    g = class_truth(maps, p.dtype)
+    _check_iterations(iterations)
+    sums = _cldice_sums(p, g, maps.where, maps.axes, maps.space, iterations)
+    hits, predicted, found, true = global_sum(sums, maps, axis_name)
+    precision = safe_divide(hits + smooth, predicted + smooth, 1)
+    sensitivity = safe_divide(found + smooth, true + smooth, 1)
+    return 1 - safe_divide(2 * precision * sensitivity, precision + sensitivity, 0)
 
 
 def dice_cldice_loss(
@@ -251,11 +264,9 @@ def skeleton_recall_loss(
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)
     if skeletons is None:
+        _check_iterations(iterations)
         truth = class_truth(maps, p.dtype)
-        tube = _skeleton(truth, maps.where, maps.space, iterations)
-        for _ in range(radius):
-            tube = _neighbourhood(jnp.maximum, tube, maps.space, 0)
-        tube = tube * truth
+        tube = _tubes(truth, maps.where, maps.space, iterations, radius)
     else:
         tubes = _checks.check_labels("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
@@ -263,31 +274,56 @@ def skeleton_recall_loss(
     return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
 
 
-def _cldice(p: Array, maps: Maps, iterations: int, smooth: ArrayLike, axis_name: AxisName) -> Array:
-    g = class_truth(maps, p.dtype)
-    of_p, of_g = (_skeleton(x, maps.where, maps.space, iterations) for x in (p, g))
-    sums = ((of_p * g).sum(maps.axes), of_p.sum(maps.axes))
-    more = ((of_g * p).sum(maps.axes), of_g.sum(maps.axes))
-    hits, predicted, found, true = global_sum((*sums, *more), maps, axis_name)
-    precision = safe_divide(hits + smooth, predicted + smooth, 1)
-    sensitivity = safe_divide(found + smooth, true + smooth, 1)
-    return 1 - safe_divide(2 * precision * sensitivity, precision + sensitivity, 0)
+def _check_iterations(iterations: int) -> None:
+    if iterations < 0:
+        raise ValueError(f"iterations must be 0 or more, got {iterations}.")
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _soft_skeleton(
+    probs: Array, where: Array | None, space: tuple[int, ...], iterations: int
+) -> Array:
+    return class_by_class(lambda x: _skeleton(x, where, space, iterations), probs)
+
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def _cldice_sums(
+    p: Array,
+    g: Array,
+    where: Array | None,
+    axes: tuple[int, ...],
+    space: tuple[int, ...],
+    iterations: int,
+) -> tuple[Array, ...]:
+    """Sums of S(p) g, of S(p), of S(g) p and of S(g)."""
+
+    def of_class(p: Array, g: Array) -> Any:
+        of_p, of_g = (_skeleton(x, where, space, iterations) for x in (p, g))
+        return tuple(x.sum(axes) for x in (of_p * g, of_p, of_g * p, of_g))
+
+    return class_by_class(of_class, p, g)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _tubes(
+    truth: Array, where: Array | None, space: tuple[int, ...], iterations: int, radius: int
+) -> Array:
+    """Skeletons of the truth, dilated within it."""
+
+    def of_class(truth: Array) -> Array:
+        tube = _skeleton(truth, where, space, iterations)
+        for _ in range(radius):
+            tube = _neighbourhood(jnp.maximum, tube, space, 0)
+        return tube * truth
+
+    return class_by_class(of_class, truth)
 
 
 def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations: int) -> Array:
-    """Soft skeleton ``[..., C]``; the backward pass keeps two arrays of each iteration."""
-    if iterations < 0:
-        raise ValueError(f"iterations must be 0 or more, got {iterations}.")
-    return _jitted_skeleton(x, where, space=space, iterations=iterations)
-
-
-@partial(jax.jit, static_argnames=("space", "iterations"))
-def _jitted_skeleton(
-    x: Array, where: Array | None, *, space: tuple[int, ...], iterations: int
-) -> Array:
+    """Soft skeleton of ``[*map]``; the backward pass keeps two arrays of each iteration."""
 
     def only_valid(x: Array, other: float) -> Array:
-        return x if where is None else jnp.where(where[..., None], x, other)
+        return x if where is None else jnp.where(where, x, other)
 
     def erode(x: Array) -> Array:
         return only_valid(_neighbourhood(jnp.minimum, only_valid(x, 1), space, 1), 0)
