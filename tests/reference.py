@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from scipy import ndimage
 
 nan = math.nan
 inf = math.inf
@@ -301,16 +303,77 @@ def expected_cost(matrix, costs=None, zero_division=nan):
     return ratio(paid, naive, zero_division)
 
 
-# ---------------------------------------------------------------------------------- losses
+# ---------------------------------------------------------------------------------- pixels
 
 
-def dice_loss(x, labels, activation="softmax", smooth=1.0, eps=0.0, where=None, axis=None):
-    i, p, g, _ = soft_sums(ACTIVATIONS[activation](x), labels, where, axis)
+def masked(values, where):
+    """0 at masked pixels of ``[*map]`` or ``[*map, C]``."""
+    if where is None:
+        return values
+    xp, where = values.__array_namespace__(), np.asarray(where)
+    where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
+    return xp.where(where, values, xp.zeros_like(values))
+
+
+def pixels(x, labels, activation="softmax", where=None):
+    """Probabilities and truth ``[*map, C]``, 0 at masked pixels."""
+    truth = labels if labels.ndim == x.ndim else one_hot(labels, x.shape[-1])
+    x = masked(x, where)
+    return masked(ACTIVATIONS[activation](x), where), masked(truth.astype(x.dtype), where)
+
+
+def grouped(function, where, axis, *arrays, ndim):
+    """``function`` of the valid pixels ``[N, ...]`` of each group of summed axes, stacked."""
+    shape = arrays[0].shape[:ndim]
+    valid = np.ones(shape, bool) if where is None else np.asarray(where)
+    summed = map_axes(axis, ndim)
+    kept = tuple(a for a in range(ndim) if a not in summed)
+    results = []
+    for place in np.ndindex(*(shape[a] for a in kept)):
+        index = tuple(place[kept.index(a)] if a in kept else slice(None) for a in range(ndim))
+        results.append(function(*(x[index][valid[index]] for x in arrays)))
+    out = arrays[0].__array_namespace__().stack(results)
+    return out.reshape((*(shape[a] for a in kept), *out.shape[1:]))
+
+
+# ---------------------------------------------------------------------------------- region losses
+
+
+def overlap_sums(x, labels, activation, where, axis, squared=False, soft_targets=False):
+    """The overlap I, and P and G, their values squared or not: each ``[..., C]``."""
+    p, g = pixels(x, labels, activation, where)
+    both = x.__array_namespace__().minimum(p, g) if soft_targets else p * g
+    power, axes = 2 if squared else 1, map_axes(axis, x.ndim - 1)
+    return both.sum(axes), (p**power).sum(axes), (g**power).sum(axes)
+
+
+def dice_loss(
+    x,
+    labels,
+    activation="softmax",
+    smooth=1.0,
+    eps=0.0,
+    where=None,
+    axis=None,
+    squared=False,
+    soft_targets=False,
+):
+    i, p, g = overlap_sums(x, labels, activation, where, axis, squared, soft_targets)
     return 1 - (2 * i + smooth) / (p + g + smooth + eps)
 
 
-def iou_loss(x, labels, activation="softmax", smooth=1.0, eps=0.0, where=None, axis=None):
-    i, p, g, _ = soft_sums(ACTIVATIONS[activation](x), labels, where, axis)
+def iou_loss(
+    x,
+    labels,
+    activation="softmax",
+    smooth=1.0,
+    eps=0.0,
+    where=None,
+    axis=None,
+    squared=False,
+    soft_targets=False,
+):
+    i, p, g = overlap_sums(x, labels, activation, where, axis, squared, soft_targets)
     return 1 - (i + smooth) / (p + g - i + smooth + eps)
 
 
@@ -324,13 +387,459 @@ def tversky_loss(
     eps=0.0,
     where=None,
     axis=None,
+    soft_targets=False,
 ):
-    i, p, g, _ = soft_sums(ACTIVATIONS[activation](x), labels, where, axis)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, False, soft_targets)
     return 1 - (i + smooth) / (i + alpha * (p - i) + beta * (g - i) + smooth + eps)
 
 
 def focal_tversky_loss(x, labels, alpha=0.3, beta=0.7, gamma=0.75, **kwargs):
     return tversky_loss(x, labels, alpha=alpha, beta=beta, **kwargs) ** gamma
+
+
+def log_dice_loss(x, labels, gamma=1.0, **kwargs):
+    xp = x.__array_namespace__()
+    return (-xp.log(1 - dice_loss(x, labels, **kwargs))) ** gamma
+
+
+def log_cosh_dice_loss(x, labels, **kwargs):
+    xp = x.__array_namespace__()
+    return xp.log(xp.cosh(dice_loss(x, labels, **kwargs)))
+
+
+def rarity(g):
+    """``smallest present G / G`` of the classes of truth ``[N, C]``; 1 for an absent class."""
+    sizes = np.asarray(g, np.float64).sum(0)
+    smallest = min(sizes[sizes > 0], default=1.0)
+    return np.array([smallest / size if size > 0 else 1.0 for size in sizes])
+
+
+def generalized_dice_loss(
+    x, labels, power=2.0, activation="softmax", smooth=1.0, eps=0.0, where=None, axis=None
+):
+    def loss(p, g):
+        w = rarity(g) ** power
+        overlap, volume = w * (p * g).sum(0), w * (p.sum(0) + g.sum(0))
+        return 1 - (2 * overlap.sum() + smooth) / (volume.sum() + smooth + eps)
+
+    p, g = pixels(x, labels, activation, where)
+    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+
+
+def generalized_wasserstein_dice_loss(
+    x,
+    labels,
+    *,
+    distances,
+    weighting="foreground",
+    activation="softmax",
+    smooth=1.0,
+    eps=0.0,
+    where=None,
+    axis=None,
+):
+    costs = np.asarray(distances, np.float64) / np.max(distances)
+    classes = range(len(costs))
+
+    def loss(p, g):
+        wrong = sum(costs[i, j] * g[:, i] * p[:, j] for i in classes for j in classes)
+        a = [float(c > 0) for c in classes] if weighting == "foreground" else rarity(g)
+        true = sum(a[c] * (g[:, c] * (1 - wrong)).sum() for c in classes)
+        if weighting == "foreground":
+            volume = 2 * true + wrong.sum()
+        else:
+            volume = sum(a[c] * (g[:, c] * (2 - wrong)).sum() for c in classes)
+        return 1 - (2 * true + smooth) / (volume + smooth + eps)
+
+    p, g = pixels(x, labels, activation, where)
+    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+
+
+def matthews_correlation_loss(x, labels, activation="softmax", smooth=1.0, where=None, axis=None):
+    xp = x.__array_namespace__()
+    probs, _ = pixels(x, labels, activation, where)
+    tp, fp, fn, tn = soft_counts(probs, labels, where, axis)
+    tp, tn = tp + smooth, tn + smooth
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    some = product > 0
+    score = (tp * tn - fp * fn) / xp.sqrt(xp.where(some, product, xp.ones_like(product)))
+    return xp.where(some, 1 - score, xp.zeros_like(score))
+
+
+def sensitivity_specificity_loss(
+    x,
+    labels,
+    sensitivity_weight=0.05,
+    activation="softmax",
+    smooth=1.0,
+    eps=0.0,
+    where=None,
+    axis=None,
+):
+    p, g = pixels(x, labels, activation, where)
+    axes = map_axes(axis, x.ndim - 1)
+    in_truth, elsewhere = masked(g, where), masked(1 - g, where)
+    right_in = (in_truth * (1 - (p - g) ** 2)).sum(axes)
+    right_out = (elsewhere * (1 - (p - g) ** 2)).sum(axes)
+    sensitivity = (right_in + smooth) / (in_truth.sum(axes) + smooth + eps)
+    specificity = (right_out + smooth) / (elsewhere.sum(axes) + smooth + eps)
+    return 1 - sensitivity_weight * sensitivity - (1 - sensitivity_weight) * specificity
+
+
+# ---------------------------------------------------------------------------------- pixel losses
+
+
+def each_class(weights, num_classes):
+    """``[C]`` of None (ones), a number or a list."""
+    return np.broadcast_to(1.0 if weights is None else np.asarray(weights, float), (num_classes,))
+
+
+def cross_entropy_loss(x, labels, class_weights=None, label_smoothing=0.0, where=None):
+    """``- sum_c u_c g~_c log p_c`` of each pixel; ``g~`` is smoothed at pixels with a label."""
+    num_classes = x.shape[-1]
+    _, truth = pixels(x, labels, None, where)
+    spread = truth.sum(-1, keepdims=True) / num_classes
+    smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
+    logs = log_softmax(masked(x, where))
+    return masked(
+        sum(
+            -u * smoothed[..., c] * logs[..., c]
+            for c, u in enumerate(each_class(class_weights, num_classes).tolist())
+        ),
+        where,
+    )
+
+
+def softmax_focal_loss(x, labels, gamma=2.0, alpha=None, where=None):
+    p, truth = pixels(x, labels, "softmax", where)
+    logs = log_softmax(masked(x, where))
+    return masked(
+        sum(
+            -a * truth[..., c] * (1 - p[..., c]) ** gamma * logs[..., c]
+            for c, a in enumerate(each_class(alpha, x.shape[-1]).tolist())
+        ),
+        where,
+    )
+
+
+def space(spatial_axes, ndim):
+    """The axes of one image's map: by default all but the first."""
+    return map_axes(range(1, ndim) if spatial_axes is None else tuple(spatial_axes), ndim)
+
+
+def shifted(x, axis, step, fill):
+    """The value ``step`` further along an axis, and ``fill`` outside."""
+    xp = x.__array_namespace__()
+    index = np.arange(x.shape[axis]) + step
+    inside = (index >= 0) & (index < x.shape[axis])
+    inside = inside.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return xp.where(inside, xp.roll(x, -step, axis), xp.full_like(x, fill))
+
+
+def nacl_loss(x, labels, weight=0.1, kernel_size=3, distance="l1", spatial_axes=None, where=None):
+    logits, share = pixels(x, labels, None, where)
+    reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    for a in space(spatial_axes, x.ndim - 1):
+        share = sum(shifted(share, a, step, 0.0) for step in reach) / kernel_size
+    gap = abs(share - logits) if distance == "l1" else (share - logits) ** 2
+    return cross_entropy_loss(x, labels, where=where) + weight * masked(gap.mean(-1), where)
+
+
+def top_k_loss(x, labels, fraction=0.1, where=None, axis=None):
+    def loss(losses):
+        kept = max(1, math.floor(fraction * len(losses)))
+        return losses[np.argsort(-constant(losses))[:kept]].mean()
+
+    losses = cross_entropy_loss(x, labels, where=where)
+    return grouped(loss, where, axis, losses, ndim=x.ndim - 1)
+
+
+def ohem_loss(x, labels, threshold=0.7, min_kept=100_000, where=None, axis=None):
+    def loss(losses):
+        hard = int((np.exp(-constant(losses)) < threshold).sum())
+        kept = min(max(hard, min_kept), len(losses))
+        return losses[np.argsort(-constant(losses))[:kept]].sum() / max(kept, 1)
+
+    losses = cross_entropy_loss(x, labels, where=where)
+    return grouped(loss, where, axis, losses, ndim=x.ndim - 1)
+
+
+def constant(x):
+    """An array's values in NumPy, without a derivative."""
+    return np.asarray(jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x)
+
+
+def lovasz_steps(g):
+    """Jaccard loss after each pixel of the sorted truth ``[N]``, less that after the one before."""
+    total, steps, before = g.sum(), [], 0.0
+    for n in range(1, len(g) + 1):
+        jaccard = 1 - (total - g[:n].sum()) / (total + (1 - g[:n]).sum())
+        steps.append(jaccard - before)
+        before = jaccard
+    return np.array(steps)
+
+
+def lovasz(errors, g):
+    """The Lovász extension of the Jaccard loss, of errors and truth ``[N]``."""
+    order = np.argsort(-constant(errors), kind="stable")
+    return (errors[order] * lovasz_steps(constant(g)[order])).sum()
+
+
+def lovasz_hinge_loss(x, labels, where=None, axis=None):
+    def loss(x, g):
+        xp = x.__array_namespace__()
+        errors = xp.maximum(1 - x * (2 * g - 1), xp.zeros_like(x))
+        return xp.stack([lovasz(errors[:, c], g[:, c]) for c in range(x.shape[-1])])
+
+    x, g = pixels(x, labels, None, where)
+    return grouped(loss, where, axis, x, g, ndim=x.ndim - 1)
+
+
+def lovasz_softmax_loss(x, labels, activation="softmax", classes="present", where=None, axis=None):
+    def loss(p, g):
+        present = [c for c in range(p.shape[-1]) if classes == "all" or (g[:, c] > 0).any()]
+        losses = [lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present]
+        return sum(losses, start=0 * p[:1].sum()) / max(len(losses), 1)
+
+    p, g = pixels(x, labels, activation, where)
+    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+
+
+def border_weights(instances, border_weight=10.0, sigma=5.0, spacing=1.0):
+    instances = np.asarray(instances)
+    ids = [i for i in np.unique(instances) if i > 0]
+    if len(ids) < 2:
+        return np.zeros(instances.shape)
+    nearest = np.sort([distance_transform(instances == i, spacing) for i in ids], axis=0)
+    return border_weight * np.exp(-((nearest[0] + nearest[1]) ** 2) / (2 * sigma**2))
+
+
+# ---------------------------------------------------------------------------------- distances
+
+
+def per_axis(spacing, ndim):
+    return tuple(np.broadcast_to(np.asarray(spacing, float), (ndim,)).tolist())
+
+
+def distance_transform(mask, spacing=1.0):
+    """Distance of each pixel to the nearest True; SciPy's has no answer for a mask without."""
+    mask = np.asarray(mask, bool)
+    if not mask.any():
+        return np.full(mask.shape, inf)
+    return ndimage.distance_transform_edt(~mask, sampling=per_axis(spacing, mask.ndim))
+
+
+def brute_distance_transform(mask, spacing=1.0):
+    """The same, of all pairs of pixels."""
+    mask = np.asarray(mask, bool)
+    step, places = per_axis(spacing, mask.ndim), list(zip(*np.nonzero(mask), strict=True))
+    out = np.full(mask.shape, inf)
+    for pixel in np.ndindex(mask.shape):
+        for place in places:
+            gaps = [s * (a - b) for s, a, b in zip(step, pixel, place, strict=True)]
+            out[pixel] = min(out[pixel], math.hypot(*gaps))
+    return out
+
+
+def signed_distance(mask, spacing=1.0):
+    mask = np.asarray(mask, bool)
+    return distance_transform(mask, spacing) - distance_transform(~mask, spacing)
+
+
+def each_map(function, masks, spatial_axes=None):
+    """``function`` of the map of each image and class of ``[*map, C]``."""
+    axes = space(spatial_axes, masks.ndim - 1)
+    last = range(-len(axes), 0)
+    maps = np.moveaxis(masks, axes, last)
+    out = np.empty(maps.shape)
+    for place in np.ndindex(maps.shape[: -len(axes)]):
+        out[place] = function(maps[place])
+    return np.moveaxis(out, last, axes)
+
+
+# ---------------------------------------------------------------------------------- boundary
+
+
+def mean_of_sums(values, where, axis):
+    """Mean over the valid pixels of the summed axes: ``[..., C]``."""
+    axes = map_axes(axis, values.ndim - 1)
+    count = masked(np.ones(values.shape), where).sum(axes)
+    return masked(values, where).sum(axes) / count
+
+
+def boundary_loss(
+    x,
+    labels,
+    distances=None,
+    activation="softmax",
+    spacing=1.0,
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    def signed(mask):
+        away = signed_distance(mask, spacing)
+        smallest = min(per_axis(spacing, mask.ndim))
+        return away if np.isfinite(away).all() else np.sign(away) * smallest
+
+    p, g = pixels(x, labels, activation, where)
+    phi = each_map(signed, g > 0.5, spatial_axes) if distances is None else distances
+    return mean_of_sums(p * masked(np.asarray(phi, p.dtype), where), where, axis)
+
+
+def hausdorff_dt_loss(
+    x,
+    labels,
+    alpha=2.0,
+    log=False,
+    activation="softmax",
+    spacing=1.0,
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    def away_from_boundary(mask, without):
+        if mask.all() or not mask.any():
+            return without
+        return distance_transform(mask, spacing) + distance_transform(~mask, spacing)
+
+    p, g = pixels(x, labels, activation, where)
+    smallest = float(np.min(spacing))
+    of_p = each_map(lambda m: away_from_boundary(m, 0.0), constant(p) > 0.5, spatial_axes)
+    of_g = each_map(lambda m: away_from_boundary(m, smallest), g > 0.5, spatial_axes)
+    loss = mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis)
+    return x.__array_namespace__().log(1 + loss) if log else loss
+
+
+def hausdorff_erosion_loss(
+    x,
+    labels,
+    alpha=2.0,
+    erosions=10,
+    activation="softmax",
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    xp = x.__array_namespace__()
+    p, g = pixels(x, labels, activation, where)
+    axes = space(spatial_axes, x.ndim - 1)
+    bound, total = (p - g) ** 2, 0 * p
+    for k in range(1, erosions + 1):
+        cross = [bound, *(shifted(bound, a, step, 0.0) for a in axes for step in (-1, 1))]
+        bound = xp.maximum(sum(cross) / len(cross) - 0.5, 0 * bound)
+        low, high = bound.min(axes, keepdims=True), bound.max(axes, keepdims=True)
+        width = xp.where(high > low, high - low, xp.ones_like(high))
+        bound = (bound - low) / width
+        total = total + k**alpha * bound
+    return mean_of_sums(total, where, axis)
+
+
+def boundary_dou_loss(
+    x,
+    labels,
+    activation="softmax",
+    smooth=1.0,
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    def edge(mask):
+        return mask & ~ndimage.binary_erosion(mask)
+
+    p, g = pixels(x, labels, activation, where)
+    axes = map_axes(axis, x.ndim - 1)
+    i, z, y = (p * g).sum(axes), (p**2).sum(axes), (g**2).sum(axes)
+    share = each_map(edge, g > 0.5, spatial_axes).sum(axes) + smooth
+    a = np.minimum(2 * (1 - share / (g.sum(axes) + smooth)) - 1, 0.8)
+    return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth)
+
+
+# ---------------------------------------------------------------------------------- topology
+
+
+def soft_erode(x, axes):
+    """Least of a pixel and its face neighbours in the image."""
+    xp = x.__array_namespace__()
+    return xp.stack([x, *(shifted(x, a, step, inf) for a in axes for step in (-1, 1))]).min(0)
+
+
+def soft_dilate(x, axes):
+    """Largest of the 3 x 3 (x 3) pixels in the image."""
+    xp = x.__array_namespace__()
+    for a in axes:
+        x = xp.stack([shifted(x, a, step, -inf) for step in (-1, 0, 1)]).max(0)
+    return x
+
+
+def soft_skeleton(probs, iterations=10, spatial_axes=None, where=None):
+    xp, axes = probs.__array_namespace__(), space(spatial_axes, probs.ndim - 1)
+
+    def ridges(x):
+        return xp.maximum(x - soft_dilate(soft_erode(x, axes), axes), 0 * x)
+
+    x = masked(probs, where)
+    skeleton = ridges(x)
+    for _ in range(iterations):
+        x = soft_erode(x, axes)
+        new = ridges(x)
+        skeleton = skeleton + xp.maximum(new - skeleton * new, 0 * new)
+    return masked(skeleton, where)
+
+
+def cldice_loss(
+    x,
+    labels,
+    iterations=10,
+    smooth=1.0,
+    activation="softmax",
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    p, g = pixels(x, labels, activation, where)
+    of_p, of_g = (soft_skeleton(m, iterations, spatial_axes, where) for m in (p, g))
+    axes = map_axes(axis, x.ndim - 1)
+    precision = ((of_p * g).sum(axes) + smooth) / (of_p.sum(axes) + smooth)
+    sensitivity = ((of_g * p).sum(axes) + smooth) / (of_g.sum(axes) + smooth)
+    return 1 - 2 * precision * sensitivity / (precision + sensitivity)
+
+
+def dice_cldice_loss(
+    x, labels, iterations=10, cldice_weight=0.5, smooth=1.0, spatial_axes=None, **kwargs
+):
+    region = dice_loss(x, labels, smooth=smooth, **kwargs)
+    lines = cldice_loss(x, labels, iterations, smooth, spatial_axes=spatial_axes, **kwargs)
+    return (1 - cldice_weight) * region + cldice_weight * lines
+
+
+def skeleton_recall_loss(
+    x,
+    labels,
+    skeletons=None,
+    iterations=10,
+    radius=2,
+    smooth=1.0,
+    activation="softmax",
+    spatial_axes=None,
+    where=None,
+    axis=None,
+):
+    def dilated(mask):
+        return ndimage.binary_dilation(mask, iterations=radius) if radius else mask
+
+    p, g = pixels(x, labels, activation, where)
+    if skeletons is None:
+        skeletons = soft_skeleton((g > 0.5).astype(float), iterations, spatial_axes, where) > 0.5
+    elif skeletons.ndim < x.ndim:
+        skeletons = one_hot(skeletons, x.shape[-1])
+    skeletons = masked(np.asarray(skeletons), where)
+    tubes = each_map(dilated, skeletons, spatial_axes) * (g > 0.5)
+    axes = map_axes(axis, x.ndim - 1)
+    return 1 - ((p * tubes).sum(axes) + smooth) / (tubes.sum(axes) + smooth)
+
+
+# ---------------------------------------------------------------------------------- compound losses
 
 
 def mean_over_valid(values, where):
@@ -384,11 +893,133 @@ def dice_ce_loss(
     axis=None,
 ):
     region = dice_loss(x, labels, smooth=smooth, where=where, axis=axis)
-    weights = [1.0] * x.shape[-1] if class_weights is None else class_weights
-    # One class at a time, averaged over images first.
-    means = [w * region[..., c].mean() for c, w in enumerate(weights)]
     pixel = cross_entropy(x, labels, ce_class_weights, label_smoothing, where)
-    return dice_weight * sum(means) / sum(weights) + ce_weight * pixel
+    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
+
+
+def mean_over_classes(losses, weights):
+    """Mean of ``[..., C]`` over images, then the weighted one over classes."""
+    weights = [1.0] * losses.shape[-1] if weights is None else weights
+    means = [w * losses[..., c].mean() for c, w in enumerate(weights)]
+    return sum(means) / sum(weights)
+
+
+def sigmoid_focal(x, labels, gamma, alpha, where):
+    """Of one class; ``alpha`` weighs its pixels and ``1 - alpha`` the others."""
+    _, g = pixels(x, labels, None, where)
+    for_true, for_false = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    x = masked(x, where)
+    hits = for_true * g * sigmoid(-x) ** gamma * log_sigmoid(x)
+    rest = for_false * (1 - g) * sigmoid(x) ** gamma * log_sigmoid(-x)
+    return -(hits + rest)[..., 0]
+
+
+def dice_focal_loss(
+    x,
+    labels,
+    dice_weight=1.0,
+    focal_weight=1.0,
+    gamma=2.0,
+    alpha=None,
+    class_weights=None,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    one = x.shape[-1] == 1
+    activation, focal = ("sigmoid", sigmoid_focal) if one else ("softmax", softmax_focal_loss)
+    region = dice_loss(x, labels, activation, smooth=smooth, where=where, axis=axis)
+    pixel = mean_over_valid(focal(x, labels, gamma, alpha, where), where)
+    return dice_weight * mean_over_classes(region, class_weights) + focal_weight * pixel
+
+
+def dice_top_k_loss(
+    x,
+    labels,
+    dice_weight=1.0,
+    ce_weight=1.0,
+    fraction=0.1,
+    class_weights=None,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    region = dice_loss(x, labels, smooth=smooth, where=where, axis=axis)
+    pixel = top_k_loss(x, labels, fraction, where, axis).mean()
+    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
+
+
+def exponential_logarithmic_loss(
+    x,
+    labels,
+    dice_weight=0.8,
+    ce_weight=0.2,
+    dice_gamma=0.3,
+    ce_gamma=0.3,
+    ce_class_weights=None,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    region = log_dice_loss(x, labels, gamma=dice_gamma, smooth=smooth, where=where, axis=axis)
+    _, g = pixels(x, labels, None, where)
+    weights = each_class(ce_class_weights, x.shape[-1]).tolist()
+    u = sum(w * g[..., c] for c, w in enumerate(weights))
+    pixel = u * cross_entropy_loss(x, labels, where=where) ** ce_gamma
+    return dice_weight * region.mean() + ce_weight * mean_over_valid(pixel, where)
+
+
+def unified_focal_loss(
+    x,
+    labels,
+    asymmetric=True,
+    weight=0.5,
+    delta=0.6,
+    gamma=0.5,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    if x.shape[-1] == 1:  # two classes: the logit of the background is 0
+        xp = x.__array_namespace__()
+        x = xp.concat([0 * masked(x, where), x], axis=-1)
+        if labels.ndim == x.ndim:
+            labels = np.concatenate([1 - labels.astype(float), labels.astype(float)], axis=-1)
+        else:
+            labels = np.stack([labels != 1, labels == 1], axis=-1)
+    p, g = pixels(x, labels, "softmax", where)
+    logs, axes = log_softmax(masked(x, where)), map_axes(axis, x.ndim - 1)
+    tp, fp, fn = (p * g).sum(axes), (p * (1 - g)).sum(axes), ((1 - p) * g).sum(axes)
+    missing = 1 - (tp + smooth) / (tp + delta * fn + (1 - delta) * fp + smooth)
+    region = focal = 0.0
+    for c in range(x.shape[-1]):
+        rare = c > 0
+        enhanced = missing[..., c] ** (1 - gamma) if rare or not asymmetric else missing[..., c]
+        region = region + enhanced.mean()
+        suppressed = 1.0 if rare and asymmetric else (1 - p[..., c]) ** gamma
+        entropy = -(delta if rare else 1 - delta) * suppressed * g[..., c] * logs[..., c]
+        focal = focal + mean_over_valid(entropy, where)
+    return (weight * focal + (1 - weight) * region) / x.shape[-1]
+
+
+def nearest(labels, shape):
+    """Label maps resized to ``shape``: of the pixel under the centre of each new one."""
+    for axis, size in enumerate(shape):
+        old = labels.shape[axis]
+        labels = labels.take([math.floor((i + 0.5) * old / size) for i in range(size)], axis)
+    return labels
+
+
+def deep_supervision(loss, weights=None):
+    def supervised(outputs, labels, where=None, **kwargs):
+        shares = [0.5**i for i in range(len(outputs))] if weights is None else weights
+        total = 0.0
+        for share, x in zip(shares, outputs, strict=True):
+            kwargs["where"] = None if where is None else nearest(where, x.shape[:-1])
+            total = total + share * loss(x, nearest(labels, x.shape[:-1]), **kwargs)
+        return total / sum(shares)
+
+    return supervised
 
 
 # ---------------------------------------------------------------------------------- Keras style
