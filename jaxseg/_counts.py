@@ -362,7 +362,8 @@ def _histogram(index: Array, bins: int, axes: tuple[int, ...]) -> Array:
     for _ in per_sample:
         histogram = jax.vmap(histogram)
     histograms = histogram(index.transpose(*per_sample, *summed))
-    return histograms.sum(tuple(i for i, a in enumerate(per_sample) if a in apart))
+    apart_axes = tuple(i for i, a in enumerate(per_sample) if a in apart)
+    return histograms.sum(apart_axes, dtype=jnp.int32)
 
 
 def counts_from_confusion(matrix: ArrayLike) -> Counts:

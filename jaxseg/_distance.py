@@ -92,11 +92,13 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are a batch."""
     if isinstance(spacings, tuple):
-        squares = jnp.where(mask, 0, jnp.inf)
+        far = jnp.float32(jnp.inf)
+        squares = jnp.where(mask, 0, far)
+        spacings = tuple(jnp.asarray(step, jnp.float32) for step in spacings)
         for number, (axis, step) in enumerate(zip(axes, spacings, strict=True)):
             if number == 0:
                 steps = _steps_to(mask, axis)
-                squares = jnp.where(steps < _FAR, (steps * step) ** 2, jnp.inf)
+                squares = jnp.where(steps < _FAR, (steps.astype(squares.dtype) * step) ** 2, far)
             else:
                 squares = _sweep(squares, axis, step)
         return jnp.sqrt(squares)
@@ -104,7 +106,7 @@ def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     whole = jnp.where(steps < _FAR, steps * steps, _FAR)
     for axis in axes[1:]:
         whole = _sweep(whole, axis, 1)
-    return jnp.where(whole < _FAR, _root(whole) * spacings, jnp.inf)
+    return jnp.where(whole < _FAR, _root(whole) * jnp.asarray(spacings, jnp.float32), jnp.inf)
 
 
 def spacing_of_axes(spacing: Any, ndim: int) -> Any:

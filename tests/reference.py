@@ -744,13 +744,13 @@ def boundary_dou_loss(
     where=None,
     axis=None,
 ):
-    def edge(mask):
-        return mask & ~ndimage.binary_erosion(mask)
-
     p, g = pixels(x, labels, activation, where)
     axes = map_axes(axis, x.ndim - 1)
     i, z, y = (p * g).sum(axes), (p**2).sum(axes), (g**2).sum(axes)
-    share = each_map(edge, g > 0.5, spatial_axes).sum(axes) + smooth
+    inside = g > 0.5
+    filled = inside if where is None else inside | ~np.asarray(where)[..., None]
+    edge = inside & ~each_map(ndimage.binary_erosion, filled, spatial_axes).astype(bool)
+    share = edge.sum(axes) + smooth
     a = np.minimum(2 * (1 - share / (g.sum(axes) + smooth)) - 1, 0.8)
     return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth)
 
@@ -773,15 +773,27 @@ def soft_dilate(x, axes):
 
 
 def soft_skeleton(probs, iterations=10, spatial_axes=None, where=None):
+    """Masked pixels neither erode nor grow into others."""
     xp, axes = probs.__array_namespace__(), space(spatial_axes, probs.ndim - 1)
 
+    def erode(x):
+        if where is None:
+            return soft_erode(x, axes)
+        eroded = soft_erode(xp.where(np.asarray(where)[..., None], x, inf), axes)
+        return masked(eroded, where)
+
+    def dilate(x):  # along one axis after the other, past no masked pixel
+        if where is None:
+            return soft_dilate(x, axes)
+        return masked(soft_dilate(x, axes), where)
+
     def ridges(x):
-        return xp.maximum(x - soft_dilate(soft_erode(x, axes), axes), 0 * x)
+        return xp.maximum(x - dilate(erode(x)), 0 * x)
 
     x = masked(probs, where)
     skeleton = ridges(x)
     for _ in range(iterations):
-        x = soft_erode(x, axes)
+        x = erode(x)
         new = ridges(x)
         skeleton = skeleton + xp.maximum(new - skeleton * new, 0 * new)
     return masked(skeleton, where)
@@ -897,6 +909,16 @@ def dice_ce_loss(
     return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
+def two_classes(x, labels):
+    """Of one class, logits and labels of "not it", of logit 0, and "it"."""
+    if x.shape[-1] > 1:
+        return x, labels
+    dense = labels if labels.ndim == x.ndim else one_hot(labels, 1)
+    dense = dense.astype(float)
+    pair = x.__array_namespace__().concat([0 * x, x], axis=-1)
+    return pair, np.concatenate([1 - dense, dense], axis=-1)
+
+
 def mean_over_classes(losses, weights):
     """Mean of ``[..., C]`` over images, then the weighted one over classes."""
     weights = [1.0] * losses.shape[-1] if weights is None else weights
@@ -944,8 +966,9 @@ def dice_top_k_loss(
     where=None,
     axis=None,
 ):
-    region = dice_loss(x, labels, smooth=smooth, where=where, axis=axis)
-    pixel = top_k_loss(x, labels, fraction, where, axis).mean()
+    activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
+    region = dice_loss(x, labels, activation, smooth=smooth, where=where, axis=axis)
+    pixel = top_k_loss(*two_classes(x, labels), fraction, where)
     return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
@@ -961,11 +984,15 @@ def exponential_logarithmic_loss(
     where=None,
     axis=None,
 ):
-    region = log_dice_loss(x, labels, gamma=dice_gamma, smooth=smooth, where=where, axis=axis)
+    activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
+    region = log_dice_loss(
+        x, labels, gamma=dice_gamma, activation=activation, smooth=smooth, where=where, axis=axis
+    )
+    x, labels = two_classes(x, labels)
     _, g = pixels(x, labels, None, where)
     weights = each_class(ce_class_weights, x.shape[-1]).tolist()
-    u = sum(w * g[..., c] for c, w in enumerate(weights))
-    pixel = u * cross_entropy_loss(x, labels, where=where) ** ce_gamma
+    logs = log_softmax(masked(x, where))
+    pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(weights))
     return dice_weight * region.mean() + ce_weight * mean_over_valid(pixel, where)
 
 
@@ -980,13 +1007,7 @@ def unified_focal_loss(
     where=None,
     axis=None,
 ):
-    if x.shape[-1] == 1:  # two classes: the logit of the background is 0
-        xp = x.__array_namespace__()
-        x = xp.concat([0 * masked(x, where), x], axis=-1)
-        if labels.ndim == x.ndim:
-            labels = np.concatenate([1 - labels.astype(float), labels.astype(float)], axis=-1)
-        else:
-            labels = np.stack([labels != 1, labels == 1], axis=-1)
+    x, labels = two_classes(x, labels)
     p, g = pixels(x, labels, "softmax", where)
     logs, axes = log_softmax(masked(x, where)), map_axes(axis, x.ndim - 1)
     tp, fp, fn = (p * g).sum(axes), (p * (1 - g)).sum(axes), ((1 - p) * g).sum(axes)
@@ -999,7 +1020,7 @@ def unified_focal_loss(
         suppressed = 1.0 if rare and asymmetric else (1 - p[..., c]) ** gamma
         entropy = -(delta if rare else 1 - delta) * suppressed * g[..., c] * logs[..., c]
         focal = focal + mean_over_valid(entropy, where)
-    return (weight * focal + (1 - weight) * region) / x.shape[-1]
+    return weight * focal + (1 - weight) * region / x.shape[-1]
 
 
 def nearest(labels, shape):
