@@ -597,9 +597,9 @@ def lovasz_hinge_loss(x, labels, where=None, axis=None):
 
 def lovasz_softmax_loss(x, labels, activation="softmax", classes="present", where=None, axis=None):
     def loss(p, g):
-        present = [c for c in range(p.shape[-1]) if classes == "all" or (g[:, c] > 0).any()]
-        losses = [lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present]
-        return sum(losses, start=0 * p[:1].sum()) / max(len(losses), 1)
+        present = [c for c in range(p.shape[-1]) if classes == "present" and g[:, c].any()]
+        present = present or range(p.shape[-1])  # all, too, if none is present
+        return sum(lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present) / len(present)
 
     p, g = pixels(x, labels, activation, where)
     return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
