@@ -597,9 +597,9 @@ def lovasz_hinge_loss(x, labels, where=None, axis=None):
 
 def lovasz_softmax_loss(x, labels, activation="softmax", classes="present", where=None, axis=None):
     def loss(p, g):
-        present = [c for c in range(p.shape[-1]) if classes == "all" or (g[:, c] > 0).any()]
-        losses = [lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present]
-        return sum(losses, start=0 * p[:1].sum()) / max(len(losses), 1)
+        present = [c for c in range(p.shape[-1]) if classes == "present" and g[:, c].any()]
+        present = present or range(p.shape[-1])  # all, too, if none is present
+        return sum(lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present) / len(present)
 
     p, g = pixels(x, labels, activation, where)
     return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
@@ -683,7 +683,7 @@ def boundary_loss(
         return away if np.isfinite(away).all() else np.sign(away) * smallest
 
     p, g = pixels(x, labels, activation, where)
-    phi = each_map(signed, g > 0.5, spatial_axes) if distances is None else distances
+    phi = each_map(signed, g >= 0.5, spatial_axes) if distances is None else distances
     return mean_of_sums(p * masked(np.asarray(phi, p.dtype), where), where, axis)
 
 
@@ -706,7 +706,7 @@ def hausdorff_dt_loss(
     p, g = pixels(x, labels, activation, where)
     smallest = float(np.min(spacing))
     of_p = each_map(lambda m: away_from_boundary(m, 0.0), constant(p) > 0.5, spatial_axes)
-    of_g = each_map(lambda m: away_from_boundary(m, smallest), g > 0.5, spatial_axes)
+    of_g = each_map(lambda m: away_from_boundary(m, smallest), g >= 0.5, spatial_axes)
     loss = mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis)
     return x.__array_namespace__().log(1 + loss) if log else loss
 
@@ -747,7 +747,7 @@ def boundary_dou_loss(
     p, g = pixels(x, labels, activation, where)
     axes = map_axes(axis, x.ndim - 1)
     i, z, y = (p * g).sum(axes), (p**2).sum(axes), (g**2).sum(axes)
-    inside = g > 0.5
+    inside = g >= 0.5
     filled = inside if where is None else inside | ~np.asarray(where)[..., None]
     edge = inside & ~each_map(ndimage.binary_erosion, filled, spatial_axes).astype(bool)
     share = edge.sum(axes) + smooth
@@ -841,12 +841,13 @@ def skeleton_recall_loss(
         return ndimage.binary_dilation(mask, iterations=radius) if radius else mask
 
     p, g = pixels(x, labels, activation, where)
+    inside = g >= 0.5
     if skeletons is None:
-        skeletons = soft_skeleton((g > 0.5).astype(float), iterations, spatial_axes, where) > 0.5
-    elif skeletons.ndim < x.ndim:
-        skeletons = one_hot(skeletons, x.shape[-1])
-    skeletons = masked(np.asarray(skeletons), where)
-    tubes = each_map(dilated, skeletons, spatial_axes) * (g > 0.5)
+        lines = soft_skeleton(inside.astype(float), iterations, spatial_axes, where) > 0.5
+        tubes = each_map(dilated, lines, spatial_axes) * inside
+    else:
+        tubes = skeletons if skeletons.ndim == x.ndim else one_hot(skeletons, x.shape[-1])
+        tubes = masked(tubes.astype(p.dtype), where)
     axes = map_axes(axis, x.ndim - 1)
     return 1 - ((p * tubes).sum(axes) + smooth) / (tubes.sum(axes) + smooth)
 
@@ -926,14 +927,10 @@ def mean_over_classes(losses, weights):
     return sum(means) / sum(weights)
 
 
-def sigmoid_focal(x, labels, gamma, alpha, where):
-    """Of one class; ``alpha`` weighs its pixels and ``1 - alpha`` the others."""
+def mean_over_labelled(values, x, labels, where):
+    """Mean of ``[*map]`` over the valid pixels that are of some class."""
     _, g = pixels(x, labels, None, where)
-    for_true, for_false = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    x = masked(x, where)
-    hits = for_true * g * sigmoid(-x) ** gamma * log_sigmoid(x)
-    rest = for_false * (1 - g) * sigmoid(x) ** gamma * log_sigmoid(-x)
-    return -(hits + rest)[..., 0]
+    return masked(values, where).sum() / g.sum()
 
 
 def dice_focal_loss(
@@ -948,10 +945,11 @@ def dice_focal_loss(
     where=None,
     axis=None,
 ):
-    one = x.shape[-1] == 1
-    activation, focal = ("sigmoid", sigmoid_focal) if one else ("softmax", softmax_focal_loss)
+    activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
     region = dice_loss(x, labels, activation, smooth=smooth, where=where, axis=axis)
-    pixel = mean_over_valid(focal(x, labels, gamma, alpha, where), where)
+    x, labels = two_classes(x, labels)
+    focal = softmax_focal_loss(x, labels, gamma, alpha, where)
+    pixel = mean_over_labelled(focal, x, labels, where)
     return dice_weight * mean_over_classes(region, class_weights) + focal_weight * pixel
 
 
@@ -993,7 +991,7 @@ def exponential_logarithmic_loss(
     weights = each_class(ce_class_weights, x.shape[-1]).tolist()
     logs = log_softmax(masked(x, where))
     pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(weights))
-    return dice_weight * region.mean() + ce_weight * mean_over_valid(pixel, where)
+    return dice_weight * region.mean() + ce_weight * mean_over_labelled(pixel, x, labels, where)
 
 
 def unified_focal_loss(
@@ -1019,7 +1017,7 @@ def unified_focal_loss(
         region = region + enhanced.mean()
         suppressed = 1.0 if rare and asymmetric else (1 - p[..., c]) ** gamma
         entropy = -(delta if rare else 1 - delta) * suppressed * g[..., c] * logs[..., c]
-        focal = focal + mean_over_valid(entropy, where)
+        focal = focal + mean_over_labelled(entropy, x, labels, where)
     return weight * focal + (1 - weight) * region / x.shape[-1]
 
 

@@ -4,11 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import optax
 import pytest
 import reference
 from jax.test_util import check_grads
+from losses import case, false_positives
 
 import jaxseg
 from jaxseg import _blocks
@@ -328,3 +330,141 @@ def test_half_precision_of_a_512_plane_neither_overflows_nor_drifts(name, dtype)
     expected = getattr(reference, name)(logits, labels)
     np.testing.assert_allclose(value, expected, rtol=0.01)
     assert np.isfinite(gradient.astype(jnp.float32)).all()
+
+
+# ---------------------------------------------------------------------------------- the others
+
+OTHERS = [
+    "dice_focal_loss",
+    "dice_top_k_loss",
+    "exponential_logarithmic_loss",
+    "unified_focal_loss",
+]
+OTHER_CASES = [
+    case("dice_focal_loss", "plane-5-outside", alpha=[0.1, 0.2, 1.0, 0.5, 0.3]),
+    case("dice_focal_loss", "volume-1", alpha=[0.75, 0.25], dice_weight=0.5, per_image=True),
+    case("dice_focal_loss", "volume-3-where", class_weights=[0.0, 1.0, 3.0], smooth=0.2),
+    case("dice_top_k_loss", "plane-2", class_weights=[1.0, 3.0], per_image=True),
+    case("dice_top_k_loss", "plane-1-where", dice_weight=0.5),
+    case("dice_top_k_loss", "plane-5-outside", fraction=0.97),
+    case("exponential_logarithmic_loss", "plane-5-outside", dice_gamma=1.5, ce_gamma=2.0),
+    case("exponential_logarithmic_loss", "volume-1", ce_class_weights=[0.5, 2.0]),
+    case("exponential_logarithmic_loss", "volume-3-where", ce_weight=1.0, dice_weight=0.3),
+    case("unified_focal_loss", "plane-5-outside", weight=0.3, per_image=True),
+    case("unified_focal_loss", "volume-1", asymmetric=False, smooth=0.1),
+    case("unified_focal_loss", "volume-3-where", delta=0.9, gamma=0.2),
+]
+
+
+@pytest.mark.parametrize("case", OTHER_CASES, ids=repr)
+def test_other_losses_are_those_of_the_plain_formulas(case):
+    losses.assert_as_plain_formula(case)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("classes", [1, 2])
+def test_false_positives_on_an_empty_target_are_punished(name, classes):
+    values = false_positives(getattr(jaxseg, name), classes)
+    assert values == sorted(values)
+    assert values[1] > values[0] + 0.01
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_right_and_confident_logits_have_no_loss_and_wrong_ones_a_finite_one(name):
+    loss = jax_loss(name, IDS)
+    right, gradient = value_and_gradient(loss, np.where(ONE_HOT, 1e4, -1e4).astype(np.float32))
+    np.testing.assert_allclose(right, 0, atol=1e-5)
+    assert np.isfinite(gradient).all()
+    wrong, gradient = value_and_gradient(loss, np.where(ONE_HOT, -1e4, 1e4).astype(np.float32))
+    assert np.isfinite(wrong) and wrong > 1
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+
+
+def test_dice_focal_and_top_k_are_the_sums_of_their_terms():
+    dice = jaxseg.dice_loss(LOGITS, IDS, where=WHERE).mean()
+    focal = jaxseg.softmax_focal_loss(LOGITS, IDS, gamma=1.5)[WHERE].mean()
+    got = jaxseg.dice_focal_loss(LOGITS, IDS, gamma=1.5, where=WHERE)
+    np.testing.assert_allclose(got, dice + focal, rtol=1e-6)
+    hardest = jaxseg.top_k_loss(LOGITS, IDS, fraction=0.3, where=WHERE)
+    got = jaxseg.dice_top_k_loss(LOGITS, IDS, fraction=0.3, ce_weight=0.5, where=WHERE)
+    np.testing.assert_allclose(got, dice + hardest / 2, rtol=1e-6)
+
+
+def test_dice_top_k_of_all_pixels_is_dice_ce():
+    got = jaxseg.dice_top_k_loss(LOGITS, IDS, fraction=1.0)
+    np.testing.assert_allclose(got, jaxseg.dice_ce_loss(LOGITS, IDS), rtol=1e-6)
+
+
+def test_exponential_logarithmic_of_gamma_one_is_log_dice_and_cross_entropy():
+    weights = {"dice_weight": 1.0, "ce_weight": 1.0, "dice_gamma": 1.0, "ce_gamma": 1.0}
+    got = jaxseg.exponential_logarithmic_loss(LOGITS, IDS, **weights)
+    ce = jaxseg.cross_entropy_loss(LOGITS, IDS).mean()
+    np.testing.assert_allclose(got, ce + jaxseg.log_dice_loss(LOGITS, IDS).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("asymmetric", [True, False])
+def test_unified_focal_of_one_class_is_that_of_the_class_and_its_background(asymmetric):
+    logits, masks = LOGITS[..., :1], IDS == 1
+    pair = np.concatenate([np.zeros_like(logits), logits], axis=-1)
+    got = jaxseg.unified_focal_loss(logits, masks, asymmetric=asymmetric)
+    expected = jaxseg.unified_focal_loss(pair, masks.astype(int), asymmetric=asymmetric)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- resolutions
+
+
+def pyramid(shapes, classes=3):
+    return [losses.logits(n, shape, classes) for n, shape in enumerate(shapes)]
+
+
+PLANES = [(2, 9, 12), (2, 3, 6), (2, 2, 3)]
+VOLUMES = [(1, 8, 6, 4), (1, 4, 3, 2)]
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.0, 1.0]])
+@pytest.mark.parametrize("kind", ["ids", "dense", "where"])
+def test_deep_supervision_is_that_of_the_plain_formula(kind, weights):
+    outputs, labels = pyramid(PLANES), losses.ids(5, PLANES[0], 3)
+    options = {"where": rng(6).random(PLANES[0]) < 0.8} if kind == "where" else {}
+    labels = reference.one_hot(labels, 3) if kind == "dense" else labels
+    loss = jaxseg.deep_supervision(jaxseg.dice_ce_loss, weights)
+    got = jax.jit(loss)(outputs, labels, **options)
+    plain = reference.deep_supervision(reference.dice_ce_loss, weights)
+    expected = plain([x.astype(np.float64) for x in outputs], labels, **options)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_deep_supervision_of_volumes_passes_arguments_on():
+    outputs, labels = pyramid(VOLUMES), losses.ids(5, VOLUMES[0], 3)
+    loss = jaxseg.deep_supervision(jaxseg.dice_loss)
+    got = loss(outputs, labels, axis=(1, 2, 3), smooth=0.5)
+    plain = reference.deep_supervision(reference.dice_loss)
+    expected = plain([x.astype(np.float64) for x in outputs], labels, axis=(1, 2, 3), smooth=0.5)
+    assert got.shape == (1, 3)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_deep_supervision_of_one_output_is_the_loss():
+    got = jaxseg.deep_supervision(jaxseg.dice_loss)([LOGITS], IDS)
+    np.testing.assert_allclose(got, jaxseg.dice_loss(LOGITS, IDS), rtol=1e-6)
+
+
+def test_deep_supervision_weighs_an_output_half_as_much_as_the_finer_one():
+    loss = jaxseg.deep_supervision(lambda x, labels, where=None: x.mean())
+    outputs = [jnp.full((*shape, 3), float(n)) for n, shape in enumerate(PLANES)]
+    got = loss(outputs, jnp.zeros(PLANES[0], jnp.int32))
+    np.testing.assert_allclose(got, (1 / 2 + 2 / 4) / (1 + 1 / 2 + 1 / 4), rtol=1e-6)
+
+
+def test_labels_are_those_under_the_centre_of_each_coarser_pixel():
+    labels = np.arange(9 * 6).reshape(1, 9, 6)
+    seen = []
+
+    def loss(x, labels, where=None):
+        seen.append(np.asarray(labels))
+        return x.mean()
+
+    jaxseg.deep_supervision(loss)([np.zeros((1, 3, 2, 1), np.float32)], labels)
+    np.testing.assert_array_equal(seen[0], labels[:, 1::3, 1::3])

@@ -157,15 +157,15 @@ def test_values_and_gradients_are_those_of_the_plain_formula(call, inputs):
     weights = rng.standard_normal(expected.shape)
 
     with jax.enable_x64(True):
-        run = jax.jit(
-            jax.value_and_grad(
-                lambda x: ((value := ours(x, truth, **given)) * weights).sum() + 0 * value.sum()
-            )
-        )
-        total, gradient = run(dirty)
-        value = functools.partial(ours, **given)(dirty, truth)
+
+        def total(x):
+            value = ours(x, truth, **given)
+            return (value * weights).sum(), value
+
+        run = jax.jit(jax.value_and_grad(total, has_aux=True))
+        (weighted, value), gradient = run(dirty)
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-9, strict=False)
-    assert math.isclose(total, (expected * weights).sum(), rel_tol=1e-6, abs_tol=1e-9)
+    assert math.isclose(weighted, (expected * weights).sum(), rel_tol=1e-6, abs_tol=1e-9)
 
     direction = rng.standard_normal(x.shape)
     step = 1e-6 * direction
@@ -214,17 +214,6 @@ some_losses = pytest.mark.parametrize(
 
 
 @some_losses
-def test_the_right_prediction_is_better_than_the_wrong_one(name):
-    rng = np.random.default_rng(3)
-    labels = jnp.asarray(np.kron(rng.integers(0, 2, (2, 4, 4)), np.ones((1, 4, 4), int)))
-    right = 16.0 * jax.nn.one_hot(labels, 2) - 8.0
-    loss = jax.jit(mean_loss(name))
-    good, bad = loss(right, labels), loss(-right, labels)
-    assert bad > good + 0.1
-    assert good < 0.1 or name == "nacl_loss"  # which draws logits to shares
-
-
-@some_losses
 def test_half_precision_of_a_512_plane_is_within_a_percent_of_float64(name):
     rng = np.random.default_rng(4)
     blobs = np.kron(rng.integers(0, 2, (1, 16, 16)), np.ones((1, 32, 32), int))
@@ -237,34 +226,6 @@ def test_half_precision_of_a_512_plane_is_within_a_percent_of_float64(name):
         assert gradient.dtype == dtype
         assert jnp.isfinite(gradient.astype(jnp.float32)).all()
         np.testing.assert_allclose(value, expected, rtol=0.01, atol=1e-6)
-
-
-def test_top_k_takes_one_pixel_at_least():
-    x, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
-    loss = jaxseg.top_k_loss(x, labels, fraction=0.01)
-    np.testing.assert_allclose(loss, jaxseg.cross_entropy_loss(x, labels).max(), rtol=1e-6)
-
-
-def test_pixels_equally_hard_share_the_last_place():
-    x, labels = jnp.zeros((4, 2)), jnp.zeros(4, int)
-    gradient = jax.grad(lambda x: jaxseg.top_k_loss(x, labels, fraction=0.5))(x)
-    np.testing.assert_allclose(gradient, np.tile([-0.125, 0.125], (4, 1)), rtol=1e-6)
-
-
-def test_ohem_keeps_the_hard_pixels_and_enough_of_them():
-    x, labels = jnp.array([[4.0, 0.0], [3.0, 0.0], [0.0, 1.0]]), jnp.zeros(3, int)
-    each = jaxseg.cross_entropy_loss(x, labels)
-    for kept, expected in ((1, each[2:]), (2, each[1:]), (99, each)):
-        loss = jaxseg.ohem_loss(x, labels, min_kept=kept)
-        np.testing.assert_allclose(loss, expected.mean(), rtol=1e-6)
-
-
-def test_lovasz_values_do_not_depend_on_the_order_of_ties():
-    probs = jnp.array([[0.5], [0.5], [0.5], [0.2]])
-    masks = jnp.array([1, 0, 1, 0])
-    order = jnp.array([1, 2, 0, 3])
-    loss = functools.partial(jaxseg.lovasz_softmax_loss, activation=None)
-    np.testing.assert_allclose(loss(probs, masks), loss(probs[order], masks[order]), rtol=1e-6)
 
 
 def test_soft_targets_are_least_at_the_target_and_the_product_is_not():
@@ -334,22 +295,3 @@ def test_deep_supervision_is_the_weighted_sum_of_the_outputs(axis):
     uneven = jaxseg.deep_supervision(jaxseg.dice_ce_loss, [3.0, 0.0])(outputs, labels)
     only_first = jaxseg.dice_ce_loss(outputs[0].astype(np.float32), labels)
     np.testing.assert_allclose(uneven, only_first, rtol=1e-5)
-
-
-def test_soft_skeleton_is_the_plain_form():
-    probs = np.random.default_rng(10).random((2, 7, 6, 2)).astype(np.float32)
-    where = np.random.default_rng(11).random((2, 7, 6)) < 0.8
-    for mask in (None, where):
-        value = jaxseg.soft_skeleton(probs, iterations=3, where=mask)
-        expected = reference.soft_skeleton(probs.astype(float), 3, where=mask)
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_border_weights_are_the_plain_form():
-    instances = np.zeros((9, 12), np.uint8)
-    instances[1:4, 1:5], instances[1:6, 6:9], instances[6:8, 1:4] = 1, 255, 7
-    for spacing in (1.0, (2.0, 0.5)):
-        value = jaxseg.border_weights(instances, spacing=spacing, sigma=3.0)
-        expected = reference.border_weights(instances, sigma=3.0, spacing=spacing)
-        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-    assert not jaxseg.border_weights(np.minimum(instances, 1)).any()

@@ -5,11 +5,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import losses
 import numpy as np
 import optax
 import pytest
 import reference
 from jax.test_util import check_grads
+from losses import case, false_positives
 
 import jaxseg
 
@@ -316,3 +318,175 @@ def test_arithmetic_of_the_docstring_formula():
     # two pixels, probabilities 3/4 and 1/4 of the class that both have: I = 1, P = 1, G = 2
     loss = jaxseg.dice_loss(jnp.array([[0.75], [0.25]]), jnp.array([1, 1]), activation=None)
     assert math.isclose(float(loss[0]), 1 - (2 * 1 + 1) / (1 + 2 + 1), rel_tol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- the others
+
+FAR = [[0.0, 1.0, 2.0], [1.0, 0.0, 0.5], [2.0, 0.5, 0.0]]
+FAR_5 = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))).tolist()
+WASSERSTEIN = "generalized_wasserstein_dice_loss"
+OTHERS = {
+    "squared dice": ("dice_loss", {"squared": True}),
+    "squared iou": ("iou_loss", {"squared": True}),
+    "least dice": ("dice_loss", {"soft_targets": True}),
+    "least iou": ("iou_loss", {"soft_targets": True}),
+    "least tversky": ("tversky_loss", {"soft_targets": True}),
+    "least focal tversky": ("focal_tversky_loss", {"soft_targets": True}),
+    "log": ("log_dice_loss", {}),
+    "log-cosh": ("log_cosh_dice_loss", {}),
+    "generalized": ("generalized_dice_loss", {}),
+    "MCC": ("matthews_correlation_loss", {}),
+    "sensitivity": ("sensitivity_specificity_loss", {}),
+}
+OTHER_CASES = [
+    case("dice_loss", "plane-3-masks", squared=True),
+    case("iou_loss", "volume-2-soft", squared=True, per_image=True),
+    case("dice_loss", "plane-3-probs", soft_targets=True, per_image=True),
+    case("focal_tversky_loss", "volume-2-soft", soft_targets=True, gamma=1.5),
+    case("log_dice_loss", "plane-3-masks", gamma=0.5, per_image=True),
+    case("log_dice_loss", "plane-3-probs", eps=0.3),
+    case("log_cosh_dice_loss", "plane-3-masks", smooth=0.3),
+    case("log_cosh_dice_loss", "plane-5-outside", per_image=True),
+    case("generalized_dice_loss", "plane-3-masks", power=1.0, per_image=True),
+    case("generalized_dice_loss", "plane-5-outside", smooth=0.1),
+    case("generalized_dice_loss", "volume-2-soft"),
+    case("matthews_correlation_loss", "plane-3-masks", smooth=0.2),
+    case("matthews_correlation_loss", "plane-5-outside", per_image=True),
+    case("sensitivity_specificity_loss", "plane-3-masks", eps=0.2),
+    case("sensitivity_specificity_loss", "plane-3-probs", per_image=True),
+    case(WASSERSTEIN, "plane-3-probs", distances=FAR, weighting="volume", per_image=True),
+    case(WASSERSTEIN, "plane-5-outside", distances=FAR_5, weighting="volume"),
+    case(WASSERSTEIN, "volume-3-where", distances=FAR, eps=0.2),
+]
+
+
+@pytest.mark.parametrize("case", OTHER_CASES, ids=repr)
+def test_other_losses_are_those_of_the_plain_formulas(case):
+    losses.assert_as_plain_formula(case)
+
+
+def other(kind, **more):
+    name, options = OTHERS[kind]
+    return functools.partial(getattr(jaxseg, name), **(options | more))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_false_positives_on_an_empty_target_are_punished_by_others(kind):
+    values = false_positives(other(kind, activation="sigmoid"))
+    assert values == sorted(values)
+    assert values[1] > values[0] + 0.01
+    assert values[-1] > (0.4 if kind == "log-cosh" else 0.8)
+
+
+@pytest.mark.parametrize("weighting", ["foreground", "volume"])
+def test_false_positives_on_an_image_of_background_are_punished(weighting):
+    loss = functools.partial(
+        jaxseg.generalized_wasserstein_dice_loss, distances=FAR, weighting=weighting
+    )
+    values = false_positives(loss, classes=3)
+    assert values == sorted(values)
+    assert values[1] > values[0] + 0.005
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_right_probabilities_have_no_loss_and_wrong_ones_the_most(kind):
+    one_hot = reference.one_hot(IDS, 3).astype(np.float32)
+    loss = other(kind, labels=IDS, activation=None)
+    for smooth in (0.0, 1.0):
+        gradient, value = sum_and_gradient(functools.partial(loss, smooth=smooth), one_hot)
+        np.testing.assert_allclose(value, np.zeros_like(value), atol=1e-6)
+        assert np.isfinite(gradient).all()
+    gradient, value = sum_and_gradient(loss, 1 - one_hot)
+    assert (np.asarray(value) > (0.35 if kind == "log-cosh" else 0.85)).all()
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient) != 0).any()  # T14: no plateau
+
+
+@pytest.mark.parametrize("name", ["dice_loss", "iou_loss"])
+def test_squares_and_soft_targets_exclude_each_other(name):
+    with pytest.raises(ValueError, match="squared"):
+        getattr(jaxseg, name)(LOGITS, IDS, squared=True, soft_targets=True)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_soft_targets_are_met_by_themselves_and_hard_ones_as_ever(name):
+    loss = functools.partial(getattr(jaxseg, name), activation=None, soft_targets=True)
+    gradient, value = sum_and_gradient(functools.partial(loss, labels=SOFT), SOFT)
+    np.testing.assert_allclose(value, [0, 0, 0], atol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert (getattr(jaxseg, name)(SOFT, SOFT, activation=None) > 0.1).all()
+    for smooth in (0.0, 1.0):
+        expected = getattr(jaxseg, name)(LOGITS, IDS, smooth=smooth)
+        got = getattr(jaxseg, name)(LOGITS, IDS, smooth=smooth, soft_targets=True)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_three_pixels_in_a_million_keep_their_least_overlap():
+    masks = np.zeros((1024, 1024), bool)
+    masks[5, 5:8] = True
+    probs = np.where(masks, 0.6, 1e-6).astype(np.float32)[..., None]
+    options = {"activation": None, "soft_targets": True, "smooth": 0.0}
+    expected = reference.dice_loss(probs.astype(np.float64), masks, **options)
+    np.testing.assert_allclose(jaxseg.dice_loss(probs, masks, **options), expected, rtol=1e-5)
+
+
+def test_generalized_dice_of_a_large_missed_object_is_not_smoothed_away():
+    # T18: smooth is beside sums in pixels of the smallest class
+    logits = np.zeros((512, 512, 2), np.float32)
+    logits[..., 0] = 20
+    value = jaxseg.generalized_dice_loss(logits, np.ones((512, 512), int))
+    np.testing.assert_allclose(value, 1, atol=1e-4)
+
+
+def test_generalized_dice_of_equal_classes_is_dice_of_all():
+    labels = np.arange(30).reshape(5, 6) % 3
+    logits = LOGITS.reshape(-1, 3)[:30].reshape(5, 6, 3)
+    probs = np.asarray(jax.nn.softmax(logits), np.float64)
+    hits = probs[reference.one_hot(labels, 3)].sum()
+    got = jaxseg.generalized_dice_loss(logits, labels, smooth=0.0)
+    np.testing.assert_allclose(got, 1 - hits / 30, rtol=1e-5)
+
+
+def test_wasserstein_of_equal_distances_and_two_classes_is_dice_of_the_foreground():
+    logits, labels = LOGITS[..., :2], IDS % 2
+    got = jaxseg.generalized_wasserstein_dice_loss(logits, labels, distances=1 - np.eye(2))
+    np.testing.assert_allclose(got, jaxseg.dice_loss(logits, labels)[1], rtol=1e-5)
+
+
+def test_wasserstein_costs_do_not_depend_on_the_scale_of_distances():
+    loss = functools.partial(jaxseg.generalized_wasserstein_dice_loss, LOGITS, IDS)
+    got = loss(distances=100 * np.float32(FAR))
+    np.testing.assert_allclose(got, loss(distances=np.float32(FAR)), rtol=1e-6)
+
+
+def test_correlation_of_hard_predictions_is_that_of_their_counts():
+    predicted = reference.one_hot(rng(8).integers(0, 3, SHAPE), 3)
+    expected = jaxseg.matthews_correlation(jaxseg.counts(predicted, MASKS))
+    loss = functools.partial(jaxseg.matthews_correlation_loss, activation=None, smooth=0.0)
+    got = loss(predicted.astype(np.float32), MASKS)
+    np.testing.assert_allclose(got, 1 - expected, rtol=1e-5)
+    wrong = loss((~MASKS).astype(np.float32), MASKS)
+    np.testing.assert_allclose(wrong, [2, 2, 2], rtol=1e-6)
+
+
+def test_correlation_with_a_zero_factor_has_no_loss_without_smooth():
+    loss = functools.partial(jaxseg.matthews_correlation_loss, activation=None, smooth=0.0)
+    gradient, value = sum_and_gradient(
+        functools.partial(loss, labels=np.zeros((4, 5), int)), np.zeros((4, 5, 1), np.float32)
+    )
+    assert value.tolist() == [0]
+    assert np.isfinite(gradient).all()
+
+
+def test_sensitivity_weight_is_of_misses_and_the_rest_of_false_positives():
+    true, more = np.arange(20) < 4, np.arange(20) < 10
+    loss = functools.partial(
+        jaxseg.sensitivity_specificity_loss,
+        activation=None,
+        smooth=0.0,
+        sensitivity_weight=0.25,
+    )
+    too_much = loss(more[:, None].astype(np.float32), true)
+    too_little = loss(true[:, None].astype(np.float32), more)
+    np.testing.assert_allclose(too_much, [0.75 * 6 / 16], rtol=1e-5)
+    np.testing.assert_allclose(too_little, [0.25 * 6 / 10], rtol=1e-5)

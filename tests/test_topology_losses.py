@@ -1,0 +1,184 @@
+"""Topology losses: plain formulas where ``test_losses`` does not go, skeletons, and edges."""
+
+import functools
+
+import losses
+import numpy as np
+import pytest
+import reference
+from losses import INPUTS, case, rng, with_gradient
+
+import jaxseg
+
+TUBES = losses.ids(3, losses.PLANE, 3)
+
+CASES = [
+    case("cldice_loss", "plane-3-masks", iterations=1, smooth=0.2),
+    case("cldice_loss", "volume-1", iterations=1, spatial_axes=(1, 2), per_image=True),
+    case("dice_cldice_loss", "plane-3-probs", iterations=1, cldice_weight=0.8),
+    case("skeleton_recall_loss", "plane-5-outside", iterations=2, radius=0, per_image=True),
+    case("skeleton_recall_loss", "volume-1", iterations=1, radius=2, smooth=0.2),
+    case("skeleton_recall_loss", "plane-3-masks", skeletons=TUBES.astype(np.uint8)),
+    case(
+        "skeleton_recall_loss",
+        "plane-3-where",
+        skeletons=reference.one_hot(TUBES, 3),
+        per_image=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_values_and_gradients_are_those_of_the_plain_formula(case):
+    losses.assert_as_plain_formula(case)
+
+
+# ---------------------------------------------------------------------------------- skeletons
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 6, 7, 1), {"iterations": 1, "where": rng(4).random((2, 6, 7)) < 0.8}),
+        ((1, 6, 5, 4, 2), {"iterations": 0, "spatial_axes": (1, 3)}),
+    ],
+    ids=["where", "slices"],
+)
+def test_soft_skeletons_are_those_of_the_plain_formula(shape, options):
+    probs = rng(5).random(shape).astype(np.float32)
+    weights = rng(6).uniform(0.5, 1.5, shape).astype(np.float32)
+    exact = probs.astype(np.float64)
+    plain = functools.partial(reference.soft_skeleton, **options)
+    value = jaxseg.soft_skeleton(probs, **options)
+    np.testing.assert_allclose(value, plain(exact), rtol=1e-5, atol=1e-6)
+    run = with_gradient(lambda x: jaxseg.soft_skeleton(x, **options) * weights)
+    _, gradient = run(probs)
+    for direction in rng(7).standard_normal((3, *shape)):
+        step = 1e-7 * direction
+        slope = (weights * (plain(exact + step) - plain(exact - step))).sum() / 2e-7
+        np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-4, atol=1e-3)
+
+
+def bar(*thick):
+    """A True box of this size in the middle of a map with two pixels around."""
+    mask = np.zeros([1, *(n + 4 for n in thick), 1], bool)
+    mask[(0, *(slice(2, 2 + n) for n in thick), 0)] = True
+    return mask
+
+
+def test_the_skeleton_of_a_bar_is_its_middle():
+    expected = np.zeros((1, 7, 11, 1), bool)
+    expected[:, 3, 3:8] = True
+    got = jaxseg.soft_skeleton(bar(3, 7), iterations=1)
+    np.testing.assert_array_equal(got, expected)
+    expected = np.zeros((1, 7, 7, 9, 1), bool)
+    expected[:, 3, 3, 3:6] = True
+    got = jaxseg.soft_skeleton(bar(3, 3, 5), iterations=1)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_line_is_its_own_skeleton():
+    for line in (bar(7, 1), bar(1, 1, 4)):
+        np.testing.assert_array_equal(jaxseg.soft_skeleton(line, iterations=3), line)
+
+
+def test_iterations_must_reach_the_middle():
+    # T29: with fewer of them a thick bar has no skeleton
+    none, some, more = (jaxseg.soft_skeleton(bar(5, 12), iterations=n) for n in (1, 2, 3))
+    assert not none.any()
+    assert some.any()
+    np.testing.assert_array_equal(some, more)
+
+
+def test_outside_the_image_nothing_erodes():
+    assert not jaxseg.soft_skeleton(np.ones((1, 5, 6, 1), bool), iterations=10).any()
+
+
+def test_masked_pixels_are_as_if_outside_the_image():
+    probs = rng(8).random((1, 6, 9, 1)).astype(np.float32)
+    where = np.zeros((1, 6, 9), bool)
+    where[:, 1:5, 2:8] = True
+    dirty = np.where(where[..., None], probs, np.nan).astype(np.float32)
+    got = jaxseg.soft_skeleton(dirty, iterations=2, where=where)
+    expected = np.zeros_like(probs)
+    expected[:, 1:5, 2:8] = jaxseg.soft_skeleton(probs[:, 1:5, 2:8], iterations=2)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- losses
+
+
+def lines():
+    """A map with a line of 9 pixels along its third row."""
+    labels = np.zeros((1, 7, 13), int)
+    labels[:, 3, 2:11] = 1
+    return labels
+
+
+def test_cldice_of_hand_computed_lines():
+    # predicted: 6 of its 9 pixels, and 3 of another line
+    labels, probs = lines(), np.zeros((1, 7, 13, 1), np.float32)
+    probs[:, 3, 2:8] = 1
+    probs[:, 5, 0:3] = 1
+    precision, sensitivity = (6 + 1) / (9 + 1), (6 + 1) / (9 + 1)
+    expected = 1 - 2 * precision * sensitivity / (precision + sensitivity)
+    got = jaxseg.cldice_loss(probs, labels, activation=None, iterations=2)
+    np.testing.assert_allclose(got, [expected], rtol=1e-5)
+    dice = jaxseg.dice_loss(probs, labels, activation=None)
+    both = jaxseg.dice_cldice_loss(probs, labels, activation=None, iterations=2, cldice_weight=0.25)
+    np.testing.assert_allclose(both, 0.75 * dice + 0.25 * got, rtol=1e-6)
+
+
+def test_a_break_costs_more_than_as_many_pixels_at_the_side():
+    labels = np.zeros((1, 9, 15), int)
+    labels[:, 3:6, 1:14] = 1
+    broken, thinner = labels[..., None].astype(np.float32), labels[..., None].astype(np.float32)
+    broken[:, 3:6, 7] = 0
+    thinner[:, 3, 3:6] = 0
+    loss = functools.partial(jaxseg.cldice_loss, labels=labels, activation=None, iterations=3)
+    assert loss(broken)[0] > loss(thinner)[0] + 0.01
+
+
+@pytest.mark.parametrize(("radius", "missed"), [(0, 7), (1, 9), (2, 9)])
+def test_skeleton_recall_of_a_hand_computed_bar(radius, missed):
+    # 3 x 9, its skeleton the middle 7; all but the skeleton's row is found
+    labels = bar(3, 9)[..., 0].astype(int)
+    probs = labels[..., None].astype(np.float32)
+    probs[:, 3] = 0
+    tube = {0: 7, 1: 7 * 3 + 2, 2: 7 * 3 + 6}[radius]
+    options = {"activation": None, "iterations": 2, "radius": radius}
+    got = jaxseg.skeleton_recall_loss(probs, labels, **options)
+    np.testing.assert_allclose(got, [1 - (tube - missed + 1) / (tube + 1)], rtol=1e-5)
+
+
+def test_false_positives_cost_skeleton_recall_nothing():
+    labels, probs = lines(), np.ones((1, 7, 13, 1), np.float32)
+    got = jaxseg.skeleton_recall_loss(probs, labels, activation=None, iterations=1)
+    np.testing.assert_allclose(got, [0], atol=1e-6)
+
+
+def test_false_positives_on_an_empty_target_are_punished():
+    empty = np.zeros((1, 7, 13), int)
+    run = with_gradient(lambda x: jaxseg.cldice_loss(x, empty, activation="sigmoid", iterations=1))
+    values = []
+    for length in (0, 1, 4, 13):
+        logits = np.full((1, 7, 13, 1), -9, np.float32)
+        logits[:, 3, :length] = 4
+        value, gradient = run(logits)
+        assert np.isfinite(gradient).all()
+        values.append(float(value[0]))
+    assert values == sorted(values)
+    assert values[1] > values[0] + 0.1
+
+
+@pytest.mark.parametrize("name", ["dice_cldice_loss", "skeleton_recall_loss"])
+def test_right_and_confident_logits_have_no_loss(name):
+    labels = INPUTS["plane-2"].labels
+    one_hot = reference.one_hot(labels, 2)
+    run = with_gradient(lambda x: getattr(jaxseg, name)(x, labels, iterations=1))
+    right, gradient = run(np.where(one_hot, 1e4, -1e4).astype(np.float32))
+    np.testing.assert_allclose(right, [0, 0], atol=1e-6)
+    assert np.isfinite(gradient).all()
+    wrong, gradient = run(np.where(one_hot, -1e4, 1e4).astype(np.float32))
+    assert (wrong > 0.7).all()
+    assert np.isfinite(gradient).all()
