@@ -97,7 +97,7 @@ def _loop_backward(
 
     def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
         return tuple(
-            None if whole is None else _write(whole, part, start, cut)
+            None if whole is None else _write_at(whole, part, start, cut)
             for whole, part in zip(gradients, block, strict=True)
         )
 
@@ -146,7 +146,7 @@ def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike]
     first_size = pixels - count * size
 
     def slices(start: ArrayLike, size: int) -> Arrays:
-        return tuple(None if x is None else _read(x, start, size, axis) for x in arrays)
+        return tuple(None if x is None else _read_at(x, start, size, axis) for x in arrays)
 
     def block_at(i: ArrayLike) -> Any:
         start = first_size + i * size
@@ -155,44 +155,49 @@ def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike]
     return slices(0, first_size), block_at, count
 
 
-# On CPU, XLA computes bfloat16 slices in float32, and would convert the whole array for every
-# block. As integers the bits stay as they are. Derivatives are those of plain slices.
+def _read_at(x: Array, start: ArrayLike, size: int, axis: int) -> Array:
+    read = _read_bits if _slow_to_slice(x.dtype) else lax.dynamic_slice_in_dim
+    return read(x, start, size, axis)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _read(x: Array, start: ArrayLike, size: int, axis: int) -> Array:
-    return _from_bits(lax.dynamic_slice_in_dim(_bits(x), start, size, axis), x.dtype)
-
-
-@_read.defjvp
-def _read_jvp(size: int, axis: int, primals: Any, tangents: Any) -> Any:
-    x, start = primals
-    return _read(x, start, size, axis), lax.dynamic_slice_in_dim(tangents[0], start, size, axis)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _write(x: Array, part: Array, start: ArrayLike, axis: int) -> Array:
-    whole = lax.dynamic_update_slice_in_dim(_bits(x), _bits(part), start, axis)
-    return _from_bits(whole, x.dtype)
-
-
-@_write.defjvp
-def _write_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    x, part, start = primals
-    dx, dpart, _ = tangents
-    return _write(x, part, start, axis), lax.dynamic_update_slice_in_dim(dx, dpart, start, axis)
-
-
-def _bits(x: Array) -> Array:
-    return lax.bitcast_convert_type(x, jnp.uint16) if _slow_to_slice(x.dtype) else x
-
-
-def _from_bits(x: Array, dtype: jnp.dtype) -> Array:
-    return lax.bitcast_convert_type(x, dtype) if _slow_to_slice(dtype) else x
+def _write_at(x: Array, part: Array, start: ArrayLike, axis: int) -> Array:
+    write = _write_bits if _slow_to_slice(x.dtype) else lax.dynamic_update_slice_in_dim
+    return write(x, part, start, axis)
 
 
 def _slow_to_slice(dtype: Any) -> bool:
+    """On CPU, XLA slices bfloat16 in float32, and converts the whole array for every block.
+
+    As integers the bits stay as they are. Derivatives are those of plain slices.
+    """
     return dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _read_bits(x: Array, start: ArrayLike, size: int, axis: int) -> Array:
+    bits = lax.bitcast_convert_type(x, jnp.uint16)
+    return lax.bitcast_convert_type(lax.dynamic_slice_in_dim(bits, start, size, axis), x.dtype)
+
+
+@_read_bits.defjvp
+def _read_bits_jvp(size: int, axis: int, primals: Any, tangents: Any) -> Any:
+    x, start = primals
+    part = lax.dynamic_slice_in_dim(tangents[0], start, size, axis)
+    return _read_bits(x, start, size, axis), part
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _write_bits(x: Array, part: Array, start: ArrayLike, axis: int) -> Array:
+    bits, part_bits = (lax.bitcast_convert_type(a, jnp.uint16) for a in (x, part))
+    whole = lax.dynamic_update_slice_in_dim(bits, part_bits, start, axis)
+    return lax.bitcast_convert_type(whole, x.dtype)
+
+
+@_write_bits.defjvp
+def _write_bits_jvp(axis: int, primals: Any, tangents: Any) -> Any:
+    x, part, start = primals
+    whole = lax.dynamic_update_slice_in_dim(tangents[0], tangents[1], start, axis)
+    return _write_bits(x, part, start, axis), whole
 
 
 def _axes_to_cut(logits: Array, axes: Axes) -> Axes:

@@ -171,7 +171,7 @@ def hausdorff_erosion_loss(
               b_k = \operatorname{rescale}(\max(b_{k-1} * B - 0.5,\ 0))
 
     with B the mean over a pixel and its face neighbours, of which those outside the image are 0,
-    and the values of each image and class rescaled to [0, 1].
+    and the values of each image and class rescaled to [0, 1], unless they are all the same.
 
     Args:
       alpha: power of the number of erosions.
@@ -407,7 +407,7 @@ def _erosion_terms(space: tuple[int, ...], erosions: int) -> Callable[..., Array
             _extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max)
         )
         flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
-        rescaled = jnp.where(flat, 0, (soft - least) / jnp.where(flat, 1, most - least))
+        rescaled = jnp.where(flat, soft, (soft - least) / jnp.where(flat, 1, most - least))
         return rescaled if where is None else jnp.where(where, rescaled, 0)
 
     def terms(p: Array, g: Array, where: Array | None, alpha: Array) -> Array:

@@ -247,6 +247,24 @@ CASES = [
 ]
 
 
+# One of each way through the code. Laws that compile much run for these each time, and for all
+# functions with the slow tests.
+REPRESENTATIVES = (
+    "counts",
+    "confusion_matrix",
+    "soft_counts",
+    "dice_loss",
+    "generalized_wasserstein_dice_loss",
+    "dice_ce_loss",
+    "unified_focal_loss",
+    "cross_entropy_loss",
+    "top_k_loss",
+    "lovasz_softmax_loss",
+    "boundary_loss",
+    "cldice_loss",
+)
+
+
 def cases(*kinds: str) -> list[Case]:
     return [case for case in CASES if case.kind in kinds]
 

@@ -730,7 +730,7 @@ def hausdorff_erosion_loss(
         bound = xp.maximum(sum(cross) / len(cross) - 0.5, 0 * bound)
         low, high = bound.min(axes, keepdims=True), bound.max(axes, keepdims=True)
         width = xp.where(high > low, high - low, xp.ones_like(high))
-        bound = (bound - low) / width
+        bound = xp.where(high > low, (bound - low) / width, bound)
         total = total + k**alpha * bound
     return mean_of_sums(total, where, axis)
 

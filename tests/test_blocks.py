@@ -55,6 +55,25 @@ def test_temporaries_of_half_precision():
     assert temporaries(jaxseg.dice_ce_loss, shape, jnp.bfloat16) <= 1.15
 
 
+FAR = np.ones((11, 11), np.float32) - np.eye(11, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "most"),
+    [
+        (lambda x, y: jaxseg.dice_loss(x, y, squared=True).mean(), 0.15),
+        (lambda x, y: jaxseg.generalized_wasserstein_dice_loss(x, y, distances=FAR), 0.15),
+        (lambda x, y: jaxseg.sensitivity_specificity_loss(x, y).mean(), 0.15),
+        (jaxseg.unified_focal_loss, 0.15),
+        (jaxseg.lovasz_softmax_loss, 4),
+        (lambda x, y: jaxseg.boundary_loss(x, y).mean(), 2),
+    ],
+    ids=["squared", "wasserstein", "sensitivity", "unified_focal", "lovasz", "boundary"],
+)
+def test_temporaries_of_other_losses(loss, most):
+    assert temporaries(loss, (4, 256, 256, 11)) <= most
+
+
 def test_optax_takes_several_times_the_logits():
     def optax_dice_ce(logits, labels):
         ce = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

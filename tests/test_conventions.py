@@ -1,5 +1,6 @@
 """docs/conventions.md: each row of its tables is what the code does, and no function lacks one."""
 
+import inspect
 import math
 import re
 from pathlib import Path
@@ -79,18 +80,44 @@ def test_region_losses(name, cells):
         check(cell, loss.item())
 
 
+@pytest.mark.parametrize(
+    ("name", "cells"), rows("loss of an image of hard probabilities"), ids=lambda x: str(x)[:28]
+)
+def test_losses_of_an_image(name, cells):
+    shape = (1, 3, 3)
+    for cell, (p, g, valid) in zip(cells, MASKS, strict=True):
+        loss = getattr(jaxseg, name)(
+            jnp.full((*shape, 1), float(p)),
+            jnp.full(shape, g),
+            activation=None,
+            where=jnp.full(shape, valid),
+        )
+        check(cell, loss.item())
+
+
 def test_every_score_has_its_row():
     listed = {name for name, _ in rows("score of Counts") + rows("score of a confusion matrix")}
     makers = ("counts", "soft_counts", "counts_from_confusion", "confusion_matrix", "class_report")
     public = {n for n in jaxseg.__all__ if not n.endswith("_loss") and n[0].islower()}
-    assert listed == public - {*makers, "predict_labels"}
+    of_space = {case.public for case in cases.cases("space")}
+    assert listed == public - {*makers, "predict_labels", "deep_supervision"} - of_space
 
 
 def test_every_region_loss_has_its_two_rows():
     listed = {name for name, _ in rows("region loss of hard probabilities")}
     losses = {case.public for case in cases.cases("region")}
+    losses -= {"generalized_wasserstein_dice_loss"}  # of one class there is none
     assert losses
     assert losses | {f"{name}, smooth=0" for name in losses} <= listed
+
+
+def test_every_loss_of_an_image_has_its_row():
+    listed = {name for name, _ in rows("loss of an image of hard probabilities")}
+    losses = {case.public for case in cases.cases("ordered", "spatial")}
+    with_probs = {
+        n for n in losses if "activation" in inspect.signature(getattr(jaxseg, n)).parameters
+    }
+    assert listed == with_probs
 
 
 # ---------------------------------------------------------------------------------- averages

@@ -27,6 +27,7 @@ from cases import (
     MAPS,
     ORDERED,
     PIXEL,
+    REPRESENTATIVES,
     SCORES,
     SOFT,
     SPATIAL,
@@ -48,11 +49,20 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", math.prod(MAP) * CLASSES * 4)
 
 
-def law(*kinds: str, once: bool = False, **only: Callable[[Case], Any]) -> Any:
-    """Run the test for each function of these kinds, if ``only`` says so, in all its variants."""
+def law(*kinds: str, once: bool = False, heavy: bool = False, **only: Callable[[Case], Any]) -> Any:
+    """Run the test for each function of these kinds, if ``only`` says so.
+
+    In all its variants or ``once``; if ``heavy``, for some only with the slow tests.
+    """
     chosen = [c for c in cases.cases(*kinds) if all(test(c) for test in only.values())]
     chosen = cases.one_of_each(chosen) if once else chosen
-    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name)
+
+    def parameter(case: Case) -> Any:
+        every_time = case.kind not in (*GRADED, *HARD) or case.public in REPRESENTATIVES
+        marks = pytest.mark.slow if heavy and not every_time else ()
+        return pytest.param(case, id=case.name, marks=marks)
+
+    return pytest.mark.parametrize("case", [parameter(case) for case in chosen])
 
 
 def assert_same(got: Any, want: Any, **tolerance: float) -> None:
@@ -131,7 +141,7 @@ def one_hot(ids: jax.Array, classes: int) -> jax.Array:
 # ---------------------------------------------------------------------------------- transformations
 
 
-@law(*ARRAYS, once=True)
+@law(*ARRAYS, once=True, heavy=True)
 def test_jit_is_eager_in_one_trace(case: Case) -> None:
     traces = []
 
@@ -156,7 +166,7 @@ def test_numpy_is_jax(case: Case) -> None:
 ONE_IMAGE = {"images": lambda case: case.public != "soft_skeleton"}  # which needs a batch
 
 
-@law(*ARRAYS, once=True, **ONE_IMAGE)
+@law(*ARRAYS, once=True, heavy=True, **ONE_IMAGE)
 def test_vmap_is_a_loop(case: Case) -> None:
     args = image(case.args(), slice(3))
     got = jax.vmap(partial(outcome, case))(*args)
@@ -169,7 +179,7 @@ def test_leading_axes_are_a_batch(case: Case) -> None:
     assert_same(case.function(*args), jax.vmap(case.function)(*args))
 
 
-@law(*HARD, *FLOATS, *ORDERED, *SPATIAL)
+@law(*HARD, *FLOATS, *ORDERED, *SPATIAL, once=True)
 def test_axis_is_vmap(case: Case) -> None:
     where, args = where_mask(), case.args()
 
@@ -180,21 +190,21 @@ def test_axis_is_vmap(case: Case) -> None:
     assert_same(got, jax.vmap(of_one)(where, *args))
 
 
-@law(*MAPS)
+@law(*MAPS, once=True)
 def test_axis_is_moveaxis(case: Case) -> None:
     args = case.args()
     moved = [jnp.moveaxis(x, 1, 0) for x in args]
     assert_same(case.function(*args, axis=(-1, 0)), case.function(*moved, axis=(1, 2)))
 
 
-@law(*SOFT, once=True)
+@law(*SOFT, once=True, heavy=True)
 def test_gradient_of_vmap_is_vmap_of_gradient(case: Case) -> None:
     args = image(case.args(), slice(3))
     gradient = jax.grad(lambda *args: jax.vmap(scalar(case))(*args).sum())(*args)
     assert_same(gradient, jax.vmap(jax.grad(scalar(case)))(*args))
 
 
-@law(*MAPS, once=True)
+@law(*MAPS, once=True, heavy=True)
 def test_scan_is_a_loop(case: Case) -> None:
     args = image(case.args(), slice(3))
     _, got = jax.lax.scan(lambda _, step: (None, outcome(case, *step)), None, args)
@@ -258,7 +268,7 @@ def test_a_mask_of_all_pixels_changes_nothing(case: Case) -> None:
     assert_same(outcome(case, *args, where=jnp.ones(MAP, bool)), outcome(case, *args))
 
 
-@law(*GRADED, *HARD)
+@law(*GRADED, *HARD, once=True)
 @pytest.mark.parametrize("axis", [None, (1, 2)])
 def test_no_pixels_give_zero_and_zero_gradient(case: Case, axis: Any) -> None:
     if axis and case.kind not in MAPS:
@@ -414,7 +424,7 @@ def test_scores_of_matrices_keep_their_bounds(case: Case) -> None:
     assert jnp.isfinite(gradient).all()
 
 
-@law(*GRADED)
+@law(*GRADED, once=True, heavy=True)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
 def test_half_precision_is_summed_in_float32(case: Case, dtype: Any) -> None:
     first, labels = case.args()
@@ -447,7 +457,7 @@ def test_nan_is_not_hidden(case: Case) -> None:
 # ---------------------------------------------------------------------------------- derivatives
 
 
-@law(*GRADED)
+@law(*GRADED, once=True)
 @pytest.mark.parametrize("truth", ["right", "wrong", "absent"])
 def test_gradients_are_finite(case: Case, truth: str) -> None:
     first, labels = case.args()
@@ -470,7 +480,7 @@ def derivatives(f: Callable[..., Any], x: Any, v: Any) -> tuple[Any, Any, Any]:
     return gradient, forward, reverse
 
 
-@law(*SOFT, once=True)
+@law(*SOFT, once=True, heavy=True)
 def test_derivatives_are_those_of_the_plain_formula(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,7 +503,7 @@ def test_derivatives_are_those_of_the_plain_formula(
     assert all(jnp.isfinite(x).all() for x in got)
 
 
-@law(*PIXEL, *ORDERED, *SPATIAL)
+@law(*PIXEL, *ORDERED, *SPATIAL, heavy=True)
 def test_second_derivatives_are_finite_and_alike(case: Case) -> None:
     first, labels = case.args()
     direction = jnp.asarray(np.random.default_rng(1).normal(size=first.shape), jnp.float32)
@@ -513,7 +523,7 @@ def test_activation_is_taken_inside(case: Case) -> None:
     assert_same(got, jax.value_and_grad(lambda x: of_probs(activation(x), labels))(first))
 
 
-@law(*FLOATS, *SCORES, probs=lambda case: case.options.get("activation") is None)
+@law(*FLOATS, *SCORES, probs=lambda case: case.options.get("activation") is None, heavy=True)
 def test_pure_forward_mode(case: Case) -> None:
     first, *labels = jax.tree.map(lambda x: x.astype(jnp.float32), case.args())
     f = scalar(case)
@@ -535,7 +545,7 @@ def devices(axis_type: AxisType) -> jax.sharding.Mesh:
 AXIS_TYPES = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
 
 
-@law(*GRADED, *HARD, once=True)
+@law(*GRADED, *HARD, once=True, heavy=True)
 @AXIS_TYPES
 def test_a_sharded_batch_stays_where_it_is(case: Case, axis_type: AxisType) -> None:
     args = wide(case.args()) if case.kind in MAPS else case.args()
@@ -566,7 +576,7 @@ def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) 
     assert not re.search("all-gather|all-to-all|collective-permute|all-reduce", compiled.as_text())
 
 
-@law(*HARD, "soft", "compound", once=True)
+@law(*HARD, "soft", "compound", once=True, heavy=True)
 @AXIS_TYPES
 def test_sharded_rows_give_the_same(case: Case, axis_type: AxisType) -> None:
     args = [jnp.swapaxes(x, 0, 1) for x in case.args()]  # [height, images, width]
@@ -581,7 +591,7 @@ def takes_axis_name(case: Case) -> bool:
     return "axis_name" in inspect.signature(getattr(jaxseg, case.public)).parameters
 
 
-@law(*LOSSES, *ORDERED, *SPATIAL, once=True, shared=takes_axis_name)
+@law(*LOSSES, *ORDERED, *SPATIAL, once=True, shared=takes_axis_name, heavy=True)
 @pytest.mark.parametrize("axis", [None, (1, 2)], ids=["pooled", "each"])
 def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any) -> None:
     args = (*case.args(), where_mask())

@@ -402,12 +402,6 @@ def test_right_probabilities_have_no_loss_and_wrong_ones_the_most(kind):
     assert (np.asarray(gradient) != 0).any()  # T14: no plateau
 
 
-@pytest.mark.parametrize("name", ["dice_loss", "iou_loss"])
-def test_squares_and_soft_targets_exclude_each_other(name):
-    with pytest.raises(ValueError, match="squared"):
-        getattr(jaxseg, name)(LOGITS, IDS, squared=True, soft_targets=True)
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_soft_targets_are_met_by_themselves_and_hard_ones_as_ever(name):
     loss = functools.partial(getattr(jaxseg, name), activation=None, soft_targets=True)

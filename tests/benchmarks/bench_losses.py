@@ -1,6 +1,7 @@
 """Memory and time of the losses' value and gradient, beside plain autodiff and Optax.
 
     python tests/benchmarks/bench_losses.py [--rounds 15]
+    python tests/benchmarks/bench_losses.py --memory  # of every loss
 
 Temporaries are the compiler's own figure, in multiples of the logits' bytes; it does not vary.
 Times are medians of rounds in which every contender runs once in turn, and ratios are medians of
@@ -8,6 +9,7 @@ the rounds' ratios, so that a machine whose speed drifts slows all alike.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 
@@ -51,11 +53,30 @@ CONTENDERS: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def print_memory(shape: tuple[int, ...]) -> None:
+    """Print every loss's temporaries, with default arguments, as multiples of the logits' bytes."""
+    classes = shape[-1]
+    needs = {"generalized_wasserstein_dice_loss": {"distances": 1 - np.eye(classes)}}
+    logits = jax.ShapeDtypeStruct(shape, np.float32)
+    labels = jax.ShapeDtypeStruct(shape[:-1], np.int32)
+    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {list(shape)}")
+    for name in (n for n in jaxseg.__all__ if n.endswith("_loss")):
+        loss = functools.partial(getattr(jaxseg, name), **needs.get(name, {}))
+        step = jax.jit(jax.value_and_grad(lambda x, y, loss=loss: loss(x, y).mean()))
+        memory = step.lower(logits, labels).compile().memory_analysis()
+        print(f"| `{name}` | {memory.temp_size_in_bytes / (4 * np.prod(shape)):.2f} |")
+
+
 def main() -> None:
     """Print a table for each shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--memory", action="store_true")
+    options = parser.parse_args()
+    if options.memory:
+        print_memory((4, 256, 256, 11))
+        return
+    rounds = options.rounds
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {rounds} rounds")
     for shape in SHAPES:
         logits = jax.random.normal(jax.random.key(0), shape)
