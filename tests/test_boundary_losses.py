@@ -37,6 +37,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow  # beyond the table of test_losses
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_values_and_gradients_are_those_of_the_plain_formula(case):
     losses.assert_as_plain_formula(case)

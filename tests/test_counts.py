@@ -456,6 +456,7 @@ class TestBlocks:
         _, _, count = _blocks._cut((jnp.zeros((*shape, 3)),), axis)
         assert count > 4
 
+    @pytest.mark.slow  # the law of derivatives sees some of these
     @pytest.mark.parametrize(("shape", "axis"), MAP_AXES, ids=str)
     @pytest.mark.parametrize("labels", ["ids", "soft"])
     def test_values_and_gradients_equal_those_of_the_whole(self, labels, shape, axis):

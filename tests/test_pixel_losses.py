@@ -46,6 +46,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow  # beyond the table of test_losses
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_values_and_gradients_are_those_of_the_plain_formula(case):
     losses.assert_as_plain_formula(case)
@@ -303,19 +304,6 @@ def test_right_and_confident_logits_have_the_least_loss(name):
 
 
 # ---------------------------------------------------------------------------------- U-Net's weights
-
-
-@pytest.mark.parametrize("spacing", [1.0, (2.0, 0.5)])
-def test_border_weights_are_those_of_the_formula(spacing):
-    instances = np.zeros((9, 12), np.int32)
-    instances[1:4, 1:5] = 1
-    instances[5:8, 2:5] = 2
-    instances[2:7, 8:11] = 5  # ids need not be consecutive
-    instances[0, 0] = -1
-    got = jaxseg.border_weights(instances, border_weight=7.0, sigma=2.0, spacing=spacing)
-    expected = reference.border_weights(instances, 7.0, 2.0, spacing)
-    assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_border_weights_between_two_pixels():

@@ -360,6 +360,7 @@ OTHER_CASES = [
 ]
 
 
+@pytest.mark.slow  # beyond the table of test_losses
 @pytest.mark.parametrize("case", OTHER_CASES, ids=repr)
 def test_other_losses_are_those_of_the_plain_formulas(case):
     losses.assert_as_plain_formula(case)
@@ -400,12 +401,6 @@ def test_right_probabilities_have_no_loss_and_wrong_ones_the_most(kind):
     assert (np.asarray(value) > (0.35 if kind == "log-cosh" else 0.85)).all()
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient) != 0).any()  # T14: no plateau
-
-
-@pytest.mark.parametrize("name", ["dice_loss", "iou_loss"])
-def test_squares_and_soft_targets_exclude_each_other(name):
-    with pytest.raises(ValueError, match="squared"):
-        getattr(jaxseg, name)(LOGITS, IDS, squared=True, soft_targets=True)
 
 
 @pytest.mark.parametrize("name", LOSSES)
