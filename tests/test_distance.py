@@ -1,10 +1,4 @@
-<<<<<<< HEAD
-"""Distance transforms: those of SciPy and of all pairs of pixels, exact squares, and the signs."""
-
-import math
-=======
 """Distance transforms: exact, in one, two and three dimensions, with spacing."""
->>>>>>> ref
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +7,6 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-<<<<<<< HEAD
-
-import jaxseg
-
-SPACINGS = (1.0, 2.5, (0.7, 1.0, 3.0))
-transform = jax.jit(jaxseg.distance_transform, static_argnames="spacing")
-=======
 from scipy import ndimage
 
 import jaxseg
@@ -94,7 +81,6 @@ def test_spacing_may_be_an_array_under_jit():
 def test_a_mask_is_bool_and_has_axes(mask, error):
     with pytest.raises(error, match="mask must be"):
         jaxseg.distance_transform(mask)
->>>>>>> ref
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 6), (3, 5, 2)], ids=str)
@@ -141,25 +127,5 @@ def test_one_image_of_a_batch_without_a_true_pixel_leaves_the_others_alone():
     masks = np.random.default_rng(4).random((3, 5, 6)) < 0.2
     masks[1] = False
     got = jax.vmap(jaxseg.distance_transform)(masks)
-<<<<<<< HEAD
-    assert np.isinf(got[1]).all()
-    for n in (0, 2):
-        np.testing.assert_allclose(got[n], reference.distance_transform(masks[n]), rtol=1e-6)
-
-
-def test_spacing_may_be_an_array_under_jit():
-    mask = np.eye(4, dtype=bool)
-    value = jax.jit(lambda s: jaxseg.distance_transform(mask, spacing=s))(2.5)
-    np.testing.assert_allclose(value, jaxseg.distance_transform(mask, spacing=2.5), rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("mask", "error"), [(np.ones((2, 2)), TypeError), (np.ones((), bool), ValueError)]
-)
-def test_a_mask_is_bool_and_has_axes(mask, error):
-    with pytest.raises(error, match="mask must be"):
-        jaxseg.distance_transform(mask)
-=======
     for each, mask in zip(got, masks, strict=True):
         np.testing.assert_allclose(each, reference.distance_transform(mask), rtol=1e-6)
->>>>>>> ref
