@@ -15,7 +15,14 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxseg._checks import Axis, at_least_float32, normalize_axis, safe_divide, safe_power
+from jaxseg._checks import (
+    Axis,
+    at_least_float32,
+    check_soft,
+    normalize_axis,
+    safe_divide,
+    safe_power,
+)
 from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
 from jaxseg._scores import dice, generalized_dice, iou, matthews_correlation, tversky
 
@@ -430,17 +437,19 @@ def generalized_wasserstein_dice_loss(
     Note:
       MONAI's "GDL" weighs with ``1 / (G_l + 1)``, and its smooth is beside weighted sums.
     """
+    name = "probs" if activation is None else "logits"
+    logits, *_ = check_soft(name, logits, labels, where, axis)
     if activation == "sigmoid" or weighting not in ("foreground", "volume"):
         raise ValueError(
             "activation must be 'softmax' or None and weighting 'foreground' or 'volume'; "
             f"got {activation!r} and {weighting!r}."
         )
-    classes = jnp.shape(logits)[-1:]
+    classes = logits.shape[-1]
     distances = at_least_float32(jnp.asarray(distances))
-    if classes == (1,) or distances.shape != classes * 2:
+    if classes == 1 or distances.shape != (classes, classes):
         raise ValueError(
-            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for logits "
-            f"{jnp.shape(logits)}."
+            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for {name} "
+            f"{logits.shape}."
         )
     distances = safe_divide(distances, distances.max(), 0)
     hits, errors, truth = region_sums(

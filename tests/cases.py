@@ -33,7 +33,7 @@ class Case(NamedTuple):
     """A public function with inputs, in one of its variants."""
 
     public: str  # its name in jaxseg
-    kind: str  # one of those named above, or "text"
+    kind: str  # one of those named above, or one of its own
     make: Callable[[np.random.Generator], tuple[Any, ...]]  # its positional arguments
     variant: str = ""
     options: Mapping[str, Any] = {}
@@ -243,7 +243,7 @@ CASES = [
     Case("distance_transform", "space", lambda rng: (ids(rng) == 0,)),
     Case("signed_distance", "space", lambda rng: (ids(rng) == 0,)),
     # of a loss
-    Case("deep_supervision", "text", lambda rng: (jaxseg.dice_loss,)),
+    Case("deep_supervision", "wrapper", lambda rng: (jaxseg.dice_loss,)),
 ]
 
 

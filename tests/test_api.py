@@ -32,6 +32,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "counts": ["counts"],
     "text": ["counts"],
     "space": ["mask"],
+    "wrapper": ["loss"],
     "matrix": ["matrix"],
     "convert": ["matrix"],
 }
