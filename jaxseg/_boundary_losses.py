@@ -175,12 +175,13 @@ def hausdorff_erosion_loss(
 
     Args:
       alpha: power of the number of erosions.
-      erosions: K; errors thicker than twice this many pixels are all alike.
+      erosions: K, about half the thickness of the thickest errors, in pixels.
       logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, 0 or more. Errors one pixel thin vanish in
-      the first erosion and cost nothing.
+      the first erosion and cost nothing. Rescaling keeps square blocks of an even side for ever:
+      the loss grows with the thickness of errors only roughly.
 
     Raises:
       ValueError, TypeError: as ``boundary_loss``; ``erosions`` below 1.

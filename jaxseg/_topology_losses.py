@@ -115,7 +115,9 @@ def cldice_loss(
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1].
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. A prediction that fills the image
+      has no skeleton, and costs nothing where the target is empty: use a region loss beside it, or
+      ``dice_cldice_loss``.
 
     Raises:
       ValueError, TypeError: as ``boundary_loss``; negative ``iterations``.
@@ -232,8 +234,9 @@ def skeleton_recall_loss(
     with the tube t: the true class's skeleton, dilated, within the class.
 
     Args:
-      skeletons: the tubes, if made before: ids ``[batch, *space]``, or dense ``[batch, *space,
-        C]``, as labels are; else made of the labels by ``soft_skeleton``, once a call.
+      skeletons: the tubes t, if made before: ids ``[batch, *space]``, or dense ``[batch, *space,
+        C]``, as labels are; taken as they are. Else made of the labels by ``soft_skeleton``, once a
+        call.
       iterations: of ``soft_skeleton``.
       radius: how many times the skeleton is dilated by its face neighbours.
       logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
@@ -259,7 +262,8 @@ def skeleton_recall_loss(
       segmentation of thin tubular structures", 2024.
 
     Note:
-      The authors thin the labels with scikit-image while loading them: pass such ``skeletons``.
+      The authors thin the labels with scikit-image and dilate them twice while loading them: pass
+      such tubes as ``skeletons``.
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)

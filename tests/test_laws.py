@@ -232,7 +232,7 @@ def test_a_second_eager_call_compiles_nothing(case: Case) -> None:
 # ---------------------------------------------------------------------------------- masks
 
 
-@law(*MAPS, *ORDERED)
+@law(*MAPS, *ORDERED, once=True)
 def test_masked_is_removed(case: Case) -> None:
     where, args = where_mask(), case.args()
     got = outcome(case, *(masked(x, where) for x in args), where=where)
@@ -262,7 +262,7 @@ def test_pixels_do_not_see_each_other(case: Case) -> None:
     assert_same(case.function(*args, where=where), want)
 
 
-@law(*GRADED, *HARD)
+@law(*GRADED, *HARD, once=True)
 def test_a_mask_of_all_pixels_changes_nothing(case: Case) -> None:
     args = case.args()
     assert_same(outcome(case, *args, where=jnp.ones(MAP, bool)), outcome(case, *args))
