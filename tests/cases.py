@@ -262,6 +262,10 @@ REPRESENTATIVES = (
     "lovasz_softmax_loss",
     "boundary_loss",
     "cldice_loss",
+    "dice",
+    "generalized_dice",
+    "mean_iou",
+    "multiclass_matthews_correlation",
 )
 
 

@@ -110,6 +110,7 @@ def test_gradients_agree_with_finite_differences(case):
         check_grads(loss, (x,), order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bce_dice_loss", "dice_ce_loss"])
 def test_second_derivatives_agree_with_finite_differences(name):
     with jax.enable_x64(True):

@@ -58,7 +58,8 @@ def law(*kinds: str, once: bool = False, heavy: bool = False, **only: Callable[[
     chosen = cases.one_of_each(chosen) if once else chosen
 
     def parameter(case: Case) -> Any:
-        every_time = case.kind not in (*GRADED, *HARD) or case.public in REPRESENTATIVES
+        alone = case.kind in ("convert", "predict", "space")
+        every_time = alone or case.public in REPRESENTATIVES
         marks = pytest.mark.slow if heavy and not every_time else ()
         return pytest.param(case, id=case.name, marks=marks)
 
@@ -425,7 +426,13 @@ def test_scores_of_matrices_keep_their_bounds(case: Case) -> None:
 
 
 @law(*GRADED, once=True, heavy=True)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(jnp.bfloat16, id="bfloat16"),
+        pytest.param(jnp.float16, id="float16", marks=pytest.mark.slow),
+    ],
+)
 def test_half_precision_is_summed_in_float32(case: Case, dtype: Any) -> None:
     first, labels = case.args()
     half = first.astype(dtype)
@@ -562,7 +569,7 @@ def test_a_sharded_batch_stays_where_it_is(case: Case, axis_type: AxisType) -> N
         assert got[1].sharding.is_equivalent_to(sharded[0].sharding, got[1].ndim)
 
 
-@law("hard", "soft", once=True)
+@law("hard", "soft", once=True, heavy=True)
 @AXIS_TYPES
 def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) -> None:
     args = case.args()

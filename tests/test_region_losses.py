@@ -93,6 +93,7 @@ def test_gradients_agree_with_finite_differences(case):
         check_grads(loss, (x,), order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 def test_second_derivatives_agree_with_finite_differences():
     with jax.enable_x64(True):
         x = jnp.asarray(LOGITS[0, :1, :3], jnp.float64)
