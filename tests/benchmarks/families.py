@@ -1,0 +1,260 @@
+"""What is measured: the cases of each family, and their rows."""
+
+import functools
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import jaxseg
+from tests.benchmarks import peers
+from tests.benchmarks.measure import Step, Steps, jax_step, multiple, rows_of, temporaries
+
+Rows = list[dict[str, Any]]
+
+
+class LossCase(NamedTuple):
+    shape: tuple[int, ...]  # of the logits
+    dtype: str = "float32"
+    dense: bool = False  # one-hot float32 labels, in place of ids
+    where: bool = False
+
+
+class CountingCase(NamedTuple):
+    shape: tuple[int, ...]  # of a label map
+    classes: int
+    dtype: str = "uint8"
+    where: bool = False
+
+
+LOSS_CASES = [
+    *(LossCase((4, 256, 256, c)) for c in (1, 2, 4, 11, 19, 32)),
+    *(LossCase((2, 128, 128, c)) for c in (117, 150)),
+    LossCase((1, 64, 64, 64, 32)),
+    LossCase((2, 32, 32, 32, 117)),
+    # fewer and more pixels
+    *(LossCase((*batch, 11)) for batch in ((1, 64, 64), (1, 256, 256), (16, 256, 256))),
+    *(LossCase((4, 256, 256, c), dtype="bfloat16") for c in (1, 4, 11, 32)),
+    *(LossCase((4, 256, 256, c), dense=True) for c in (1, 4, 11, 32)),
+    *(LossCase((4, 256, 256, c), where=True) for c in (1, 4, 11, 32)),
+]
+QUICK_LOSS_CASES = [
+    LossCase((2, 16, 16, 4)),
+    LossCase((2, 16, 16, 1), dtype="bfloat16", dense=True, where=True),
+]
+
+COUNTING_CASES = [
+    *(CountingCase((192, 64, 84), c) for c in (2, 11, 19, 150)),
+    *(CountingCase((16, 1024, 1024), c) for c in (2, 19)),
+    CountingCase((192, 64, 84), 11, dtype="int32"),
+    CountingCase((192, 64, 84), 11, where=True),
+]
+QUICK_COUNTING_CASES = [
+    CountingCase((4, 32, 32), 2),
+    CountingCase((4, 32, 32), 5, dtype="int32", where=True),
+]
+
+STARTUP_SHAPE = (2, 64, 64, 4)
+MEMORY_SHAPE = (4, 256, 256, 11)
+QUICK_SHAPE = (1, 16, 16, 4)
+LOSSES = [name for name in jaxseg.__all__ if name.endswith("_loss")]
+QUICK_LOSSES = ["dice_loss", "cross_entropy_loss"]
+
+
+def loss(rounds: int, quick: bool) -> Rows:
+    """Value and gradient of Dice, and of Dice and cross-entropy."""
+    return [
+        row
+        for case in (QUICK_LOSS_CASES if quick else LOSS_CASES)
+        for row in loss_rows(case, rounds, compiled=not quick)
+    ]
+
+
+def loss_rows(case: LossCase, rounds: int, compiled: bool) -> Rows:
+    print(case, file=sys.stderr)  # a full run is long
+    rng = np.random.default_rng(0)
+    classes, dtype = case.shape[-1], jnp.dtype(case.dtype)
+    logits = rng.standard_normal(case.shape, np.float32)
+    labels = rng.integers(max(classes, 2), size=case.shape[:-1], dtype=np.int32)
+    if case.dense:
+        one_hot = labels[..., None] == (np.arange(classes) if classes > 1 else 1)
+        labels = one_hot.astype(np.float32)
+    where = rng.random(case.shape[:-1]) < 0.9 if case.where else None
+
+    arrays = jax.device_put((logits.astype(dtype), labels, where), jax.devices()[0])
+    jax_tasks = peers.jax_loss_steps(*arrays)
+    monai = peers.monai_steps(
+        logits, labels, dtype=case.dtype, masked=case.where, compiled=compiled
+    )
+    tasks: dict[str, Steps] = {
+        "Dice + CE": {"jaxseg": own_loss(own_dice_ce, *arrays), **jax_tasks["Dice + CE"], **monai},
+        "Dice": {"jaxseg": own_loss(own_dice, *arrays), **jax_tasks["Dice"]},
+    }
+    check(case, tasks, lambda result: float(result[0]), rtol=0.02)  # Optax's mean is of images
+    size = arrays[0].nbytes
+    return rows_of(
+        tasks,
+        baseline=jax_step(jnp.copy, arrays[0]),
+        baseline_bytes=2 * size,
+        moved_bytes=3 * size,  # the logits are read for the sums and for the gradient
+        input_bytes=size,
+        rounds=rounds,
+        family="loss",
+        **case._asdict(),
+        classes=classes,
+        pixels=math.prod(case.shape[:-1]),
+    )
+
+
+def own_loss(f: Callable[..., Array], *arrays: Array) -> Step:
+    return jax_step(jax.value_and_grad(f), *arrays)
+
+
+def own_dice_ce(logits: Array, labels: Array, where: Array | None) -> Array:
+    if logits.shape[-1] == 1:
+        return jaxseg.bce_dice_loss(logits, labels, bce_weight=1.0, where=where)
+    return jaxseg.dice_ce_loss(logits, labels, where=where)
+
+
+def own_dice(logits: Array, labels: Array, where: Array | None) -> Array:
+    activation = "sigmoid" if logits.shape[-1] == 1 else "softmax"
+    return jaxseg.dice_loss(logits, labels, activation=activation, where=where).mean()
+
+
+def counting(rounds: int, quick: bool) -> Rows:
+    """Confusion matrices and the IoU of each class."""
+    return [
+        row
+        for case in (QUICK_COUNTING_CASES if quick else COUNTING_CASES)
+        for row in counting_rows(case, rounds)
+    ]
+
+
+def counting_rows(case: CountingCase, rounds: int) -> Rows:
+    print(case, file=sys.stderr)
+    predictions, labels, where = label_maps(case)
+    arrays = jax.device_put((predictions, labels, where), jax.devices()[0])
+
+    def own(f: Callable[..., Any]) -> Step:
+        return jax_step(lambda p, g, w: f(p, g, num_classes=case.classes, where=w), *arrays)
+
+    maps = (predictions, labels, where, case.classes)
+    tasks: dict[str, Steps] = {
+        "Confusion matrix": {"jaxseg": own(jaxseg.confusion_matrix), **peers.matrix_steps(*maps)},
+        "IoU of each class": {
+            "jaxseg": own(lambda *a, **k: jaxseg.iou(jaxseg.counts(*a, **k))),
+            "jaxseg counts": own(jaxseg.counts),
+            **peers.iou_steps(*maps),
+        },
+    }
+    matrix, (own_iou, _, *iou) = (list(steps.items()) for steps in tasks.values())
+    check(case, {"matrix": dict(matrix)}, np.asarray, rtol=0)
+    check(case, {"mean IoU": dict([own_iou, *iou])}, np.mean, rtol=1e-5)
+    size = arrays[0].nbytes + arrays[1].nbytes
+    return rows_of(
+        tasks,
+        # As many bytes of floats: integers of 8 bits are summed by arithmetic, not by bandwidth.
+        baseline=jax_step(lambda x: x.sum(1), jnp.ones((size // 4096, 1024), jnp.float32)),
+        baseline_bytes=size,
+        moved_bytes=size,
+        input_bytes=size,
+        rounds=rounds,
+        family="counting",
+        **case._asdict(),
+        pixels=labels.size,
+    )
+
+
+def label_maps(case: CountingCase) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Predictions, labels and where.
+
+    Labels are tiles of 8x8 pixels of a class, half of them of class 0; a tenth of the predicted
+    pixels are of any class.
+    """
+    rng = np.random.default_rng(0)
+    batch, height, width = case.shape
+    tiles = (batch, -(-height // 8), -(-width // 8))
+    tile_labels = rng.integers(case.classes, size=tiles) * (rng.random(tiles) < 0.5)
+    labels = tile_labels.repeat(8, 1).repeat(8, 2)[:, :height, :width].astype(case.dtype)
+    noise = rng.integers(case.classes, size=case.shape, dtype=case.dtype)
+    predictions = np.where(rng.random(case.shape) < 0.1, noise, labels)
+    return predictions, labels, rng.random(case.shape) < 0.9 if case.where else None
+
+
+def check(case: Any, tasks: dict[str, Steps], value: Callable[[Any], Any], rtol: float) -> None:
+    """Stop if contenders do not compute the same thing."""
+    for task, steps in tasks.items():
+        values = {n: value(step.run()) for n, step in steps.items() if isinstance(step, Step)}
+        for name, found in values.items():
+            message = f"{task} of {name}, {case}"
+            np.testing.assert_allclose(found, values["jaxseg"], rtol=rtol, err_msg=message)
+
+
+def startup(rounds: int, quick: bool) -> Rows:
+    """Import, and the first call of every loss."""
+    program = (
+        "import time; a = time.perf_counter(); import jax, optax; b = time.perf_counter(); "
+        "import jaxseg; print(b - a, time.perf_counter() - b)"
+    )
+    seconds = [
+        [float(x) for x in subprocess.check_output([sys.executable, "-c", program]).split()]
+        for _ in range(1 if quick else rounds)
+    ]
+    below, own = np.median(seconds, axis=0).tolist()
+    imports = [
+        {"family": "startup", "task": "import jax, optax", "seconds": below},
+        {"family": "startup", "task": "import jaxseg", "seconds": own},
+    ]
+    shape = QUICK_SHAPE if quick else STARTUP_SHAPE
+    calls = []
+    for name in QUICK_LOSSES if quick else LOSSES:
+        jax.clear_caches()
+        start = time.perf_counter()
+        lowered = lower(name, shape)
+        traced = time.perf_counter()
+        lowered.compile()
+        calls.append(
+            {
+                "family": "startup",
+                "task": name,
+                "shape": shape,
+                "trace": traced - start,
+                "compile": time.perf_counter() - traced,
+            }
+        )
+    return imports + calls
+
+
+def memory(_: int, quick: bool) -> Rows:
+    """Temporaries of every loss, as multiples of the logits' bytes."""
+    shape = QUICK_SHAPE if quick else MEMORY_SHAPE
+    return [
+        {
+            "family": "memory",
+            "task": name,
+            "shape": shape,
+            "temporaries": multiple(
+                temporaries(lower(name, shape).compile()), 4 * math.prod(shape)
+            ),
+        }
+        for name in (QUICK_LOSSES if quick else LOSSES)
+    ]
+
+
+def lower(name: str, shape: tuple[int, ...]) -> Any:
+    """Value and gradient of a loss's mean with default arguments, float32 and ids, lowered."""
+    needs = {"generalized_wasserstein_dice_loss": {"distances": 1 - np.eye(shape[-1])}}
+    loss = functools.partial(getattr(jaxseg, name), **needs.get(name, {}))
+    logits = jax.ShapeDtypeStruct(shape, np.float32)
+    labels = jax.ShapeDtypeStruct(shape[:-1], np.int32)
+    return jax.jit(jax.value_and_grad(lambda x, y: loss(x, y).mean())).lower(logits, labels)
+
+
+FAMILIES = {"loss": loss, "counting": counting, "startup": startup, "memory": memory}

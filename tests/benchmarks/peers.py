@@ -1,0 +1,245 @@
+"""The contenders beside jaxseg: JAX by hand, Optax, MONAI, NumPy, TorchMetrics and metrax.
+
+Each function returns steps by name. A library that is not installed, or that cannot do the task, is
+there with the reason in place of a step.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from tests.benchmarks.measure import Step, Steps, host_step, jax_step
+
+VOID = 255  # in the place of masked labels, where a library takes no mask
+
+
+def load(name: str) -> Any:
+    """The module, or why there is none."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        return f"not installed ({error})"
+
+
+def on_host(name: str) -> str:
+    """The name of a contender that runs on the CPU, whatever the others run on."""
+    return name if jax.devices()[0].platform == "cpu" else f"{name} (CPU)"
+
+
+# Losses in JAX
+
+
+def dense_labels(logits: Array, labels: Array) -> Array:
+    if labels.ndim == logits.ndim:
+        return labels
+    classes = logits.shape[-1]
+    return labels[..., None] if classes == 1 else jax.nn.one_hot(labels, classes)
+
+
+def plain_dice(logits: Array, labels: Array, where: Array | None) -> Array:
+    """Dice as one writes it by hand, differentiated by JAX."""
+    axes = tuple(range(logits.ndim - 1))
+    p = jax.nn.sigmoid(logits) if logits.shape[-1] == 1 else jax.nn.softmax(logits)
+    g = dense_labels(logits, labels)
+    if where is not None:
+        p, g = (jnp.where(where[..., None], x, 0) for x in (p, g))
+    return (1 - (2 * (p * g).sum(axes) + 1) / (p.sum(axes) + g.sum(axes) + 1)).mean()
+
+
+def optax_dice(logits: Array, labels: Array) -> Array:
+    return optax.losses.dice_loss(logits, dense_labels(logits, labels)).mean()
+
+
+def cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
+    """Optax's mean cross-entropy; a loss written by hand uses it too."""
+    if logits.shape[-1] == 1:
+        entropy = optax.sigmoid_binary_cross_entropy(logits, dense_labels(logits, labels))[..., 0]
+    elif labels.ndim == logits.ndim:
+        entropy = optax.softmax_cross_entropy(logits, labels)
+    else:
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return entropy.mean(where=where)
+
+
+def jax_loss_steps(logits: Array, labels: Array, where: Array | None) -> dict[str, Steps]:
+    """Value and gradient of losses by hand and of Optax's: steps by task and name."""
+
+    def step(dice: Callable[..., Array], with_ce: bool) -> Step:
+        def loss(logits: Array, labels: Array, where: Array | None) -> Array:
+            value = dice(logits, labels, where)
+            return value + cross_entropy(logits, labels, where) if with_ce else value
+
+        return jax_step(jax.value_and_grad(loss), logits, labels, where)
+
+    def optax_step(with_ce: bool) -> Step | str:
+        if where is not None:
+            return "its Dice takes no mask"
+        return step(lambda x, y, _: optax_dice(x, y), with_ce)
+
+    return {
+        task: {"plain JAX": step(plain_dice, with_ce), "Optax": optax_step(with_ce)}
+        for task, with_ce in (("Dice + CE", True), ("Dice", False))
+    }
+
+
+# Losses in torch
+
+
+def torch_device(torch: Any) -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def monai_steps(
+    logits: np.ndarray, labels: np.ndarray, *, dtype: str, masked: bool, compiled: bool
+) -> Steps:
+    """Value and gradient of MONAI's Dice and cross-entropy, eager and compiled.
+
+    The logits are stored channel first, or ("strided") channel last and only viewed channel first.
+    """
+    names = ["MONAI", "MONAI strided", "MONAI compiled", "MONAI compiled strided"]
+    torch, losses = load("torch"), load("monai.losses")
+    for missing in (torch, losses):
+        if isinstance(missing, str):
+            return dict.fromkeys(names, missing)
+    if torch_device(torch) == "cpu":
+        names = [on_host(name) for name in names]
+    if masked:
+        return dict.fromkeys(names, "DiceCELoss takes no mask")
+
+    classes = logits.shape[-1]
+    ids = labels.ndim < logits.ndim
+    loss = losses.DiceCELoss(
+        to_onehot_y=ids and classes > 1,
+        softmax=classes > 1,
+        sigmoid=classes == 1,
+        batch=True,
+        smooth_nr=1.0,
+        smooth_dr=1.0,
+    )
+    last = torch.from_numpy(logits).to(torch_device(torch), getattr(torch, dtype)).movedim(-1, 1)
+    first = last.contiguous()
+    # Ids as torch wants them, 64 bits wide, so that no conversion is timed.
+    truth = torch.from_numpy(
+        labels[:, None].astype(np.int64) if ids else np.moveaxis(labels, -1, 1)
+    )
+    truth = truth.to(torch_device(torch)).contiguous()
+    if ids and classes == 1:
+        truth = truth.to(first.dtype)
+
+    def step(loss: Callable[..., Any], x: Any) -> Step:
+        x = x.detach().requires_grad_()
+
+        def run() -> Any:
+            value = loss(x, truth)
+            (gradient,) = torch.autograd.grad(value, x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            return value.detach(), gradient
+
+        return host_step(run)
+
+    def compiled_step(x: Any) -> Step | str:
+        if not compiled:
+            return "torch.compile is left out of --quick"
+        torch.compiler.reset()
+        try:
+            return step(torch.compile(loss, dynamic=False), x)
+        except Exception as error:  # of many kinds: no compiler, one that fails, an old Python
+            return f"torch.compile failed: {str(error).strip().splitlines()[0]}"
+
+    steps = (step(loss, first), step(loss, last), compiled_step(first), compiled_step(last))
+    return dict(zip(names, steps))
+
+
+# Counting
+
+
+def matrix_steps(
+    predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
+) -> Steps:
+    """Confusion matrices."""
+
+    def numpy_matrix() -> np.ndarray:
+        p, g = (predictions, labels) if where is None else (predictions[where], labels[where])
+        cells = classes * g.astype(np.intp) + p
+        return np.bincount(cells.ravel(), minlength=classes**2).reshape(classes, classes)
+
+    def jax_matrix(p: Array, g: Array, where: Array | None) -> Array:
+        cells = classes * g.astype(jnp.int32) + p
+        if where is not None:
+            cells = jnp.where(where, cells, classes**2)  # beyond the length: dropped
+        return jnp.bincount(cells.ravel(), length=classes**2).reshape(classes, classes)
+
+    arrays = jax.device_put((predictions, labels, where), jax.devices()[0])
+    return {
+        on_host("np.bincount"): host_step(numpy_matrix),
+        "jnp.bincount": jax_step(jax_matrix, *arrays),
+        **torchmetrics_steps(predictions, labels, where, classes),
+    }
+
+
+def torchmetrics_steps(
+    predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
+) -> Steps:
+    torch, metrics = load("torch"), load("torchmetrics.functional.classification")
+    for missing in (torch, metrics):
+        if isinstance(missing, str):
+            return {"TorchMetrics": missing}
+    labels = labels if where is None else np.where(where, labels, VOID).astype(labels.dtype)
+    device = torch_device(torch)
+    p, g = (torch.from_numpy(x).to(device) for x in (predictions, labels))
+
+    def run() -> Any:
+        return metrics.multiclass_confusion_matrix(
+            p,
+            g,
+            num_classes=classes,
+            ignore_index=None if where is None else VOID,
+            validate_args=False,
+        ).cpu()
+
+    return {on_host("TorchMetrics") if device == "cpu" else "TorchMetrics": host_step(run)}
+
+
+def iou_steps(
+    predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
+) -> Steps:
+    """IoU of each class, or of metrax their mean, which is all it has."""
+
+    def numpy_iou() -> np.ndarray:
+        iou = np.empty(classes)
+        for c in range(classes):
+            p, g = predictions == c, labels == c
+            if where is not None:
+                p, g = p & where, g & where
+            iou[c] = np.logical_and(p, g).sum() / np.logical_or(p, g).sum()
+        return iou
+
+    return {
+        on_host("NumPy loop"): host_step(numpy_iou),
+        "metrax": metrax_step(predictions, labels, where, classes),
+    }
+
+
+def metrax_step(
+    predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
+) -> Step | str:
+    metrax = load("metrax")
+    if isinstance(metrax, str):
+        return metrax
+    if where is not None:
+        return "its IoU takes no mask"
+
+    def mean_iou(p: Array, g: Array) -> Any:
+        metric = metrax.IoU.from_model_output(
+            p, g, num_classes=classes, target_class_ids=jnp.arange(classes)
+        )
+        return metric.compute()
+
+    return jax_step(mean_iou, *jax.device_put((predictions, labels), jax.devices()[0]))
