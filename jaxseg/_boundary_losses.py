@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._checks import Axis, safe_divide
-from jaxseg._counts import counts, truth_of, valid_logits
+from jaxseg._counts import activate, counts, masks_of, truth_of, valid_logits
 from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
 from jaxseg._region_losses import AxisName, pools_batch, region_sums, squared_counts
 
@@ -83,7 +83,9 @@ def boundary_loss(
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     if distances is None:
-        phi = _distance_maps("signed", _masks(maps), spacing, maps.space)
+        phi = _distance_maps(
+            "signed", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
+        )
     else:
         phi = jnp.asarray(distances)
         if phi.shape != maps.logits.shape:
@@ -146,7 +148,9 @@ def hausdorff_dt_loss(
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
     distances = (
-        _distance_maps("of truth", _masks(maps), spacing, maps.space),
+        _distance_maps(
+            "of truth", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
+        ),
         _distance_maps("of prediction", predicted, spacing, maps.space),
     )
     loss = _mean(_squared_terms, (distances, jnp.asarray(alpha)), maps, activation, axis_name)
@@ -262,11 +266,10 @@ def boundary_dou_loss(
         count = partial(counts, ids, ids, num_classes=classes, axis=maps.axes)
         edges, sizes = count(where=edge).tp, count(where=valid).tp
     else:
-        masks = _masks(maps)
+        masks = masks_of(maps.labels, maps.where, maps.logits)
         edge = masks & _edges(masks, valid[..., None], maps.space)
         edges, sizes = (x.sum(maps.axes, dtype=jnp.int32) for x in (edge, masks))
-    if axis_name is not None and pools_batch(maps.axes, len(shape)):
-        edges, sizes = lax.psum((edges, sizes), axis_name)
+    edges, sizes = global_sum((edges, sizes), maps, axis_name)
     c = region_sums(squared_counts, logits, labels, activation, where, axis, axis_name)
     edge_share = safe_divide(
         edges.astype(c.tp.dtype) + smooth, sizes.astype(c.tp.dtype) + smooth, 1
@@ -304,10 +307,7 @@ def check_maps(
 
 def class_probs(maps: Maps, activation: str | None) -> Array:
     """Probabilities ``[..., C]``, 0 where masked."""
-    x = valid_logits(maps.logits, maps.where, -1)
-    if activation is None:
-        return x
-    p = jax.nn.softmax(x) if activation == "softmax" else jax.nn.sigmoid(x)
+    p = activate(valid_logits(maps.logits, maps.where, -1), activation)
     return p if maps.where is None else jnp.where(maps.where[..., None], p, 0)
 
 
@@ -330,11 +330,6 @@ def class_by_class(function: Callable[..., Array], *arrays: Array) -> Any:
     first = tuple(jnp.moveaxis(x, -1, 0) for x in arrays)
     results = lax.map(jax.checkpoint(lambda each: function(*each)), first)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results)
-
-
-def _masks(maps: Maps) -> Array:
-    truth = truth_of(maps.labels, maps.where, maps.logits, -1)
-    return truth if truth.dtype == bool else truth >= 0.5
 
 
 def _mean(
@@ -435,11 +430,8 @@ def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, 
     Where there is no boundary, one (smallest) spacing; for a prediction 0.
     """
     spacings = spacing_of_axes(spacing, len(space))
-    several = isinstance(spacings, tuple)
-    smallest = jnp.stack(
-        [jnp.asarray(s, jnp.float32) for s in (spacings if several else [spacings])]
-    )
-    return _of_classes(masks, spacings, smallest.min(), kind=kind, space=space)
+    smallest = jnp.asarray(spacings, jnp.float32).min()
+    return _of_classes(masks, spacings, smallest, kind=kind, space=space)
 
 
 @partial(jax.jit, static_argnames=("kind", "space"))

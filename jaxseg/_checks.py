@@ -231,6 +231,13 @@ def at_least_float32(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
+def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
+    """``[C]`` along the class axis of ``like``, in its dtype."""
+    axis = class_axis % like.ndim
+    others = tuple(a for a in range(like.ndim) if a != axis)
+    return jnp.expand_dims(weights, others).astype(like.dtype)
+
+
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
     empty = denominator == 0

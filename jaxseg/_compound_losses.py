@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
-from jaxseg._checks import Axis, safe_divide, safe_power
+from jaxseg._checks import Axis, along_classes, safe_divide, safe_power
 from jaxseg._counts import Counts, prob_counts, soft_counts, truth_of, valid_logits
 from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
 from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch
@@ -430,7 +430,7 @@ def unified_focal_loss(
 
     def region(counts: Counts) -> Array:
         index = tversky(counts, alpha=1 - delta, beta=delta, smooth=smooth, zero_division=1.0)
-        return safe_power(1 - index, _along(1 - stress, index, -1))
+        return safe_power(1 - index, along_classes(1 - stress, index))
 
     pooled = pools_batch(axes, logits.ndim - 1)
     regions = _mean_region_loss(region, counts, None, pooled, axis_name)
@@ -529,8 +529,7 @@ def _dice_ce_sums(
         spread = truth.mean(class_axis, keepdims=True)  # no label, nothing to spread
         smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
     if class_weights is not None:
-        others = tuple(a for a in range(-x.ndim, 0) if a != class_axis)
-        weights = jnp.expand_dims(class_weights, others).astype(x.dtype)
+        weights = along_classes(class_weights, x, class_axis)
         smoothed, truth = weights * smoothed, weights * truth
     ce = jnp.expand_dims(optax.softmax_cross_entropy(x, smoothed, class_axis), class_axis)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
@@ -542,10 +541,11 @@ def _dice_focal_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, the sum of the focal loss, and how many pixels have a label."""
     gamma, alpha = constants
-    counts, x, truth, _ = _classes_of_pixels(arrays, axes, class_axis)
+    x, truth = _classes_of_pixels(arrays, class_axis)
+    counts = _class_counts(x, arrays, axes, class_axis)
     focal = focal_terms(x, truth, gamma.astype(x.dtype), class_axis)
     if alpha is not None:
-        focal = focal * _along(alpha, x, class_axis)
+        focal = focal * along_classes(alpha, x, class_axis)
     return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
 
 
@@ -554,11 +554,12 @@ def _exponential_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, the sum of ``u (-log p)^gamma``, and how many pixels have a label."""
     gamma, class_weights = constants
-    counts, x, truth, _ = _classes_of_pixels(arrays, axes, class_axis)
+    x, truth = _classes_of_pixels(arrays, class_axis)
+    counts = _class_counts(x, arrays, axes, class_axis)
     surprise = safe_power(-jax.nn.log_softmax(x, class_axis), gamma.astype(x.dtype))
     surprise = truth * surprise
     if class_weights is not None:
-        surprise = surprise * _along(class_weights, x, class_axis)
+        surprise = surprise * along_classes(class_weights, x, class_axis)
     return counts, _total(surprise, axes, class_axis), _total(truth, axes, class_axis)
 
 
@@ -567,41 +568,34 @@ def _unified_focal_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts of two classes or more, the sum of the focal loss, and the pixels' number."""
     delta, damping = constants
-    _, x, truth, probs = _classes_of_pixels(arrays, axes, class_axis)
+    x, truth = _classes_of_pixels(arrays, class_axis)
     background = jnp.arange(x.shape[class_axis]) == 0
-    weights = _along(jnp.where(background, 1 - delta, delta), x, class_axis)
-    focal = weights * focal_terms(x, truth, _along(damping, x, class_axis), class_axis)
-    counts = prob_counts(probs, truth, arrays[2], axes, class_axis)
+    weights = along_classes(jnp.where(background, 1 - delta, delta), x, class_axis)
+    focal = weights * focal_terms(x, truth, along_classes(damping, x, class_axis), class_axis)
+    counts = prob_counts(jax.nn.softmax(x, class_axis), truth, arrays[2], axes, class_axis)
     return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
 
 
-def _classes_of_pixels(
-    arrays: Any, axes: tuple[int, ...], class_axis: int
-) -> tuple[Counts, Array, Array, Array]:
-    """Soft counts of the classes, and logits, truth and probabilities of two classes or more."""
+def _classes_of_pixels(arrays: Any, class_axis: int) -> tuple[Array, Array]:
+    """Logits and truth, in floats, of two classes or more."""
     logits, labels, where = arrays
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    one = x.shape[class_axis] == 1
-    if one:
-        x, truth = two_classes(x, truth, class_axis)
-        if where is not None:  # of no class, not "not it"
-            truth = jnp.where(jnp.expand_dims(where, class_axis), truth, 0)
+    return two_classes(x, truth, where, class_axis) if x.shape[class_axis] == 1 else (x, truth)
+
+
+def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int) -> Counts:
+    """Soft counts of the classes, from ``_classes_of_pixels``'s logits: of one class, of "it"."""
+    logits, labels, where = arrays
     probs = jax.nn.softmax(x, class_axis)
-    last = jax.lax.slice_in_dim(probs, 1, 2, axis=class_axis % x.ndim) if one else probs
-    return prob_counts(last, labels, where, axes, class_axis), x, truth, probs
+    if logits.shape[class_axis] == 1:
+        probs = lax.slice_in_dim(probs, 1, 2, axis=class_axis % x.ndim)
+    return prob_counts(probs, labels, where, axes, class_axis)
 
 
 def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     """Sum over ``axes`` and classes, of which an axis of 1 stays."""
     return x.sum(class_axis, keepdims=True).sum(axes)
-
-
-def _along(weights: Array, like: Array, class_axis: int) -> Array:
-    """``[C]`` along the class axis of ``like``."""
-    axis = class_axis % like.ndim
-    others = tuple(a for a in range(like.ndim) if a != axis)
-    return jnp.expand_dims(weights, others).astype(like.dtype)
 
 
 def _float(x: ArrayLike) -> Array:
@@ -653,7 +647,7 @@ def _mean_region_loss(
         counts = lax.psum(counts, axis_name)
     loss = region(counts)
     if class_weights is not None:
-        weights = _along(class_weights, loss, -1)
+        weights = along_classes(class_weights, loss)
         loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
     loss = loss.mean()
     return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)

@@ -208,8 +208,7 @@ def soft_sums(
 def _of_logits(statistic: Callable[..., Any], activation: str) -> Callable[..., Any]:
     def of_logits(arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int) -> Any:
         logits, labels, where = arrays
-        x = valid_logits(logits, where, class_axis)
-        probs = jax.nn.softmax(x, class_axis) if activation == "softmax" else jax.nn.sigmoid(x)
+        probs = activate(valid_logits(logits, where, class_axis), activation, class_axis)
         return statistic(probs, labels, where, axes, class_axis, constants)
 
     return of_logits
@@ -255,6 +254,19 @@ def valid_logits(logits: Array, where: Array | None, class_axis: int) -> Array:
     """Logits for an activation: in float32 or better, and 0 where masked, so that gradients are."""
     logits = _checks.at_least_float32(logits)
     return logits if where is None else jnp.where(jnp.expand_dims(where, class_axis), logits, 0)
+
+
+def activate(x: Array, activation: str | None, class_axis: int = -1) -> Array:
+    """Probabilities of checked logits, or of themselves."""
+    if activation is None:
+        return x
+    return jax.nn.softmax(x, class_axis) if activation == "softmax" else jax.nn.sigmoid(x)
+
+
+def masks_of(labels: Array, where: Array | None, like: Array, class_axis: int = -1) -> Array:
+    """``truth_of`` as bool: of float labels, 0.5 or more is the class."""
+    truth = truth_of(labels, where, like, class_axis)
+    return truth if truth.dtype == bool else truth >= 0.5
 
 
 def valid_pair(

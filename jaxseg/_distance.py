@@ -91,18 +91,13 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 @partial(jax.jit, static_argnames="axes")
 def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are a batch."""
-    if isinstance(spacings, tuple):
-        far = jnp.float32(jnp.inf)
-        squares = jnp.where(mask, 0, far)
-        spacings = tuple(jnp.asarray(step, jnp.float32) for step in spacings)
-        for number, (axis, step) in enumerate(zip(axes, spacings, strict=True)):
-            if number == 0:
-                steps = _steps_to(mask, axis)
-                squares = jnp.where(steps < _FAR, (steps.astype(squares.dtype) * step) ** 2, far)
-            else:
-                squares = _sweep(squares, axis, step)
-        return jnp.sqrt(squares)
     steps = _steps_to(mask, axes[0])
+    if isinstance(spacings, tuple):
+        first, *others = (jnp.asarray(step, jnp.float32) for step in spacings)
+        squares = jnp.where(steps < _FAR, (steps.astype(jnp.float32) * first) ** 2, jnp.inf)
+        for axis, step in zip(axes[1:], others, strict=True):
+            squares = _sweep(squares, axis, step)
+        return jnp.sqrt(squares)
     whole = jnp.where(steps < _FAR, steps * steps, _FAR)
     for axis in axes[1:]:
         whole = _sweep(whole, axis, 1)

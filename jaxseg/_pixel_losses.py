@@ -17,8 +17,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, safe_divide, safe_power
-from jaxseg._counts import truth_of, valid_logits
+from jaxseg._checks import Axis, along_classes, safe_divide, safe_power
+from jaxseg._counts import activate, masks_of, truth_of, valid_logits
 from jaxseg._distance import (
     Spacing,
     distances_to,
@@ -445,9 +445,13 @@ def border_weights(
 # ---------------------------------------------------------------------------------- per pixel
 
 
-def two_classes(x: Array, truth: Array, class_axis: int = -1) -> tuple[Array, Array]:
-    """Logits and truth of "not it" and "it", of those of one class."""
+def two_classes(
+    x: Array, truth: Array, where: Array | None, class_axis: int = -1
+) -> tuple[Array, Array]:
+    """Logits and truth of "not it" and "it", of those of one class; masked pixels are neither."""
     other = ~truth if truth.dtype == bool else 1 - truth
+    if where is not None:
+        other = jnp.where(jnp.expand_dims(where, class_axis), other, jnp.zeros((), other.dtype))
     pair = jnp.concatenate([jnp.zeros_like(x), x], class_axis)
     return pair, jnp.concatenate([other, truth], class_axis)
 
@@ -477,9 +481,7 @@ def _two_or_more(
     x = valid_logits(logits, mask, -1)
     truth = truth_of(labels, mask, x, -1)
     if x.shape[-1] == 1:
-        x, truth = two_classes(x, truth)
-        if mask is not None:  # of no class, not "not it"
-            truth = jnp.where(mask[..., None], truth, jnp.zeros((), truth.dtype))
+        x, truth = two_classes(x, truth, mask)
     return x, truth, jnp.ones(labels.shape[: x.ndim - 1], bool) if mask is None else mask
 
 
@@ -489,8 +491,7 @@ def _two_or_more(
 def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Array | None) -> Array:
     surprise = -jax.nn.log_softmax(x)
     if weights is not None:
-        weights = jnp.expand_dims(weights.astype(x.dtype), tuple(range(x.ndim - 1)))
-        surprise = weights * surprise
+        surprise = along_classes(weights, x) * surprise
     dense = truth.dtype != bool
     loss = (truth * surprise if dense else jnp.where(truth, surprise, 0)).sum(-1)
     if smoothing is None:
@@ -510,11 +511,10 @@ def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
         loss = surprise * safe_power(-jnp.expm1(-surprise), gamma)
         if alpha is None:
             return loss
-        alpha = jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
-        return jnp.where(truth, alpha, 0).sum(-1) * loss
+        return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
     terms = focal_terms(x, truth, gamma)
     if alpha is not None:
-        terms = terms * jnp.expand_dims(alpha.astype(x.dtype), tuple(range(x.ndim - 1)))
+        terms = terms * along_classes(alpha, x)
     return terms.sum(-1)
 
 
@@ -631,21 +631,15 @@ def _lovasz(
     The weight of an error depends on the order alone, so it has no gradient.
     """
 
-    def truth(c: Array | None = None) -> Array:
-        """Masks of all classes ``[..., C]``, or of one."""
-        dense = labels.ndim == logits.ndim
-        masks = labels if dense else _checks.membership(labels, logits.shape[-1])
-        masks = masks if masks.dtype == bool else masks >= 0.5
-        if c is None:
-            return masks if where is None else masks & where[..., None]
-        return masks[..., c] if where is None else masks[..., c] & where
+    def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
+        return masks_of(labels, where, logits)
 
     def errors(logits: Array) -> Array:
         x = valid_logits(logits, where, -1)
         if form == "hinge":
             values = jnp.maximum(1 - jnp.where(truth(), x, -x), 0)
         else:
-            p = jax.nn.softmax(x) if form == "softmax" else jax.nn.sigmoid(x) if form else x
+            p = activate(x, form)
             values = jnp.where(truth(), 1 - p, p)
         return values if where is None else jnp.where(where[..., None], values, 0)
 
@@ -653,7 +647,7 @@ def _lovasz(
 
     def sort_class(c: Array, weights: Array) -> Array:
         e = lax.dynamic_index_in_dim(now, c, -1, keepdims=False)
-        w = _sharded_like(_order_weights(e, truth(c), where, axes), e)
+        w = _sharded_like(_order_weights(e, truth()[..., c], where, axes), e)
         return lax.dynamic_update_index_in_dim(weights, w, c, -1)
 
     # One class at a time, in place; from a select of zeros, which is sharded as the errors are.

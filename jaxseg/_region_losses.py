@@ -24,7 +24,14 @@ from jaxseg._checks import (
     safe_power,
 )
 from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
-from jaxseg._scores import dice, generalized_dice, iou, matthews_correlation, tversky
+from jaxseg._scores import (
+    dice,
+    generalized_dice,
+    iou,
+    matthews_correlation,
+    tversky,
+    weights_of_rare,
+)
 
 AxisName = str | tuple[str, ...] | None
 
@@ -458,9 +465,7 @@ def generalized_wasserstein_dice_loss(
     if weighting == "foreground":
         hits, error = hits[..., 1:].sum(-1), errors.sum(-1)
     else:
-        present = truth > 0
-        smallest = jnp.min(truth, axis=-1, where=present, initial=jnp.inf, keepdims=True)
-        weights = jnp.where(present, smallest / jnp.where(present, truth, 1), 1)
+        weights = weights_of_rare(truth, 1.0)
         hits, error = (weights * hits).sum(-1), (weights * errors).sum(-1)
     return 1 - safe_divide(2 * hits + smooth, 2 * hits + error + smooth + eps, 1)
 

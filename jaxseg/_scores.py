@@ -765,11 +765,7 @@ def generalized_dice(
     tp, fp, fn, _ = _floats(counts)
     if tp.ndim == 0:
         raise ValueError("generalized_dice sums over the class axis; Counts have none, shape ().")
-    truth = tp + fn
-    present = truth > 0
-    smallest = jnp.min(truth, axis=-1, where=present, initial=jnp.inf, keepdims=True)
-    # (smallest / G)^power rather than 1 / G^power: the same score, and nothing under- or overflows.
-    weights = jnp.where(present, smallest / jnp.where(present, truth, 1), 1) ** power
+    weights = weights_of_rare(tp + fn, power)
     numerator = 2 * (weights * tp).sum(-1) + smooth
     denominator = (weights * (2 * tp + fp + fn)).sum(-1) + smooth + eps
     return safe_divide(numerator, denominator, zero_division)
@@ -1093,6 +1089,16 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
 
 
 # ---------------------------------------------------------------------------------- shared
+
+
+def weights_of_rare(sizes: Array, power: float) -> Array:
+    """``(smallest / G)^power`` of the sizes G ``[..., C]`` of the classes; 1 for an absent one.
+
+    Rather than ``1 / G^power``: the same ratios, and nothing under- or overflows.
+    """
+    present = sizes > 0
+    smallest = jnp.min(sizes, axis=-1, where=present, initial=jnp.inf, keepdims=True)
+    return jnp.where(present, smallest / jnp.where(present, sizes, 1), 1) ** power
 
 
 def _floats(counts: Counts) -> Counts:

@@ -107,6 +107,10 @@ def wide(args: Any) -> Any:
     return tuple(jnp.concatenate([x, x, x[:, :, :3]], axis=2) for x in args)
 
 
+def takes(case: Case, argument: str) -> bool:
+    return argument in inspect.signature(getattr(jaxseg, case.public)).parameters
+
+
 def image(args: Any, i: Any) -> Any:
     return jax.tree.map(lambda x: x[i], args)
 
@@ -270,14 +274,12 @@ def test_a_mask_of_all_pixels_changes_nothing(case: Case) -> None:
 
 
 @law(*GRADED, *HARD, once=True)
-@pytest.mark.parametrize("axis", [None, (1, 2)])
-def test_no_pixels_give_zero_and_zero_gradient(case: Case, axis: Any) -> None:
-    if axis and case.kind not in MAPS:
-        pytest.skip("one form is enough")
+def test_no_pixels_give_zero_and_zero_gradient(case: Case) -> None:
     args = [garbage(x) for x in case.args()]
-    options = {"axis": axis} if case.kind in MAPS else {}
-    got = outcome(case, *args, where=jnp.zeros(MAP, bool), **options)
-    assert not any(leaf.any() for leaf in jax.tree.leaves(got))  # NaN is True
+    for axis in (None, (1, 2)) if takes(case, "axis") else (None,):
+        options = {"axis": axis} if axis else {}
+        got = outcome(case, *args, where=jnp.zeros(MAP, bool), **options)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(got))  # NaN is True
 
 
 @law("region", *SCORES)
@@ -594,11 +596,9 @@ def test_sharded_rows_give_the_same(case: Case, axis_type: AxisType) -> None:
     assert_same(got, outcome(case, *args))
 
 
-def takes_axis_name(case: Case) -> bool:
-    return "axis_name" in inspect.signature(getattr(jaxseg, case.public)).parameters
-
-
-@law(*LOSSES, *ORDERED, *SPATIAL, once=True, shared=takes_axis_name, heavy=True)
+@law(
+    *LOSSES, *ORDERED, *SPATIAL, once=True, shared=lambda case: takes(case, "axis_name"), heavy=True
+)
 @pytest.mark.parametrize("axis", [None, (1, 2)], ids=["pooled", "each"])
 def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any) -> None:
     args = (*case.args(), where_mask())
@@ -616,9 +616,7 @@ def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any
         )
         return result, gradient
 
-    if axis and case.kind not in LOSSES:
-        pytest.skip("one form is enough")
-    out = P("b") if case.kind == "region" and axis else P()
+    out = P("b") if case.kind != "compound" and axis else P()
     split = partial(jax.shard_map, mesh=devices(AxisType.Auto), in_specs=P("b"))
     (_, want), gradient = jax.value_and_grad(total, has_aux=True)(*args)
     assert_same(jax.jit(split(in_the_body, out_specs=(out, P("b"))))(*args), (want, gradient))

@@ -18,7 +18,6 @@ import reference
 import jaxseg
 
 PLANE, VOLUME = (2, 6, 7), (2, 4, 5, 3)
-TWO_CLASSES = np.float64([1, 3])
 FAR = {n: np.abs(np.subtract.outer(np.arange(n), np.arange(n))) / 2.0 for n in (2, 3, 5)}
 
 # map, classes, labels, masked, axis, whether the last class is absent
