@@ -13,6 +13,7 @@ from jaxseg._compound_losses import (
     dice_focal_loss,
     dice_top_k_loss,
     exponential_logarithmic_loss,
+    linear_dice_ce_loss,
     unified_focal_loss,
 )
 from jaxseg._counts import (
@@ -164,6 +165,7 @@ __all__ = [
     # compound losses
     "bce_dice_loss",
     "dice_ce_loss",
+    "linear_dice_ce_loss",
     "dice_focal_loss",
     "dice_top_k_loss",
     "exponential_logarithmic_loss",

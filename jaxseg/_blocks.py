@@ -30,6 +30,8 @@ CPU_CLASS_MAJOR_LIMIT = 16
 # (arrays, constants, axes, class_axis) -> sums over ``axes``: a pytree of arrays that keep the
 # map's other axes, and then have an axis of classes, or of 1.
 Statistic = Callable[..., Any]
+Forward = Callable[..., Any]
+Backward = Callable[..., Array]
 Arrays = tuple[Any, ...]  # of Array or None
 Axes = tuple[int, ...]
 
@@ -52,8 +54,7 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
     if not run:  # one block, which the backward pass still computes anew
         return _sum_blocks(statistic, axes, None, arrays, constants)
     classes = arrays[0].shape[-1]
-    few = classes <= CPU_CLASS_MAJOR_LIMIT and jax.default_backend() == "cpu"
-    if few and run[-1] == arrays[0].ndim - 2:
+    if run[-1] == arrays[0].ndim - 2 and _turns(classes):
         statistic = partial(_of_turned, statistic)
     if classes == 1:  # merged in each block: XLA would copy the whole gradient to unmerge it
         sums = _sum_blocks(partial(_of_merged, statistic), run, run[0], arrays, constants)
@@ -65,13 +66,14 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
 
 def _loop(statistic: Statistic, axes: Axes, cut: int | None, arrays: Arrays, constants: Any) -> Any:
     """``statistic`` summed over ``axes``, in blocks along the axis ``cut`` or in one."""
-    first, block_at, count = _cut(arrays, cut)
+    if cut is None:
+        return statistic(arrays, constants, axes, -1)
 
-    def add_block(i: Array, sums: Any) -> Any:
-        return jax.tree.map(jnp.add, sums, statistic(block_at(i)[1], constants, axes, -1))
+    def add_block(_: ArrayLike, block: Arrays, sums: Any) -> Any:
+        return _add(sums, statistic(block, constants, axes, -1))
 
-    sums = statistic(first, constants, axes, -1)
-    return lax.fori_loop(0, count, add_block, sums) if count else sums
+    blocks, last = _cut(arrays, cut)
+    return blocks(add_block, statistic(last[1], constants, axes, -1))
 
 
 def _loop_forward(
@@ -85,36 +87,110 @@ def _loop_backward(
 ) -> Any:
     """Gradients of the blocks, each computed from its pixels alone and written into its place."""
     arrays, constants = residuals
-    first, block_at, count = _cut(arrays, cut)
 
     def pull_back(block: Arrays) -> Any:
         _, pullback = jax.vjp(lambda *args: statistic(*args, axes, -1), block, constants)
         return pullback(cotangents)
 
-    in_place, summed = pull_back(first)
-    if count == 0 or cut is None:
-        return in_place, summed
+    if cut is None:
+        return pull_back(arrays)
 
-    def write(start: ArrayLike, block: Arrays, gradients: Arrays) -> Arrays:
+    def write(start: ArrayLike, parts: Arrays, gradients: Arrays) -> Arrays:
         return tuple(
             None if whole is None else _write_at(whole, part, start, cut)
-            for whole, part in zip(gradients, block, strict=True)
+            for whole, part in zip(gradients, parts, strict=True)
         )
 
-    def add_block(i: Array, carry: Any) -> Any:
-        start, block = block_at(i)
-        gradients, more = pull_back(block)
-        return write(start, gradients, carry[0]), jax.tree.map(jnp.add, carry[1], more)
+    def add_block(start: ArrayLike, block: Arrays, carry: Any) -> Any:
+        parts, more = pull_back(block)
+        return write(start, parts, carry[0]), _add(carry[1], more)
 
-    # Zeros that the blocks overwrite. As a select they are sharded as the array is, which
-    # zeros_like is not on JAX 0.12, and cost no copy, which the array itself would.
-    buffers = tuple(jnp.where(False, x, 0) if _is_floating(x) else None for x in arrays)
-    return lax.fori_loop(0, count, add_block, (write(0, in_place, buffers), summed))
+    blocks, (start, last) = _cut(arrays, cut)
+    parts, summed = pull_back(last)
+    buffers = tuple(_empty_like(x) if _is_floating(x) else None for x in arrays)
+    return blocks(add_block, (write(start, parts, buffers), summed))
 
 
 # The forward rule runs the plain loop, which has a jvp of its own: so forward over reverse works.
 _sum_blocks = jax.custom_vjp(_loop, nondiff_argnums=(0, 1, 2))
 _sum_blocks.defvjp(_loop_forward, _loop_backward)
+
+
+@partial(jax.jit, static_argnames=("plain", "forward", "backward", "axes"))
+def fused_sum(
+    plain: Statistic, forward: Forward, backward: Backward, arrays: Arrays, *, axes: Axes
+) -> Any:
+    """``blocked_sum(plain, arrays, axes=axes)``, by a derivative written by hand.
+
+    Args:
+      plain: the same statistic as ``blocked_sum`` takes it, where the pixels to sum are not the
+        axes before the classes.
+      forward: ``(arrays, turned) -> sums, kept`` of a block ``[*others, pixels, C]``; ``kept``, for
+        the backward pass, is an array like the block's logits.
+      backward: ``(kept, arrays, cotangents, turned) -> gradient`` of the block's logits.
+      arrays: the logits ``[*map, C]`` first, then arrays ``[*map]`` without a gradient, or None.
+      axes: the map's axes to sum, sorted.
+    """
+    run = _axes_to_cut(arrays[0], axes)
+    if not run or run[-1] != arrays[0].ndim - 2:
+        return blocked_sum(plain, arrays, axes=axes)
+    merged = tuple(_merge(x, run) for x in arrays)
+    turned = _turns(arrays[0].shape[-1])
+    sums = _sum_fused(partial(forward, turned=turned), partial(backward, turned=turned), merged)
+    return jax.tree.map(lambda x: x.sum(axes[: -len(run)]), sums)
+
+
+def _fused_loop(forward: Forward, backward: Backward, arrays: Arrays) -> Any:
+    def add_block(_: ArrayLike, block: Arrays, sums: Any) -> Any:
+        return _add(sums, forward(block)[0])
+
+    blocks, (_, last) = _cut(arrays, arrays[0].ndim - 2)
+    return blocks(add_block, forward(last)[0])
+
+
+def _fused_forward(forward: Forward, backward: Backward, arrays: Arrays) -> Any:
+    """The sums; on CPU also what the backward pass needs, in the memory of the gradient to be.
+
+    So the gradient costs no second exponential, and no memory but its own: block by block it is
+    written over what was kept. Elsewhere one more read of the logits is cheaper than a write.
+    """
+    logits = arrays[0]
+    if not on_cpu() or logits.dtype.itemsize < 4:
+        return _fused_loop(forward, backward, arrays), (None, arrays)
+    axis = logits.ndim - 2
+
+    def add_block(start: ArrayLike, block: Arrays, carry: Any) -> Any:
+        sums, kept = forward(block)
+        return _add(carry[0], sums), _write_at(carry[1], kept, start, axis)
+
+    blocks, (start, last) = _cut(arrays, axis)
+    sums, kept = forward(last)
+    whole = _write_at(_empty_like(logits), kept, start, axis)
+    sums, whole = blocks(add_block, (sums, whole))
+    return sums, (whole, arrays)
+
+
+def _fused_backward(forward: Forward, backward: Backward, residuals: Any, cotangents: Any) -> Any:
+    whole, arrays = residuals
+    logits = arrays[0]
+    axis = logits.ndim - 2
+
+    def write_gradient(start: ArrayLike, block: Arrays, gradient: Array) -> Array:
+        if whole is None:
+            kept = forward(block)[1]
+        else:  # a copy, without which XLA would copy all to overwrite a part
+            kept = lax.optimization_barrier(_read_at(gradient, start, block[0].shape[axis], axis))
+        part = backward(kept, block, cotangents).astype(logits.dtype)
+        return _write_at(gradient, part, start, axis)
+
+    blocks, (start, last) = _cut(arrays, axis)
+    gradient = _empty_like(logits) if whole is None else whole
+    gradient = blocks(write_gradient, write_gradient(start, last, gradient))
+    return ((gradient, *(None for _ in arrays[1:])),)
+
+
+_sum_fused = jax.custom_vjp(_fused_loop, nondiff_argnums=(0, 1))
+_sum_fused.defvjp(_fused_forward, _fused_backward)
 
 
 def _of_turned(statistic: Statistic, block: Arrays, constants: Any, axes: Axes, _: int) -> Any:
@@ -129,30 +205,31 @@ def _of_merged(statistic: Statistic, block: Arrays, constants: Any, axes: Axes, 
     return statistic(tuple(_merge(x, axes) for x in block), constants, axes[:1], -1)
 
 
-def _cut(arrays: Arrays, axis: int | None) -> tuple[Arrays, Callable[[ArrayLike], Any], int]:
-    """The first block, a function of i to a further block and its start, and their number.
+def _cut(arrays: Arrays, axis: int) -> Any:
+    """A loop over all blocks along ``axis`` but the last, and that one's start and arrays.
 
-    The first block is the remainder, so that the others are all of one size.
+    The last block is the remainder, so that the others are all of one size.
     """
     logits = arrays[0]
-    if axis is None:
-        return arrays, lambda i: (i, arrays), 0
     pixels = logits.shape[axis]
-    limit = CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK_BYTES
+    limit = CPU_BLOCK_BYTES if on_cpu() else ACCELERATOR_BLOCK_BYTES
     # Half precision is computed with in float32.
     bytes_per_pixel = logits.size // pixels * max(logits.dtype.itemsize, 4)
-    size = min(pixels, max(1, limit // bytes_per_pixel))
+    most = max(1, limit // bytes_per_pixel)
+    size = min(pixels, 1 << most.bit_length() - 1)  # a power of two: quick to index
     count = (pixels - 1) // size
-    first_size = pixels - count * size
 
-    def slices(start: ArrayLike, size: int) -> Arrays:
+    def block_at(start: ArrayLike, size: int) -> Arrays:
         return tuple(None if x is None else _read_at(x, start, size, axis) for x in arrays)
 
-    def block_at(i: ArrayLike) -> Any:
-        start = first_size + i * size
-        return start, slices(start, size)
+    def loop(step: Callable[[ArrayLike, Arrays, Any], Any], carry: Any) -> Any:
+        def body(i: Array, carry: Any) -> Any:
+            return step(i * size, block_at(i * size, size), carry)
 
-    return slices(0, first_size), block_at, count
+        return lax.fori_loop(0, count, body, carry) if count else carry
+
+    start = count * size
+    return loop, (start, block_at(start, pixels - start))
 
 
 def _read_at(x: Array, start: ArrayLike, size: int, axis: int) -> Array:
@@ -170,7 +247,7 @@ def _slow_to_slice(dtype: Any) -> bool:
 
     As integers the bits stay as they are. Derivatives are those of plain slices.
     """
-    return dtype == jnp.bfloat16 and jax.default_backend() == "cpu"
+    return dtype == jnp.bfloat16 and on_cpu()
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -200,6 +277,15 @@ def _write_bits_jvp(axis: int, primals: Any, tangents: Any) -> Any:
     return _write_bits(x, part, start, axis), whole
 
 
+def on_cpu() -> bool:
+    """Whether to cut for a CPU. Shapes depend on it, so it is asked when a function is traced."""
+    return jax.default_backend() == "cpu"
+
+
+def _turns(classes: int) -> bool:
+    return classes <= CPU_CLASS_MAJOR_LIMIT and on_cpu()
+
+
 def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
     """The last run of neighbouring axes to sum, without the map's first; none if it is sharded."""
     run: Axes = ()
@@ -213,6 +299,20 @@ def _axes_to_cut(logits: Array, axes: Axes) -> Axes:
 
 def _merge(x: Array | None, run: Axes) -> Array | None:
     return None if x is None else x.reshape(*x.shape[: run[0]], -1, *x.shape[run[-1] + 1 :])
+
+
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _empty_like(x: Array) -> Array:
+    """Zeros to be overwritten, block by block.
+
+    As a select they are sharded as the array is, which zeros_like is not on JAX 0.12, and cost no
+    copy, which the array itself would. Behind a barrier, lest XLA take the first block and the
+    zeros for a padded array, and compute that pixel by pixel.
+    """
+    return lax.optimization_barrier(jnp.where(False, x, 0))
 
 
 def _is_floating(x: Array | None) -> bool:

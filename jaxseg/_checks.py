@@ -152,6 +152,29 @@ def check_activation(
         )
 
 
+def check_linear(
+    features: Array, kernel: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array | None]:
+    """Check a 1x1 convolution of features ``[..., F]``; its kernel comes back as ``[F, C]``."""
+    kernel = jnp.asarray(kernel)
+    bias = None if bias is None else jnp.asarray(bias)
+    for name, x in (("kernel", kernel), ("bias", bias)):
+        if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating point, got {x.dtype}.")
+    width = features.shape[-1]
+    if kernel.ndim < 2 or kernel.shape[-2] != width or math.prod(kernel.shape[:-2]) != 1:
+        raise ValueError(
+            f"kernel must have shape ({width}, C) or (1, ..., 1, {width}, C), to go with features "
+            f"{features.shape}; got {kernel.shape}."
+        )
+    kernel = kernel.reshape(kernel.shape[-2:])
+    if bias is not None and bias.shape != kernel.shape[1:]:
+        raise ValueError(
+            f"bias must have shape {kernel.shape[1:]}, one each class; got {bias.shape}."
+        )
+    return kernel, bias
+
+
 def check_num_classes(num_classes: int) -> int:
     """Check that ``num_classes`` is a static positive integer."""
     if isinstance(num_classes, bool):

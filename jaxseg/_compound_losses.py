@@ -15,7 +15,14 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
 from jaxseg._checks import Axis, along_classes, safe_divide, safe_power
-from jaxseg._counts import Counts, prob_counts, soft_counts, truth_of, valid_logits
+from jaxseg._counts import (
+    Counts,
+    prob_counts,
+    soft_counts,
+    softmax_sums,
+    truth_of,
+    valid_logits,
+)
 from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
 from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch
 from jaxseg._scores import dice, tversky
@@ -150,14 +157,98 @@ def dice_ce_loss(
     ce_class_weights = _checks.check_class_weights(
         "ce_class_weights", ce_class_weights, num_classes
     )
-    static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
-    smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
-    counts, ce, valid = blocked_sum(
-        _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
-    )
+    smoothing = _static_none_if_zero(label_smoothing)
+    if labels.ndim < logits.ndim and smoothing is None:
+        counts, ce = softmax_sums(logits, labels, where, axes)
+        valid = counts.tp + counts.fn
+        if ce_class_weights is not None:
+            weights = along_classes(ce_class_weights, ce)
+            ce, valid = weights * ce, weights * valid
+    else:
+        counts, ce, valid = blocked_sum(
+            _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
+        )
     pixels = _global_mean(ce, valid, axis_name)
     regions = _mean_dice_loss(
         counts, smooth, class_weights, pools_batch(axes, labels.ndim), axis_name
+    )
+    return regions * dice_weight + pixels * ce_weight
+
+
+def linear_dice_ce_loss(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None,
+    labels: ArrayLike,
+    *,
+    dice_weight: ArrayLike = 1.0,
+    ce_weight: ArrayLike = 1.0,
+    class_weights: ArrayLike | None = None,
+    ce_class_weights: ArrayLike | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    smooth: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+    axis: Axis = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""``dice_ce_loss`` of a network's last 1x1 convolution, whose logits never exist.
+
+    .. math:: \operatorname{dice\_ce\_loss}(features \cdot kernel + bias,\ labels)
+
+    The convolution is taken inside, block by block, forward and backward, so that neither the
+    logits nor their gradient is ever whole: with 117 classes of 32 features they would be most of
+    the memory of a train step. The convolution is computed three times for that, not twice.
+
+    Args:
+      features: float ``[..., F]``, what the last layer reads.
+      kernel: float ``[F, C]``, C > 1, or a 1x1 convolution's ``[1, ..., 1, F, C]``.
+      bias: float ``[C]`` or None.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
+      dice_weight, ce_weight, class_weights, ce_class_weights: as in ``dice_ce_loss``.
+      label_smoothing, smooth, where, axis, axis_name: as in ``dice_ce_loss``.
+
+    Returns:
+      Scalar, float32 (float64 for float64 features). Half precision is computed in float32; the
+      gradients of features, kernel and bias come back in their own dtypes.
+
+    Raises:
+      ValueError, TypeError: as ``dice_ce_loss``; a kernel that is not ``[F, C]`` or a bias that is
+        not ``[C]``, or either not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> features = jnp.array([[[1.0, 0.0], [0.5, 0.0]], [[0.0, 0.5], [0.0, 1.5]]])
+      >>> kernel, bias = jnp.array([[2.0, -2.0], [-1.0, 2.0]]), jnp.array([0.0, 0.1])
+      >>> labels = jnp.array([[0, 0], [1, 1]])
+      >>> jaxseg.linear_dice_ce_loss(features, kernel, bias, labels).tolist()
+      0.1539
+      >>> jaxseg.dice_ce_loss(features @ kernel + bias, labels).tolist()
+      0.1539
+
+    References:
+      E. Wijmans et al., "Cut your losses in large-vocabulary language models", 2025, does so for
+      the cross-entropy of text.
+    """
+    features = _checks.check_scores("features", features)
+    kernel, bias = _checks.check_linear(features, kernel, bias)
+    num_classes = kernel.shape[-1]
+    _checks.check_activation("softmax", ("softmax",), num_classes)
+    shape = (*features.shape[:-1], num_classes)
+    labels = _checks.check_labels("logits", shape, _checks.as_array(labels))
+    where = _checks.check_where(where, shape[:-1])
+    axes = _checks.normalize_axis(axis, len(shape) - 1)
+    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
+    ce_class_weights = _checks.check_class_weights(
+        "ce_class_weights", ce_class_weights, num_classes
+    )
+    constants = (kernel, bias, ce_class_weights, _static_none_if_zero(label_smoothing))
+    counts, ce, valid = blocked_sum(
+        _linear_dice_ce_sums, (features, labels, where), constants, axes=axes
+    )
+    pixels = _global_mean(ce, valid, axis_name)
+    regions = _mean_dice_loss(
+        counts, smooth, class_weights, pools_batch(axes, len(shape) - 1), axis_name
     )
     return regions * dice_weight + pixels * ce_weight
 
@@ -536,6 +627,22 @@ def _dice_ce_sums(
     return counts, ce.sum(axes), truth.sum(axes)
 
 
+def _linear_dice_ce_sums(
+    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
+) -> tuple[Counts, Array, Array]:
+    """``_dice_ce_sums`` of logits that exist for this block alone."""
+    features, labels, where = arrays
+    kernel, bias, class_weights, label_smoothing = constants
+    x = _checks.at_least_float32(features)
+    form = "...f,fc->...c" if class_axis == -1 else "...fn,fc->...cn"
+    logits = jnp.einsum(form, x, kernel.astype(x.dtype))
+    if bias is not None:
+        logits += along_classes(bias, logits, class_axis)
+    return _dice_ce_sums(
+        (logits, labels, where), (class_weights, label_smoothing), axes, class_axis
+    )
+
+
 def _dice_focal_sums(
     arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
 ) -> tuple[Counts, Array, Array]:
@@ -596,6 +703,11 @@ def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int)
 def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     """Sum over ``axes`` and classes, of which an axis of 1 stays."""
     return x.sum(class_axis, keepdims=True).sum(axes)
+
+
+def _static_none_if_zero(x: ArrayLike) -> Array | None:
+    """None for a plain 0, so that what it would multiply is left out."""
+    return None if isinstance(x, int | float) and x == 0 else _float(x)
 
 
 def _float(x: ArrayLike) -> Array:

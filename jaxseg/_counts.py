@@ -14,8 +14,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._blocks import blocked_sum
+from jaxseg._blocks import blocked_sum, fused_sum
 from jaxseg._checks import Axis
+from jaxseg._kernels import softmax_sums as kernel
 
 
 class Counts(NamedTuple):
@@ -176,6 +177,11 @@ def soft_counts(
       Optax's and MONAI's Dice overflow in float16; SMP can compute the intersection by subtraction,
       which loses small objects to rounding.
     """
+    if activation == "softmax":
+        logits, labels, where, axes = _checks.check_soft("logits", probs, labels, where, axis)
+        _checks.check_activation(activation, ("softmax",), logits.shape[-1])
+        if labels.ndim < logits.ndim:
+            return softmax_sums(logits, labels, where, axes)[0]
     c: Counts = soft_sums(prob_counts, probs, labels, activation, where, axis)
     # XLA may drop a NaN that is multiplied by a label of 0: one NaN sum makes all four NaN.
     nan = jnp.where(jnp.isnan(c.tp + c.fp + c.fn + c.tn), jnp.nan, 0)
@@ -202,6 +208,44 @@ def soft_sums(
         return statistic(probs, labels, where, axes, -1, constants)
     of_logits = _of_logits(statistic, activation)
     return blocked_sum(of_logits, (probs, labels, where), constants, axes=axes)
+
+
+def softmax_sums(
+    logits: Array, ids: Array, where: Array | None, axes: tuple[int, ...]
+) -> tuple[Counts, Array]:
+    """Soft counts of a softmax against ids, and the sum of ``-log p_c`` over each class's pixels.
+
+    Of checked arrays, C > 1; ``_kernels.softmax_sums`` has the formulas and the derivative.
+    """
+    tp, fp, fn, tn, surprise = fused_sum(
+        _softmax_sums, _fused_sums, _fused_gradient, (logits, ids, where), axes=axes
+    )
+    # A NaN logit is in every fp, but XLA may drop a NaN that is multiplied by a label of 0.
+    nan = jnp.where(jnp.isnan(fp), fp, 0)
+    return Counts(tp=tp + nan, fp=fp, fn=fn + nan, tn=tn + nan), surprise
+
+
+def _softmax_sums(
+    arrays: Any, _: None, axes: tuple[int, ...], class_axis: int
+) -> tuple[Array, ...]:
+    """The kernel's sums, written plainly."""
+    logits, ids, where = arrays
+    x = valid_logits(logits, where, class_axis)
+    counts = prob_counts(jax.nn.softmax(x, class_axis), ids, where, axes, class_axis)
+    truth = truth_of(ids, where, x, class_axis)
+    return *counts, jnp.where(truth, -jax.nn.log_softmax(x, class_axis), 0).sum(axes)
+
+
+def _fused_sums(arrays: Any, turned: bool) -> Any:
+    logits, ids, where = arrays
+    index = _class_index(ids, logits.shape[-1], where)
+    return kernel.forward(valid_logits(logits, where, -1), index, where, turned)
+
+
+def _fused_gradient(kept: Array, arrays: Any, cotangents: Any, turned: bool) -> Array:
+    logits, ids, where = arrays
+    index = _class_index(ids, logits.shape[-1], where)
+    return kernel.backward(kept, index, cotangents, turned)
 
 
 @cache  # the same function each time, so that it is compiled once

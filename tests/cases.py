@@ -39,6 +39,7 @@ class Case(NamedTuple):
     options: Mapping[str, Any] = {}
     bounds: tuple[float, float] = (-np.inf, np.inf)
     class_axes: int = 1  # how many axes of the result, its last ones, are classes
+    second: tuple[Any, ...] = ()  # positional arguments after the first, the same in every call
 
     @property
     def name(self) -> str:
@@ -46,7 +47,10 @@ class Case(NamedTuple):
 
     @property
     def function(self) -> Callable[..., Any]:
-        return partial(getattr(jaxseg, self.public), **self.options)
+        function = partial(getattr(jaxseg, self.public), **self.options)
+        if not self.second:
+            return function
+        return lambda x, *args, **options: function(x, *self.second, *args, **options)
 
     def args(self, seed: int = 0) -> tuple[Any, ...]:
         return jax.tree.map(jnp.asarray, self.make(np.random.default_rng(seed)))
@@ -202,9 +206,12 @@ CASES = [
         SOFTMAX_IDS,
         class_weights=np.array([0, 1, 3], np.float32),
         ce_class_weights=np.array([1, 2, 4], np.float32),
-        label_smoothing=0.1,
     ),
-    compound("dice_ce_loss", PROBS_DENSE),
+    compound("dice_ce_loss", PROBS_DENSE, label_smoothing=0.1),
+    # A kernel in which classes can be permuted as features are.
+    compound(
+        "linear_dice_ce_loss", SOFTMAX_IDS, ce_class_weights=np.array([1, 2, 4], np.float32)
+    )._replace(second=(2 * np.eye(CLASSES, dtype=np.float32), None)),
     *soft("dice_loss", SQUARED),
     *soft("dice_loss", SOFT_TARGETS),
     *soft("log_dice_loss", SIGMOID_DENSE),

@@ -40,6 +40,7 @@ OWN_DATA = {  # of functions unlike others of their kind
     "soft_skeleton": ["probs"],
     "border_weights": ["instances"],
     "deep_supervision": ["loss", "weights"],
+    "linear_dice_ce_loss": ["features", "kernel", "bias", "labels"],
 }
 LAST = ["where", "axis", "axis_name"]  # in this order, where a function has them
 NEEDED = {  # what every function of the kind has
@@ -128,6 +129,13 @@ OWN_DEFAULTS = {  # the numbers that design and docs state
     },
     "unified_focal_loss": {"asymmetric": True, "weight": 0.5, "delta": 0.6, "gamma": 0.5},
     "dice_ce_loss": {
+        "dice_weight": 1.0,
+        "ce_weight": 1.0,
+        "class_weights": None,
+        "ce_class_weights": None,
+        "label_smoothing": 0.0,
+    },
+    "linear_dice_ce_loss": {
         "dice_weight": 1.0,
         "ce_weight": 1.0,
         "class_weights": None,

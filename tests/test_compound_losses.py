@@ -333,6 +333,81 @@ def test_half_precision_of_a_512_plane_neither_overflows_nor_drifts(name, dtype)
     assert np.isfinite(gradient.astype(jnp.float32)).all()
 
 
+# ---------------------------------------------------------------------------------- linear layer
+
+FEATURES = rng(10).standard_normal((*SHAPE, 4)).astype(np.float32)
+KERNEL = rng(11).standard_normal((4, 3)).astype(np.float32)
+BIAS = rng(12).standard_normal(3).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments"),
+    [
+        (IDS, {}),
+        (OUTSIDE, {"where": OUTSIDE != 255, "axis": IMAGE}),
+        (ONE_HOT.astype(np.float32), {"label_smoothing": 0.1, "smooth": 2.0}),
+        (IDS, {"class_weights": [0.0, 1.0, 3.0], "ce_class_weights": [0.2, 0.5, 2.0]}),
+        (IDS, {"axis": 1, "dice_weight": 0.3, "ce_weight": 2.0}),
+    ],
+    ids=["ids", "masked", "dense", "weights", "axis"],
+)
+@pytest.mark.parametrize("bias", [BIAS, None], ids=["bias", "no bias"])
+def test_a_linear_layer_and_its_loss_in_one(labels, arguments, bias, monkeypatch):
+    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 64)  # several blocks add their gradients
+    arrays = FEATURES, KERNEL, bias
+
+    def one(features, kernel, bias):
+        return jaxseg.linear_dice_ce_loss(features, kernel, bias, labels, **arguments)
+
+    def two(features, kernel, bias):
+        logits = jnp.einsum("...f,fc->...c", features, kernel)
+        logits = logits if bias is None else logits + bias.reshape(1, 1, 1, 3)
+        return jaxseg.dice_ce_loss(logits, labels, **arguments)
+
+    which = (0, 1) if bias is None else (0, 1, 2)
+    arrays = jax.tree.map(jnp.asarray, arrays)
+    got = jax.jit(jax.value_and_grad(one, which))(*arrays)
+    want = jax.jit(jax.value_and_grad(two, which))(*arrays)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, want)
+
+
+def test_a_linear_layer_takes_a_convolutions_kernel_and_half_precision():
+    want = jaxseg.linear_dice_ce_loss(FEATURES, KERNEL, BIAS, IDS)
+    convolution = KERNEL.reshape(1, 1, 4, 3)
+    assert jaxseg.linear_dice_ce_loss(FEATURES, convolution, BIAS, IDS) == want
+
+    def half(features, kernel):
+        return jaxseg.linear_dice_ce_loss(features, kernel, BIAS, IDS)
+
+    features = jnp.asarray(FEATURES, jnp.bfloat16)
+    value, gradients = jax.value_and_grad(half, (0, 1))(features, convolution)
+    assert value.dtype == jnp.float32
+    assert [(g.dtype, g.shape) for g in gradients] == [
+        (jnp.bfloat16, FEATURES.shape),
+        (jnp.float32, convolution.shape),
+    ]
+    exact = jaxseg.linear_dice_ce_loss(features.astype(jnp.float32), KERNEL, BIAS, IDS)
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "kernel", "bias", "error", "message"),
+    [
+        (FEATURES, KERNEL.T, BIAS, ValueError, r"kernel must have shape \(4, C\)"),
+        (FEATURES, KERNEL[0], BIAS, ValueError, r"kernel must have shape \(4, C\)"),
+        (FEATURES, np.stack([KERNEL, KERNEL]), BIAS, ValueError, "kernel must have shape"),
+        (FEATURES, KERNEL, BIAS[:2], ValueError, r"bias must have shape \(3,\)"),
+        (FEATURES, KERNEL.astype(int), BIAS, TypeError, "kernel must be floating point"),
+        (FEATURES, KERNEL, BIAS.astype(int), TypeError, "bias must be floating point"),
+        (FEATURES.astype(int), KERNEL, BIAS, TypeError, "features must be floating point"),
+        (FEATURES, KERNEL[:, :1], None, ValueError, "softmax over one class"),
+    ],
+)
+def test_a_linear_layer_must_fit(features, kernel, bias, error, message):
+    with pytest.raises(error, match=message):
+        jax.jit(jaxseg.linear_dice_ce_loss)(features, kernel, bias, IDS)
+
+
 # ---------------------------------------------------------------------------------- the others
 
 OTHERS = [

@@ -1,0 +1,1 @@
+"""Faster forms of hot functions. The plain form of each stays, as its fallback and its oracle."""
