@@ -223,7 +223,7 @@ def linear_dice_ce_loss(
       >>> labels = jnp.array([[0, 0], [1, 1]])
       >>> jaxseg.linear_dice_ce_loss(features, kernel, bias, labels).tolist()
       0.1539
-      >>> jaxseg.dice_ce_loss(features @ kernel + bias, labels).tolist()
+      >>> jaxseg.dice_ce_loss(features @ kernel + bias[None, None], labels).tolist()
       0.1539
 
     References:
