@@ -332,23 +332,21 @@ def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations:
     def erode(x: Array) -> Array:
         return only_valid(_neighbourhood(jnp.minimum, only_valid(x, 1), space, 1), 0)
 
-    def opening(x: Array) -> Array:
-        x = only_valid(erode(x), 0)
+    def dilate(x: Array) -> Array:
         for axis in space:
             x = _neighbourhood(jnp.maximum, x, (axis,), 0)
         return only_valid(x, 0)
 
-    def ridge(x: Array) -> Array:
-        return jnp.maximum(x - opening(x), 0)
-
     @jax.checkpoint
     def step(state: tuple[Array, Array], _: None) -> Any:
         x, skeleton = state
-        x = erode(x)
-        return (x, skeleton + (1 - skeleton) * ridge(x)), None
+        eroded = erode(x)
+        ridge = jnp.maximum(x - dilate(eroded), 0)  # what an opening takes away
+        return (eroded, skeleton + (1 - skeleton) * ridge), None
 
     x = only_valid(x, 0)
-    return lax.scan(step, (x, ridge(x)), length=iterations)[0][1]
+    nothing = jnp.where(False, x, 0)  # sharded as x is
+    return lax.scan(step, (x, nothing), length=iterations + 1)[0][1]
 
 
 def _neighbourhood(
