@@ -54,7 +54,7 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
     if not run:  # one block, which the backward pass still computes anew
         return _sum_blocks(statistic, axes, None, arrays, constants)
     classes = arrays[0].shape[-1]
-    if run[-1] == arrays[0].ndim - 2 and _turns(classes):
+    if run[-1] == arrays[0].ndim - 2 and turns(classes):
         statistic = partial(_of_turned, statistic)
     if classes == 1:  # merged in each block: XLA would copy the whole gradient to unmerge it
         sums = _sum_blocks(partial(_of_merged, statistic), run, run[0], arrays, constants)
@@ -135,7 +135,7 @@ def fused_sum(
     if not run or run[-1] != arrays[0].ndim - 2:
         return blocked_sum(plain, arrays, axes=axes)
     merged = tuple(_merge(x, run) for x in arrays)
-    turned = _turns(arrays[0].shape[-1])
+    turned = turns(arrays[0].shape[-1])
     sums = _sum_fused(partial(forward, turned=turned), partial(backward, turned=turned), merged)
     return jax.tree.map(lambda x: x.sum(axes[: -len(run)]), sums)
 
@@ -282,7 +282,8 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _turns(classes: int) -> bool:
+def turns(classes: int) -> bool:
+    """Whether a block is computed with its pixels last."""
     return classes <= CPU_CLASS_MAJOR_LIMIT and on_cpu()
 
 

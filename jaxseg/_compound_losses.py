@@ -20,6 +20,7 @@ from jaxseg._counts import (
     prob_counts,
     soft_counts,
     softmax_sums,
+    softmax_sums_of_block,
     truth_of,
     valid_logits,
 )
@@ -159,11 +160,7 @@ def dice_ce_loss(
     )
     smoothing = _static_none_if_zero(label_smoothing)
     if labels.ndim < logits.ndim and smoothing is None:
-        counts, ce = softmax_sums(logits, labels, where, axes)
-        valid = counts.tp + counts.fn
-        if ce_class_weights is not None:
-            weights = along_classes(ce_class_weights, ce)
-            ce, valid = weights * ce, weights * valid
+        counts, ce, valid = _weighted(*softmax_sums(logits, labels, where, axes), ce_class_weights)
     else:
         counts, ce, valid = blocked_sum(
             _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
@@ -633,14 +630,30 @@ def _linear_dice_ce_sums(
     """``_dice_ce_sums`` of logits that exist for this block alone."""
     features, labels, where = arrays
     kernel, bias, class_weights, label_smoothing = constants
-    x = _checks.at_least_float32(features)
-    form = "...f,fc->...c" if class_axis == -1 else "...fn,fc->...cn"
-    logits = jnp.einsum(form, x, kernel.astype(x.dtype))
+    if class_axis != -1:  # turned for its few features, which says nothing of the classes
+        features = jnp.swapaxes(features, class_axis, -1)
+        axes = (features.ndim - 2,)
+        if labels.ndim == features.ndim:
+            labels = jnp.swapaxes(labels, class_axis, -1)
+    x = valid_logits(features, where, -1)  # the kernel's gradient sees the features too
+    logits = jnp.einsum("...f,fc->...c", x, kernel.astype(x.dtype))
     if bias is not None:
-        logits += along_classes(bias, logits, class_axis)
-    return _dice_ce_sums(
-        (logits, labels, where), (class_weights, label_smoothing), axes, class_axis
-    )
+        logits += along_classes(bias, logits)
+    of_ids = labels.ndim < logits.ndim and label_smoothing is None
+    if of_ids and axes == (logits.ndim - 2,):
+        return _weighted(*softmax_sums_of_block(logits, labels, where), class_weights)
+    return _dice_ce_sums((logits, labels, where), (class_weights, label_smoothing), axes, -1)
+
+
+def _weighted(
+    counts: Counts, surprise: Array, class_weights: Array | None
+) -> tuple[Counts, Array, Array]:
+    """``_dice_ce_sums`` of ``softmax_sums``: the classes' cross-entropies and sizes, weighted."""
+    sizes = counts.tp + counts.fn
+    if class_weights is None:
+        return counts, surprise, sizes
+    weights = along_classes(class_weights, surprise)
+    return counts, weights * surprise, weights * sizes
 
 
 def _dice_focal_sums(

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._blocks import blocked_sum, fused_sum
+from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._kernels import softmax_sums as kernel
 
@@ -217,12 +217,39 @@ def softmax_sums(
 
     Of checked arrays, C > 1; ``_kernels.softmax_sums`` has the formulas and the derivative.
     """
-    tp, fp, fn, tn, surprise = fused_sum(
-        _softmax_sums, _fused_sums, _fused_gradient, (logits, ids, where), axes=axes
+    return _counts_of(
+        fused_sum(_softmax_sums, _fused_sums, _fused_gradient, (logits, ids, where), axes=axes)
     )
+
+
+def softmax_sums_of_block(logits: Array, ids: Array, where: Array | None) -> tuple[Counts, Array]:
+    """``softmax_sums`` of a block ``[*others, pixels, C]`` over its pixels."""
+    return _counts_of(_block_sums(logits, ids, where, turns(logits.shape[-1])))
+
+
+def _counts_of(sums: Any) -> tuple[Counts, Array]:
+    tp, fp, fn, tn, surprise = sums
     # A NaN logit is in every fp, but XLA may drop a NaN that is multiplied by a label of 0.
     nan = jnp.where(jnp.isnan(fp), fp, 0)
     return Counts(tp=tp + nan, fp=fp, fn=fn + nan, tn=tn + nan), surprise
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _block_sums(logits: Array, ids: Array, where: Array | None, turned: bool) -> Any:
+    return _fused_sums((logits, ids, where), turned)[0]
+
+
+def _block_sums_forward(logits: Array, ids: Array, where: Array | None, turned: bool) -> Any:
+    sums, p = _fused_sums((logits, ids, where), turned)
+    return sums, (p, (logits, ids, where))
+
+
+def _block_sums_backward(turned: bool, residuals: Any, cotangents: Any) -> Any:
+    p, arrays = residuals
+    return _fused_gradient(p, arrays, cotangents, turned), None, None
+
+
+_block_sums.defvjp(_block_sums_forward, _block_sums_backward)
 
 
 def _softmax_sums(

@@ -390,6 +390,17 @@ def test_a_linear_layer_takes_a_convolutions_kernel_and_half_precision():
     np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
+def test_masked_features_may_hold_nan():
+    def loss(features, kernel, bias):
+        return jaxseg.linear_dice_ce_loss(features, kernel, bias, IDS, where=WHERE)
+
+    step = jax.value_and_grad(loss, (0, 1, 2))
+    masked = jnp.where(WHERE[..., None], FEATURES, jnp.nan)
+    jax.tree.map(
+        np.testing.assert_array_equal, step(masked, KERNEL, BIAS), step(FEATURES, KERNEL, BIAS)
+    )
+
+
 @pytest.mark.parametrize(
     ("features", "kernel", "bias", "error", "message"),
     [
