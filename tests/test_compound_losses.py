@@ -341,18 +341,17 @@ BIAS = rng(12).standard_normal(3).astype(np.float32)
 
 
 @pytest.mark.parametrize(
-    ("labels", "arguments"),
+    ("labels", "bias", "arguments"),
     [
-        (IDS, {}),
-        (OUTSIDE, {"where": OUTSIDE != 255, "axis": IMAGE}),
-        (ONE_HOT.astype(np.float32), {"label_smoothing": 0.1, "smooth": 2.0}),
-        (IDS, {"class_weights": [0.0, 1.0, 3.0], "ce_class_weights": [0.2, 0.5, 2.0]}),
-        (IDS, {"axis": 1, "dice_weight": 0.3, "ce_weight": 2.0}),
+        (IDS, BIAS, {}),
+        (OUTSIDE, BIAS, {"where": OUTSIDE != 255, "axis": IMAGE}),
+        (ONE_HOT.astype(np.float32), None, {"label_smoothing": 0.1, "smooth": 2.0}),
+        (IDS, None, {"class_weights": [0.0, 1.0, 3.0], "ce_class_weights": [0.2, 0.5, 2.0]}),
+        (IDS, BIAS, {"axis": 1, "dice_weight": 0.3, "ce_weight": 2.0}),
     ],
     ids=["ids", "masked", "dense", "weights", "axis"],
 )
-@pytest.mark.parametrize("bias", [BIAS, None], ids=["bias", "no bias"])
-def test_a_linear_layer_and_its_loss_in_one(labels, arguments, bias, monkeypatch):
+def test_a_linear_layer_and_its_loss_in_one(labels, bias, arguments, monkeypatch):
     monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 64)  # several blocks add their gradients
     arrays = FEATURES, KERNEL, bias
 
