@@ -91,7 +91,11 @@ def loss_rows(case: LossCase, rounds: int, compiled: bool) -> Rows:
     arrays = jax.device_put((logits.astype(dtype), labels, where), jax.devices()[0])
     jax_tasks = peers.jax_loss_steps(*arrays)
     monai = peers.monai_steps(
-        logits, labels, dtype=case.dtype, masked=case.where, compiled=compiled
+        logits,
+        labels,
+        dtype=case.dtype,
+        masked=case.where,
+        compiled=compiled and case == LossCase(case.shape),  # tens of seconds each
     )
     tasks: dict[str, Steps] = {
         "Dice + CE": {"jaxseg": own_loss(own_dice_ce, *arrays), **jax_tasks["Dice + CE"], **monai},
@@ -252,9 +256,13 @@ def lower(name: str, shape: tuple[int, ...]) -> Any:
     """Value and gradient of a loss's mean with default arguments, float32 and ids, lowered."""
     needs = {"generalized_wasserstein_dice_loss": {"distances": 1 - np.eye(shape[-1])}}
     loss = functools.partial(getattr(jaxseg, name), **needs.get(name, {}))
+    # Of as many features as classes.
+    linear = (np.eye(shape[-1], dtype=np.float32), None) if "linear" in name else ()
     logits = jax.ShapeDtypeStruct(shape, np.float32)
     labels = jax.ShapeDtypeStruct(shape[:-1], np.int32)
-    return jax.jit(jax.value_and_grad(lambda x, y: loss(x, y).mean())).lower(logits, labels)
+    return jax.jit(jax.value_and_grad(lambda x, y: loss(x, *linear, y).mean())).lower(
+        logits, labels
+    )
 
 
 FAMILIES = {"loss": loss, "counting": counting, "startup": startup, "memory": memory}

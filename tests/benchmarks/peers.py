@@ -146,7 +146,7 @@ def monai_steps(
 
     def compiled_step(x: Any) -> Step | str:
         if not compiled:
-            return "torch.compile is left out of --quick"
+            return "torch.compile is for float32 and ids, and left out of --quick"
         torch.compiler.reset()
         try:
             return step(torch.compile(loss, dynamic=False), x)
