@@ -1,4 +1,7 @@
-"""docs/examples/m2nist.py: it trains, its files are right, its step is the same on any mesh."""
+"""docs/examples: m2nist.py trains, its files are right, its step is the same on any mesh.
+
+many_classes.py trains with the logits and without them alike.
+"""
 
 import importlib.util
 import sys
@@ -202,3 +205,47 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(m2nist):
         loss, logits = m2nist.train_step(network, optimizer, *batch)  # the script's own, Explicit
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
     assert logits.shape[:3] == (8, 64, 84)
+
+
+@pytest.fixture
+def many_classes():
+    jax.config.update("jax_disable_most_optimizations", True)  # three steps: quick to compile
+    yield load("many_classes")
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_many_classes_train_alike_without_logits(many_classes, capsys):
+    arguments = ["--size", "10", "--classes", "12", "--steps", "3"]
+    with optax_promotes():
+        losses = many_classes.main(arguments)
+        printed = capsys.readouterr().out
+        two_step = many_classes.main([*arguments, "--two-step"])
+    assert losses.shape == (3,)
+    assert losses[0] > losses[1] > losses[2]
+    np.testing.assert_allclose(losses, two_step, rtol=0, atol=1e-4)
+    assert "one_step_loss: " in printed and "two_step_loss: " in printed
+    assert "mean Dice of a new volume: 0." in printed
+
+
+def test_many_classes_volumes(many_classes):
+    image, labels = many_classes.make_volume(np.random.default_rng(3), 10, 12)
+    assert image.shape == (1, 10, 10, 10, 4) and labels.shape == (1, 10, 10, 10)
+    assert len(np.unique(labels)) > 6 and labels.min() >= 0 and labels.max() < 12
+    other, _ = many_classes.make_volume(np.random.default_rng(4), 10, 12)
+    np.testing.assert_array_equal(image[..., 1:], other[..., 1:])  # places
+    assert (image[..., 0] != other[..., 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--size 9", "--size must be even and 2 or more, got 9"),
+        ("--classes 1", "--classes must be 2 to 256, got 1"),
+        ("--steps 0", "--steps must be 1 or more, got 0"),
+    ],
+)
+def test_bad_arguments_of_many_classes(many_classes, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        many_classes.main(arguments.split())
+    assert stopped.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
