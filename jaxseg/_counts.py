@@ -4,19 +4,27 @@
 labels and is differentiable. Scores and losses are functions of these sums (see ``_scores``).
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
+from jaxseg._histogram import histogram
 from jaxseg._kernels import softmax_sums as kernel
+
+# Cells up to which counts come from a table of all pairs of classes: more would leave the cache,
+# or be more than the pixels to count, unless these are few anyway.
+LARGE_TABLE = 2**18
+SMALL_TABLE = 2**12
 
 
 class Counts(NamedTuple):
@@ -117,14 +125,26 @@ def _id_counts(
     num_classes: int,
     axes: tuple[int, ...],
 ) -> Counts:
-    """Counts of id maps, from three histograms: no array of ``[..., C]`` is formed."""
-    p = _class_index(predictions, num_classes, where)
-    g = _class_index(labels, num_classes, where)
-    tp = _histogram(jnp.where(p == g, p, num_classes), num_classes, axes)
-    predicted = _histogram(p, num_classes, axes)
-    true = _histogram(g, num_classes, axes)
-    valid = jnp.ones(labels.shape, bool) if where is None else where
-    total = valid.sum(axes, dtype=jnp.int32)[..., None]
+    """Counts of id maps, from histograms: no array of ``[..., C]`` is formed."""
+    pixels = math.prod(labels.shape[a] for a in axes)
+    if (num_classes + 1) ** 2 <= min(max(pixels, SMALL_TABLE), LARGE_TABLE):
+        pairs = _pairs(predictions, labels, where, num_classes, axes)
+        tp = pairs.diagonal(axis1=-2, axis2=-1)
+        predicted, true = (pairs.sum(a, dtype=jnp.int32) for a in (-2, -1))
+    else:  # the table of pairs would cost more than to read the maps three times
+        maps = (predictions, labels)
+
+        def histogram_of(index: Callable[[Array, Array], Array]) -> Array:
+            def of_ids(p: Array, g: Array) -> Array:
+                p, g = (_class_index(x, num_classes).astype(jnp.uint32) for x in (p, g))
+                return index(p, g)
+
+            return histogram(of_ids, maps, where, num_classes + 1, axes)
+
+        tp = histogram_of(lambda p, g: jnp.where(p == g, p, num_classes))
+        predicted, true = histogram_of(lambda p, _: p), histogram_of(lambda _, g: g)
+    total = true.sum(-1, dtype=jnp.int32)[..., None]
+    tp, predicted, true = (x[..., :num_classes] for x in (tp, predicted, true))
     return Counts(tp=tp, fp=predicted - tp, fn=true - tp, tn=total - predicted - true + tp)
 
 
@@ -265,14 +285,20 @@ def _softmax_sums(
 
 def _fused_sums(arrays: Any, turned: bool) -> Any:
     logits, ids, where = arrays
-    index = _class_index(ids, logits.shape[-1], where)
+    index = _own_class(ids, logits.shape[-1], where)
     return kernel.forward(valid_logits(logits, where, -1), index, where, turned)
 
 
 def _fused_gradient(kept: Array, arrays: Any, cotangents: Any, turned: bool) -> Array:
     logits, ids, where = arrays
-    index = _class_index(ids, logits.shape[-1], where)
+    index = _own_class(ids, logits.shape[-1], where)
     return kernel.backward(kept, index, cotangents, turned)
+
+
+def _own_class(ids: Array, num_classes: int, where: Array | None) -> Array:
+    """Index of each pixel's class, int32; ``num_classes`` where masked or of no class."""
+    index = _class_index(ids, num_classes).astype(jnp.int32)
+    return index if where is None else jnp.where(where, index, num_classes)
 
 
 @cache  # the same function each time, so that it is compiled once
@@ -407,46 +433,34 @@ def _confusion_matrix(
     num_classes: int,
     axes: tuple[int, ...],
 ) -> Array:
-    p = _class_index(predictions, num_classes, where)
-    g = _class_index(labels, num_classes, where)
-    has_cell = (p < num_classes) & (g < num_classes)
-    cells = jnp.where(has_cell, g * num_classes + p, num_classes**2)
-    matrix = _histogram(cells, num_classes**2, axes)
-    return matrix.reshape(*matrix.shape[:-1], num_classes, num_classes)
+    return _pairs(predictions, labels, where, num_classes, axes)[..., :num_classes, :num_classes]
 
 
-def _class_index(ids: Array, num_classes: int, where: Array | None) -> Array:
-    """Index of each id's class as int32; ``num_classes`` where masked or of no class.
+def _pairs(
+    predictions: Array, labels: Array, where: Array | None, num_classes: int, axes: tuple[int, ...]
+) -> Array:
+    """Pixels of each pair of a true and a predicted class: int32 ``[..., C + 1, C + 1]``.
 
-    Never negative: a negative index would count as the last class.
+    The last row and column are those of no class.
     """
-    if ids.dtype.itemsize < 8:
-        ids = ids.astype(jnp.int32)
+    size = num_classes + 1
+    dtype = next(d for d in (jnp.uint8, jnp.uint16, jnp.uint32) if size**2 <= np.iinfo(d).max)
+
+    def pair(p: Array, g: Array) -> Array:
+        p, g = (_class_index(x, num_classes).astype(dtype) for x in (p, g))
+        return g * size + p
+
+    table = histogram(pair, (predictions, labels), where, size**2, axes)
+    return table.reshape(*table.shape[:-1], size, size)
+
+
+def _class_index(ids: Array, num_classes: int) -> Array:
+    """Index of each id's class, unsigned; ``num_classes`` for an id of no class."""
+    if ids.dtype not in (jnp.uint8, jnp.uint16) or num_classes > np.iinfo(ids.dtype).max:
+        ids = ids.astype(jnp.uint64 if ids.dtype.itemsize == 8 else jnp.uint32)
+    # Below zero, an unsigned number wraps to one above all classes.
     index = ids - 1 if num_classes == 1 else ids  # of a mask, id 1 is the class
-    is_class = (index >= 0) & (index < num_classes)
-    if where is not None:
-        is_class &= where
-    return jnp.where(is_class, index, num_classes).astype(jnp.int32)
-
-
-def _histogram(index: Array, bins: int, axes: tuple[int, ...]) -> Array:
-    """How often each of ``bins`` indices occurs, summed over ``axes``: int32 ``[..., bins]``.
-
-    Sample by sample, then summed: one histogram of a batch that is sharded would gather its maps.
-    """
-    spec = jax.typeof(index).sharding.spec  # names an axis only where the mesh's axes are Explicit
-    apart = {a for a in axes if spec[a] is not None or (a == 0 and index.ndim > 1)}
-    per_sample = tuple(a for a in range(index.ndim) if a not in axes or a in apart)
-    summed = tuple(a for a in axes if a not in apart)
-
-    def histogram(index: Array) -> Array:
-        return jnp.zeros(bins, jnp.int32).at[index.ravel()].add(1, mode="drop")
-
-    for _ in per_sample:
-        histogram = jax.vmap(histogram)
-    histograms = histogram(index.transpose(*per_sample, *summed))
-    apart_axes = tuple(i for i, a in enumerate(per_sample) if a in apart)
-    return histograms.sum(apart_axes, dtype=jnp.int32)
+    return jnp.minimum(index, num_classes)
 
 
 def counts_from_confusion(matrix: ArrayLike) -> Counts:

@@ -1,0 +1,155 @@
+"""Histograms of label maps: exact, in int32, and block by block in little memory.
+
+On CPU a block's pixels are scattered into the table, which is what takes the time. With few bins,
+several pixels are scattered at once into a table of all their combinations, whose marginal sums are
+the histogram. On an accelerator, where additions to the same bin wait for each other, a block's
+histogram is a product of two one-hot matrices.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+# A block's maps and index, in bytes. A few times more, and XLA has several threads compute each
+# block's index: handing it over takes longer than they save.
+CPU_BLOCK_BYTES = 12 * 1024
+
+# Pixels of a table from which tables are made one by one: they stay in the cache.
+CPU_LOOP_PIXELS = 2**10
+
+# Elements of a one-hot matrix. Its pixels are fewer than 2**24, to which float32 counts exactly.
+ACCELERATOR_BLOCK = 2**23
+
+MOST_TOGETHER = 4  # pixels at once
+MOST_COMBINATIONS = 2**18  # bins of their table: 1 MB
+MOST_PRODUCT_BINS = 2**18  # 512 columns of each one-hot matrix
+
+Index = Callable[..., Array]  # elementwise, of one or more maps: unsigned, below the number of bins
+Maps = tuple[Array, ...]
+
+
+def histogram(
+    index: Index, maps: Maps, where: Array | None, bins: int, axes: tuple[int, ...]
+) -> Array:
+    """How often ``index(*maps)`` is each of ``bins`` numbers, over ``axes``: int32 ``[..., bins]``.
+
+    An axis that may be sharded is neither merged with another nor cut, for that would gather the
+    maps: each of its entries has a table of its own, and the tables are summed.
+    """
+    if where is not None:
+        masked = partial(_masked, index, bins)
+        return histogram(masked, (*maps, where), None, bins + 1, axes)[..., :bins]
+    ndim = maps[0].ndim
+    many = jax.device_count() > 1  # no more is known where the mesh's axes are Auto
+    specs = [jax.typeof(x).sharding.spec for x in maps]  # name an axis only where they are Explicit
+    sharded = {a for a in range(ndim) if any(spec[a] is not None for spec in specs)}
+    apart = [a for a in axes if a in sharded or (many and a == 0 and ndim > 1)]
+    each = [a for a in range(ndim) if a not in axes or a in apart]
+    order = (*each, *(a for a in axes if a not in apart))
+    tables = math.prod(maps[0].shape[a] for a in each)
+    pixels = maps[0].size // tables
+    cut = not (many and ndim == 1)
+    one_by_one = not many and not sharded and pixels >= CPU_LOOP_PIXELS
+
+    by_scatter: Callable[..., Array] = partial(
+        _by_scatter, index, bins, 1 if one_by_one else tables, cut
+    )
+    by_product: Callable[..., Array] = partial(_by_product, index, bins, tables, cut)
+    for _ in each:
+        by_scatter = _loop(by_scatter) if one_by_one else jax.vmap(by_scatter)
+        by_product = jax.vmap(by_product)
+    turned = (x.transpose(order) for x in maps)
+    table = lax.platform_dependent(*turned, cpu=by_scatter, default=by_product)
+    return table.sum([i for i, a in enumerate(each) if a in apart], dtype=jnp.int32)
+
+
+def _masked(index: Index, bins: int, *maps: Array) -> Array:
+    """The index; ``bins`` where the last map is False."""
+    numbers = index(*maps[:-1])
+    return jnp.where(maps[-1], numbers, jnp.asarray(bins, numbers.dtype))
+
+
+def _loop(f: Callable[..., Array]) -> Callable[..., Array]:
+    """``vmap`` as a loop."""
+    return lambda *args: lax.map(lambda x: f(*x), args)
+
+
+def _by_scatter(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -> Array:
+    """Histogram of all pixels of ``maps``, one of ``tables`` that ``vmap`` makes."""
+    maps = tuple(x.ravel() for x in maps)
+    pixels = maps[0].size
+    together = _together(bins, pixels) if cut and tables == 1 else 1
+    bytes_each = sum(x.dtype.itemsize for x in maps) + 4 / together
+    size = max(together, int(CPU_BLOCK_BYTES / bytes_each / tables)) if cut else pixels
+
+    def add(together: int, table: Array, maps: Maps) -> Array:
+        parts = zip(*(jnp.split(x, together) for x in maps), strict=True)
+        numbers = (index(*part).astype(jnp.uint32) for part in parts)
+        return table.at[reduce(lambda a, b: a * bins + b, numbers)].add(1, mode="drop")
+
+    table = _zeros(index, maps, bins**together)
+    table, rest = _add_blocks(partial(add, together), table, maps, size // together * together)
+    table = table.reshape((bins,) * together)
+    marginals = ([b for b in range(together) if b != a] for a in range(together))
+    table = reduce(jnp.add, (table.sum(others, dtype=jnp.int32) for others in marginals))
+    return add(1, table, rest) if rest[0].size else table
+
+
+def _by_product(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -> Array:
+    """``_by_scatter``, by products of one-hot matrices of the two digits of the index."""
+    maps = tuple(x.ravel() for x in maps)
+    if bins > MOST_PRODUCT_BINS:
+        table = _zeros(index, maps, bins)
+        return table.at[index(*maps).astype(jnp.uint32)].add(1, mode="drop")
+    base = math.isqrt(bins - 1) + 1
+    size = max(1, ACCELERATOR_BLOCK // (base * tables)) if cut else maps[0].size
+
+    def one_hot(digits: Array) -> Array:
+        return jax.nn.one_hot(digits.astype(jnp.int32), base, dtype=jnp.bfloat16)  # exact: 0 and 1
+
+    def add(table: Array, maps: Maps) -> Array:
+        numbers = index(*maps).astype(jnp.uint32)
+        high, low = one_hot(numbers // base), one_hot(numbers % base)
+        product = jnp.einsum("pi,pj->ij", high, low, preferred_element_type=jnp.float32)
+        return table + product.ravel().astype(jnp.int32)
+
+    table, rest = _add_blocks(add, _zeros(index, maps, base**2), maps, size)
+    return (add(table, rest) if rest[0].size else table)[:bins]
+
+
+def _add_blocks(
+    add: Callable[[Array, Maps], Array], table: Array, maps: Maps, size: int
+) -> tuple[Array, Maps]:
+    """The table with blocks of ``size`` pixels added, and the pixels left over."""
+    count = maps[0].size // size
+
+    def add_block(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        table, starts = carry
+        # All the same. Of up to three numbers LLVM would make arguments of the function of a pixel,
+        # read them for each pixel, and not vectorise: that takes twice the time.
+        start = starts[0] | starts[1] | starts[2] | starts[3]
+        block = tuple(lax.dynamic_slice_in_dim(x, start, size) for x in maps)
+        return add(table, block), starts + size
+
+    if count == 1:
+        table = add(table, tuple(x[:size] for x in maps))
+    elif count > 1:
+        table, _ = lax.fori_loop(0, count, add_block, (table, jnp.zeros(4, jnp.int32)))
+    return table, tuple(x[count * size :] for x in maps)
+
+
+def _zeros(index: Index, maps: Maps, bins: int) -> Array:
+    """An empty table, which varies over the devices of a ``shard_map`` as the maps do."""
+    zero = jnp.where(False, index(*(x[:1] for x in maps)), 0).astype(jnp.int32)
+    return jnp.broadcast_to(zero, bins)
+
+
+def _together(bins: int, pixels: int) -> int:
+    """How many pixels to scatter at once: their table stays small, also beside the maps."""
+    most = min(MOST_COMBINATIONS, pixels // 8)
+    return max(k for k in range(1, MOST_TOGETHER + 1) if k == 1 or bins**k <= most)
