@@ -4,7 +4,7 @@ A region loss needs a few sums over all pixels of functions of the logits (softm
 the truth). Written plainly, differentiation keeps several arrays as large as the logits. Here a
 loop cuts the pixels into blocks that fit the cache, and the backward pass computes each block anew
 from the logits and writes its gradient in place: temporaries are a few blocks, whatever the map's
-size.
+size. ``fused_sum`` is the same for a statistic whose derivative is written by hand.
 
 The map's first axis is left whole (unless it is the only one), so that an input sharded over its
 batch stays where it is.

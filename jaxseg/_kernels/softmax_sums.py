@@ -24,13 +24,13 @@ Sums = tuple[Array, Array, Array, Array, Array]
 
 
 def forward(x: Array, index: Array, where: Array | None, turned: bool) -> tuple[Sums, Array]:
-    """``(tp, fp, fn, tn, s)`` ``[*kept, C]``, and the probabilities.
+    """``(tp, fp, fn, tn, s)`` ``[*others, C]``, and the probabilities.
 
     Args:
-      x: logits ``[*kept, pixels, C]`` in float32 or better, 0 where masked.
-      index: each pixel's class ``[*kept, pixels]``, int32; C is none.
-      where: bool ``[*kept, pixels]`` or None.
-      turned: whether to compute with the pixels last, ``[*kept, C, pixels]``: a CPU's vectors are
+      x: logits ``[*others, pixels, C]`` in float32 or better, 0 where masked.
+      index: each pixel's class ``[*others, pixels]``, int32; C is none.
+      where: bool ``[*others, pixels]`` or None.
+      turned: whether to compute with the pixels last, ``[*others, C, pixels]``: a CPU's vectors are
         filled along the last axis.
     """
     axis = -2 if turned else -1
@@ -60,7 +60,7 @@ def forward(x: Array, index: Array, where: Array | None, turned: bool) -> tuple[
 
 
 def backward(p: Array, index: Array, cotangents: Sums, turned: bool) -> Array:
-    """Gradient ``[*kept, pixels, C]`` of the logits, from ``forward``'s probabilities."""
+    """Gradient ``[*others, pixels, C]`` of the logits, from ``forward``'s probabilities."""
     axis = -2 if turned else -1
     tp, fp, fn, tn, s = cotangents
     b = fp - tn
@@ -99,7 +99,7 @@ def _is_own(index: Array, classes: int, axis: int) -> Array:
 
 
 def _by_class(values: Array, index: Array, classes: int) -> Array:
-    """Sum of each class's pixels ``[*kept, C]``.
+    """Sum of each class's pixels ``[*others, C]``.
 
     By a scatter on CPU; elsewhere its order, and so its rounding, would vary from run to run.
     """
