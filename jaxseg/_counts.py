@@ -21,8 +21,8 @@ from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
 from jaxseg._kernels import softmax_sums as kernel
 
-# Cells up to which counts come from a table of all pairs of classes: more would leave the cache,
-# or be more than the pixels to count, unless these are few anyway.
+# Cells up to which counts come from a table of all pairs of classes: more leave the cache. Nor are
+# they more than the pixels to count, unless these are few.
 LARGE_TABLE = 2**18
 SMALL_TABLE = 2**12
 

@@ -2,8 +2,8 @@
 
 On CPU a block's pixels are scattered into the table, which is what takes the time. With few bins,
 several pixels are scattered at once into a table of all their combinations, whose marginal sums are
-the histogram. On an accelerator, where additions to the same bin wait for each other, a block's
-histogram is a product of two one-hot matrices.
+the histogram. On an accelerator, where additions to the same bin would wait for each other, a
+block's histogram is a product of two one-hot matrices; this has been tested on CPU only, not timed.
 """
 
 import math
@@ -22,7 +22,7 @@ CPU_BLOCK_BYTES = 12 * 1024
 # Pixels of a table from which tables are made one by one: they stay in the cache.
 CPU_LOOP_PIXELS = 2**10
 
-# Elements of a one-hot matrix. Its pixels are fewer than 2**24, to which float32 counts exactly.
+# Elements of a one-hot matrix.
 ACCELERATOR_BLOCK = 2**23
 
 MOST_TOGETHER = 4  # pixels at once
@@ -107,7 +107,9 @@ def _by_product(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -
         table = _zeros(index, maps, bins)
         return table.at[index(*maps).astype(jnp.uint32)].add(1, mode="drop")
     base = math.isqrt(bins - 1) + 1
-    size = max(1, ACCELERATOR_BLOCK // (base * tables)) if cut else maps[0].size
+    size = maps[0].size
+    if cut or size >= 2**24:  # to which float32 counts exactly
+        size = max(1, ACCELERATOR_BLOCK // (base * tables))
 
     def one_hot(digits: Array) -> Array:
         return jax.nn.one_hot(digits.astype(jnp.int32), base, dtype=jnp.bfloat16)  # exact: 0 and 1

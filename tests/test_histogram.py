@@ -72,6 +72,14 @@ class TestBlocks:
         np.testing.assert_array_equal(counts, expected)
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_the_product_is_exact_above_two_to_the_24_pixels(cut):
+    pixels = 2**24 + 3
+    ones = jnp.ones(pixels, jnp.uint8)
+    table = jax.jit(partial(_histogram._by_product, lambda x: x, 4, 1, cut))(ones)
+    assert table.tolist() == [0, pixels, 0, 0]
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
 @pytest.mark.parametrize(("dtype", "num_classes"), [(np.uint8, 2), (np.uint8, 17), (np.int32, 300)])
 def test_the_forms_agree(dtype, num_classes, masked, monkeypatch):
