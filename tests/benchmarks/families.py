@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 import jaxseg
-from jaxseg._kernels import pallas
+from jaxseg._kernels import pallas, pallas_matrix
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Step, Steps, jax_step, multiple, rows_of, temporaries
 
@@ -66,7 +66,7 @@ STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
 QUICK_SHAPE = (1, 16, 16, 4)
 LOSSES = [name for name in jaxseg.__all__ if name.endswith("_loss")]
-# Kernels that jaxseg does not use: those of _kernels/pallas.py.
+# Kernels that jaxseg does not use: _kernels/pallas.py and pallas_matrix.py.
 PALLAS = "jaxseg, Pallas"
 NO_PALLAS = "for GPU and TPU alone"
 QUICK_LOSSES = ["dice_loss", "cross_entropy_loss"]
@@ -190,7 +190,7 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
 
     maps = (predictions, labels, where, case.classes)
     matrix = own(jaxseg.confusion_matrix)
-    by_pallas = functools.partial(pallas.confusion_matrix, num_classes=case.classes)
+    by_pallas = functools.partial(pallas_matrix.confusion_matrix, num_classes=case.classes)
     tasks: dict[str, Steps] = {
         "Confusion matrix": {
             "jaxseg": matrix,
