@@ -267,7 +267,7 @@ def test_docs_list_every_name() -> None:
 
 
 def test_import_pulls_in_no_extras() -> None:
-    extras = ["flax", "scipy", "matplotlib", "keras", "rich", "PIL"]
+    extras = ["flax", "scipy", "matplotlib", "keras", "rich", "PIL", "jax.experimental.pallas"]
     code = (
         "import sys, jax, optax; before = set(sys.modules); import jaxseg;"
         f"print(*(m for m in {extras} if m in sys.modules and m not in before))"

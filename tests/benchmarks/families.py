@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 import jaxseg
+from jaxseg._kernels import pallas, pallas_matrix
 from tests.benchmarks import peers
 from tests.benchmarks.measure import Step, Steps, jax_step, multiple, rows_of, temporaries
 
@@ -65,6 +66,9 @@ STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
 QUICK_SHAPE = (1, 16, 16, 4)
 LOSSES = [name for name in jaxseg.__all__ if name.endswith("_loss")]
+# Kernels that jaxseg does not use: _kernels/pallas.py and pallas_matrix.py.
+PALLAS = "jaxseg, Pallas"
+NO_PALLAS = "for GPU and TPU alone"
 QUICK_LOSSES = ["dice_loss", "cross_entropy_loss"]
 
 
@@ -97,9 +101,19 @@ def loss_rows(case: LossCase, rounds: int, compiled: bool) -> Rows:
         masked=case.where,
         compiled=compiled and case == LossCase(case.shape),  # tens of seconds each
     )
+    dice_ce, dice = own_loss(own_dice_ce, *arrays), own_loss(own_dice, *arrays)
     tasks: dict[str, Steps] = {
-        "Dice + CE": {"jaxseg": own_loss(own_dice_ce, *arrays), **jax_tasks["Dice + CE"], **monai},
-        "Dice": {"jaxseg": own_loss(own_dice, *arrays), **jax_tasks["Dice"]},
+        "Dice + CE": {
+            "jaxseg": dice_ce,
+            PALLAS: pallas_loss(dice_ce, *arrays, with_ce=True),
+            **jax_tasks["Dice + CE"],
+            **monai,
+        },
+        "Dice": {
+            "jaxseg": dice,
+            PALLAS: pallas_loss(dice, *arrays, with_ce=False),
+            **jax_tasks["Dice"],
+        },
     }
     check(case, tasks, lambda result: float(result[0]), rtol=0.02)  # Optax's mean is of images
     size = arrays[0].nbytes
@@ -132,6 +146,35 @@ def own_dice(logits: Array, labels: Array, where: Array | None) -> Array:
     return jaxseg.dice_loss(logits, labels, activation=activation, where=where).mean()
 
 
+def pallas_loss(
+    own: Step, logits: Array, labels: Array, where: Array | None, *, with_ce: bool
+) -> Step | str:
+    def loss(logits: Array, labels: Array, where: Array | None) -> Array:
+        axes = tuple(range(labels.ndim))
+        counts, surprise = pallas.softmax_sums(logits, labels, where, axes)
+        value = 1 - jaxseg.dice(counts, smooth=1).mean()
+        pixels = labels.size if where is None else where.sum()
+        return value + surprise.sum() / pixels if with_ce else value
+
+    if labels.ndim == logits.ndim or logits.shape[-1] == 1:
+        return NO_PALLAS if jax.default_backend() == "cpu" else "of a softmax against ids alone"
+    return pallas_step(own, jax.value_and_grad(loss), logits, labels, where)
+
+
+def pallas_step(own: Step, f: Callable[..., Any], *arrays: Any) -> Step | str:
+    """A kernel that may fail where it has never run: then why, in place of a step."""
+    if jax.default_backend() == "cpu":
+        return NO_PALLAS
+    try:
+        step = jax_step(f, *arrays)
+        leaves = zip(jax.tree.leaves(step.run()), jax.tree.leaves(own.run()), strict=True)
+        for x, y in ((np.asarray(x, np.float32), np.asarray(y, np.float32)) for x, y in leaves):
+            np.testing.assert_allclose(x, y, rtol=0, atol=0.01 * np.abs(y).max())
+    except Exception as error:  # of many kinds, with the platform's compiler
+        return f"failed: {str(error).strip().partition(chr(10))[0]}"
+    return step
+
+
 def counting(rounds: int, quick: bool) -> Rows:
     """Confusion matrices and the IoU of each class."""
     return [
@@ -150,16 +193,22 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
         return jax_step(lambda p, g, w: f(p, g, num_classes=case.classes, where=w), *arrays)
 
     maps = (predictions, labels, where, case.classes)
+    matrix = own(jaxseg.confusion_matrix)
+    by_pallas = functools.partial(pallas_matrix.confusion_matrix, num_classes=case.classes)
     tasks: dict[str, Steps] = {
-        "Confusion matrix": {"jaxseg": own(jaxseg.confusion_matrix), **peers.matrix_steps(*maps)},
+        "Confusion matrix": {
+            "jaxseg": matrix,
+            PALLAS: pallas_step(matrix, by_pallas, *arrays),
+            **peers.matrix_steps(*maps),
+        },
         "IoU of each class": {
             "jaxseg": own(lambda *a, **k: jaxseg.iou(jaxseg.counts(*a, **k))),
             "jaxseg counts": own(jaxseg.counts),
             **peers.iou_steps(*maps),
         },
     }
-    matrix, (own_iou, _, *iou) = (list(steps.items()) for steps in tasks.values())
-    check(case, {"matrix": dict(matrix)}, np.asarray, rtol=0)
+    matrices, (own_iou, _, *iou) = (list(steps.items()) for steps in tasks.values())
+    check(case, {"matrix": dict(matrices)}, np.asarray, rtol=0)
     check(case, {"mean IoU": dict([own_iou, *iou])}, np.mean, rtol=1e-5)
     size = arrays[0].nbytes + arrays[1].nbytes
     return rows_of(
