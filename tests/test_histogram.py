@@ -46,15 +46,15 @@ def small_blocks(request):
 @pytest.mark.usefixtures("small_blocks")
 class TestBlocks:
     @pytest.mark.parametrize("form", FORMS)
-    @pytest.mark.parametrize("pixels", [1, 11, 12, 13, 96, 8 * 4**4 + 5])
-    @pytest.mark.parametrize("bins", [1, 4, 10, 145])
+    @pytest.mark.parametrize("pixels", [1, 13, 8 * 4**4 + 5])
+    @pytest.mark.parametrize("bins", [1, 4, 145])
     def test_every_pixel_is_counted_once(self, bins, pixels, form):
         numbers = rng(pixels).integers(0, bins, pixels).astype(np.uint8)
         table = FORMS[form](lambda x: x, bins, 1, True, jnp.asarray(numbers))
         assert table.dtype == jnp.int32
         np.testing.assert_array_equal(table, np.bincount(numbers, minlength=bins))
 
-    @pytest.mark.parametrize("axis", [None, 0, (1, 2), (0, 2), -1], ids=str)
+    @pytest.mark.parametrize("axis", [None, (1, 2), (0, 2)], ids=str)
     @pytest.mark.parametrize(
         ("dtype", "num_classes", "masked"),
         [(np.uint8, 2, False), (np.uint8, 19, True), (np.int32, 5, False), (np.int32, 1, True)],

@@ -160,7 +160,7 @@ def test_jit_is_eager_in_one_trace(case: Case) -> None:
     assert len(traces) == 1
 
 
-@law(*ARRAYS)
+@law(*ARRAYS, once=True, heavy=True)
 def test_numpy_is_jax(case: Case) -> None:
     args = case.args()
     got = case.function(*jax.tree.map(np.asarray, args))
@@ -216,7 +216,7 @@ def test_scan_is_a_loop(case: Case) -> None:
     assert_same(got, stack([outcome(case, *image(args, i)) for i in range(3)]))
 
 
-@law(*ARRAYS)
+@law(*ARRAYS, once=True, heavy=True)
 def test_a_second_eager_call_compiles_nothing(case: Case) -> None:
     outcome(case, *case.args(0))
     args = case.args(1)
@@ -314,7 +314,7 @@ def test_counts_of_summed_matrices_are_summed(case: Case) -> None:
     assert_same(jax.tree.map(lambda x: x.sum(0), case.function(matrices)), whole, rtol=0)
 
 
-@law(*MAPS, *ORDERED, *SPATIAL)
+@law(*MAPS, *ORDERED, *SPATIAL, once=True, heavy=True)
 def test_order_of_images_does_not_matter(case: Case) -> None:
     args = case.args()
     assert_same(case.function(*image(args, slice(None, None, -1))), case.function(*args))
@@ -361,7 +361,7 @@ def test_permuted_classes_permute_the_score(case: Case) -> None:
     assert_same(case.function(*args), want)
 
 
-@law(*GRADED, *HARD, ids=lambda case: "ids" in case.variant)
+@law(*GRADED, *HARD, once=True, ids=lambda case: "ids" in case.variant)
 def test_ids_are_one_hot_labels(case: Case) -> None:
     first, labels = case.args()
     labels = labels.at[:, 0, 0].set(255).at[:, 0, 1].set(200)  # of no class

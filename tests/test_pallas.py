@@ -144,16 +144,16 @@ def test_other_axes_are_refused():
     ],
 )
 def test_confusion_matrix_is_exact(platform, classes, shape, masked, monkeypatch):
-    platform(monkeypatch)
-    monkeypatch.setattr(pallas_matrix, "TILE", 512)
     rng = np.random.default_rng(classes)
     p, g = (jnp.asarray(rng.integers(-2, classes + 2, shape), jnp.int8) for _ in range(2))
     where = jnp.asarray(rng.random(shape) < 0.7) if masked else None
+    want = jaxseg.confusion_matrix(p, g, where=where, num_classes=classes)
+    platform(monkeypatch)
+    monkeypatch.setattr(pallas_matrix, "TILE", 512)
     # Not the jitted function itself, whose cache knows neither the platform nor the tile.
     plain = partial(pallas_matrix.confusion_matrix.__wrapped__, interpret=True)
     got = jax.jit(plain, static_argnames="num_classes")(p, g, where, num_classes=classes)
     assert got.dtype == jnp.int32
-    want = jaxseg.confusion_matrix(p, g, where=where, num_classes=classes)
     np.testing.assert_array_equal(got, want)
 
 
