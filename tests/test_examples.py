@@ -48,7 +48,7 @@ def optax_promotes():
     return jax.numpy_dtype_promotion("standard")
 
 
-@pytest.mark.parametrize("task", ["multiclass", "binary"])
+@pytest.mark.parametrize("task", ["multiclass", pytest.param("binary", marks=pytest.mark.slow)])
 def test_a_short_run(m2nist, task, tmp_path, capsys, monkeypatch):
     train = m2nist.train
 
@@ -173,6 +173,7 @@ def test_the_losses_are_drawn(tmp_path):
         assert picture.width > 1000 and picture.height > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 def test_eight_devices_give_the_loss_and_gradients_of_one(m2nist):
     digits, labels = m2nist.load_digits()

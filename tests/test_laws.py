@@ -267,13 +267,13 @@ def test_pixels_do_not_see_each_other(case: Case) -> None:
     assert_same(case.function(*args, where=where), want)
 
 
-@law(*GRADED, *HARD, once=True)
+@law(*GRADED, *HARD, once=True, heavy=True)
 def test_a_mask_of_all_pixels_changes_nothing(case: Case) -> None:
     args = case.args()
     assert_same(outcome(case, *args, where=jnp.ones(MAP, bool)), outcome(case, *args))
 
 
-@law(*GRADED, *HARD, once=True)
+@law(*GRADED, *HARD, once=True, heavy=True)
 def test_no_pixels_give_zero_and_zero_gradient(case: Case) -> None:
     args = [garbage(x) for x in case.args()]
     for axis in (None, (1, 2)) if takes(case, "axis") else (None,):
@@ -343,6 +343,8 @@ ONE_CLASS = ("generalized_wasserstein_dice_loss", "unified_focal_loss")  # one i
 @law(
     *GRADED,
     *HARD,
+    once=True,
+    heavy=True,
     several=lambda case: case.variant != "sigmoid-ids",
     alike=lambda case: case.public not in ONE_CLASS,
 )
@@ -361,7 +363,7 @@ def test_permuted_classes_permute_the_score(case: Case) -> None:
     assert_same(case.function(*args), want)
 
 
-@law(*GRADED, *HARD, once=True, ids=lambda case: "ids" in case.variant)
+@law(*GRADED, *HARD, once=True, heavy=True, ids=lambda case: "ids" in case.variant)
 def test_ids_are_one_hot_labels(case: Case) -> None:
     first, labels = case.args()
     labels = labels.at[:, 0, 0].set(255).at[:, 0, 1].set(200)  # of no class
@@ -388,7 +390,7 @@ def assert_within(value: jax.Array, bounds: tuple[float, float]) -> None:
     assert not outside.any(), f"{value[outside]} outside [{low}, {high}]"
 
 
-@law(*LOSSES)
+@law(*LOSSES, once=True)
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_losses_keep_their_bounds(case: Case, scale: float) -> None:
     first, labels = case.args()
@@ -455,7 +457,7 @@ def test_scores_are_float32(case: Case, dtype: str) -> None:
     assert got.dtype == jnp.float32
 
 
-@law(*GRADED)
+@law(*GRADED, once=True)
 def test_nan_is_not_hidden(case: Case) -> None:
     first, labels = case.args()
     result = case.function(first.at[0, 0, 0, 0].set(jnp.nan), labels)

@@ -98,7 +98,10 @@ def accepted(function, **arguments):
 
 
 def checks():
-    """Every loss on all inputs; with further arguments, on two of them in turn."""
+    """Every loss on all inputs; with further arguments, on two of them in turn.
+
+    Further arguments and a second volume run with the slow tests.
+    """
     names = list(INPUTS)
     for number, call in enumerate(CALLS):
         inputs = INPUTS if call[0].startswith(HARD_LABELS) else INPUTS | SOFT
@@ -106,7 +109,8 @@ def checks():
         chosen = {names[number % 4], names[(number + 2) % 4]} if further else inputs.keys()
         for name, of in inputs.items():
             if name in chosen and not (of[1] == 1 and "wasserstein" in call[0]):
-                yield pytest.param(call, of, id=f"{case_name(call)}-{name}")
+                slow = pytest.mark.slow if further or name == "volumes, masks" else ()
+                yield pytest.param(call, of, id=f"{case_name(call)}-{name}", marks=slow)
 
 
 # Of one class, these are losses of "not it", of logit 0, and "it".
