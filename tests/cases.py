@@ -261,18 +261,14 @@ REPRESENTATIVES = (
     "confusion_matrix",
     "soft_counts",
     "dice_loss",
-    "generalized_wasserstein_dice_loss",
     "dice_ce_loss",
-    "unified_focal_loss",
     "cross_entropy_loss",
     "top_k_loss",
     "lovasz_softmax_loss",
     "boundary_loss",
     "cldice_loss",
     "dice",
-    "generalized_dice",
     "mean_iou",
-    "multiclass_matthews_correlation",
 )
 
 

@@ -146,7 +146,7 @@ def monai_steps(
 
     def compiled_step(x: Any) -> Step | str:
         if not compiled:
-            return "torch.compile is for float32 and ids, and left out of --quick"
+            return "torch.compile: only ids, float32 and 4, 11 or 32 classes; not with --quick"
         torch.compiler.reset()
         try:
             return step(torch.compile(loss, dynamic=False), x)
