@@ -24,6 +24,10 @@ from jax.typing import ArrayLike
 CPU_BLOCK_BYTES = 96 * 1024
 ACCELERATOR_BLOCK_BYTES = 64 * 1024 * 1024
 
+# A smaller map has smaller blocks, down to these, so that temporaries are a small share of it too.
+CPU_LEAST_BLOCKS = 128
+CPU_LEAST_BLOCK_BYTES = 8 * 1024
+
 # With few classes, a CPU's vectors are filled along the pixels, not along the classes.
 CPU_CLASS_MAJOR_LIMIT = 16
 
@@ -212,9 +216,12 @@ def _cut(arrays: Arrays, axis: int) -> Any:
     """
     logits = arrays[0]
     pixels = logits.shape[axis]
-    limit = CPU_BLOCK_BYTES if on_cpu() else ACCELERATOR_BLOCK_BYTES
     # Half precision is computed with in float32.
     bytes_per_pixel = logits.size // pixels * max(logits.dtype.itemsize, 4)
+    limit = ACCELERATOR_BLOCK_BYTES
+    if on_cpu():
+        share = max(CPU_LEAST_BLOCK_BYTES, pixels * bytes_per_pixel // CPU_LEAST_BLOCKS)
+        limit = min(CPU_BLOCK_BYTES, share)
     most = max(1, limit // bytes_per_pixel)
     size = min(pixels, 1 << most.bit_length() - 1)  # a power of two: quick to index
     count = (pixels - 1) // size

@@ -25,7 +25,10 @@ def temporaries(loss, shape, dtype=jnp.float32):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [*(("dice_ce_loss", shape) for shape in SHAPES), ("dice_loss", SHAPES[1])],
+    [
+        *(("dice_ce_loss", shape) for shape in (*SHAPES, (4, 256, 256, 2), (1, 64, 64, 11))),
+        ("dice_loss", SHAPES[1]),
+    ],
     ids=str,
 )
 def test_temporaries_are_a_fraction_of_the_logits(name, shape):
