@@ -197,14 +197,9 @@ def soft_counts(
       Optax's and MONAI's Dice overflow in float16; SMP can compute the intersection by subtraction,
       which loses small objects to rounding.
     """
-    if activation == "softmax":
-        logits, labels, where, axes = _checks.check_soft("logits", probs, labels, where, axis)
-        _checks.check_activation(activation, ("softmax",), logits.shape[-1])
-        if labels.ndim < logits.ndim:
-            return softmax_sums(logits, labels, where, axes)[0]
     c: Counts = soft_sums(prob_counts, probs, labels, activation, where, axis)
-    # XLA may drop a NaN that is multiplied by a label of 0: one NaN sum makes all four NaN.
-    nan = jnp.where(jnp.isnan(c.tp + c.fp + c.fn + c.tn), jnp.nan, 0)
+    # XLA may drop a NaN that is multiplied by a label of 0, in one of tp and fp: it makes all NaN.
+    nan = jnp.where(jnp.isnan(c.tp + c.fp), jnp.nan, 0)
     return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
 
 
@@ -226,6 +221,8 @@ def soft_sums(
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
     if activation is None:
         return statistic(probs, labels, where, axes, -1, constants)
+    if statistic is prob_counts and activation == "softmax" and labels.ndim < probs.ndim:
+        return softmax_sums(probs, labels, where, axes)[0]
     of_logits = _of_logits(statistic, activation)
     return blocked_sum(of_logits, (probs, labels, where), constants, axes=axes)
 

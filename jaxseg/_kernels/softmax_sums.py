@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxseg._checks import membership
+
 Sums = tuple[Array, Array, Array, Array, Array]
 
 
@@ -39,7 +41,7 @@ def forward(x: Array, index: Array, where: Array | None, turned: bool) -> tuple[
     x = lax.optimization_barrier(jnp.swapaxes(x, -1, -2)) if turned else x
     top = lax.optimization_barrier(x.max(axis))
     has_class = index < x.shape[axis]
-    is_own = _is_own(index, x.shape[axis], axis)
+    is_own = membership(index, x.shape[axis], axis)
     # The own class apart from the others, so that 1 - p is not the difference of nearly equals.
     own_exp = jnp.where(has_class, jnp.exp(own - top), 0)
     exp = jnp.exp(x - jnp.expand_dims(top, axis))
@@ -74,7 +76,7 @@ def backward(p: Array, index: Array, cotangents: Sums, turned: bool) -> Array:
     common = lax.optimization_barrier(s_own - inner - more)
     b = b[..., None] if turned else b[..., None, :]
     gradient = p * (b + jnp.expand_dims(common, axis))
-    is_own = _is_own(index, p.shape[axis], axis)
+    is_own = membership(index, p.shape[axis], axis)
     gradient += jnp.where(is_own, jnp.expand_dims(more - s_own, axis), jnp.zeros((), p.dtype))
     return jnp.swapaxes(gradient, -1, -2) if turned else gradient
 
@@ -89,13 +91,6 @@ def _of_class(table: Array, index: Array) -> Array:
     """``table[..., index]``, and 0 for C, which is no class."""
     table = jnp.concatenate([table, jnp.zeros_like(table[..., :1])], -1)
     return jnp.take_along_axis(table, index, -1, mode="promise_in_bounds")
-
-
-def _is_own(index: Array, classes: int, axis: int) -> Array:
-    others = tuple(a for a in range(-index.ndim - 1, 0) if a != axis)
-    return jnp.expand_dims(index, axis) == jnp.expand_dims(
-        jnp.arange(classes, dtype=index.dtype), others
-    )
 
 
 def _by_class(values: Array, index: Array, classes: int) -> Array:
@@ -113,7 +108,7 @@ def _by_class(values: Array, index: Array, classes: int) -> Array:
         return one(values, index)
 
     def select(values: Array, index: Array) -> Array:
-        is_own = _is_own(index, classes, -1)
+        is_own = membership(index, classes)
         return jnp.where(is_own, values[..., None], jnp.zeros((), values.dtype)).sum(-2)
 
     return lax.platform_dependent(values, index, cpu=scatter, default=select)
