@@ -25,6 +25,7 @@ from jaxseg._counts import (
     soft_counts,
 )
 from jaxseg._distance import distance_transform, signed_distance
+from jaxseg._moments import Moments, mean, moments, std
 from jaxseg._pixel_losses import (
     border_weights,
     cross_entropy_loss,
@@ -47,6 +48,7 @@ from jaxseg._region_losses import (
     sensitivity_specificity_loss,
     tversky_loss,
 )
+from jaxseg._running import Running, pad_batch, psum, running, total
 from jaxseg._scores import (
     accuracy,
     balanced_accuracy,
@@ -98,6 +100,17 @@ __all__ = [
     "confusion_matrix",
     "counts_from_confusion",
     "predict_labels",
+    # moments of values per case
+    "Moments",
+    "moments",
+    "mean",
+    "std",
+    # sums over steps and devices
+    "Running",
+    "running",
+    "total",
+    "psum",
+    "pad_batch",
     # scores of Counts
     "dice",
     "iou",

@@ -52,6 +52,9 @@ class Counts(NamedTuple):
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+jax.export.register_namedtuple_serialization(Counts, serialized_name="jaxseg.Counts")
+
+
 def counts(
     predictions: ArrayLike,
     labels: ArrayLike,

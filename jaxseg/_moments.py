@@ -1,0 +1,183 @@
+"""Moments of values that are one per case, such as the Dice of each image; their mean and spread.
+
+A mean of batch means is wrong where batches differ in size or in what is undefined, so the state is
+sums: ``+``, ``psum`` and ``running`` work on ``Moments`` as on ``Counts``.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._checks import Axis, safe_divide, safe_power
+
+
+class Moments(NamedTuple):
+    """Sums over cases: their number, of values, of squares; and how many were NaN, thus excluded.
+
+    Counts are integers, sums are floats. ``a + b`` adds leaf by leaf: both sets of cases together.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> m = jaxseg.moments(jnp.array([0.5, jnp.nan])) + jaxseg.moments(jnp.array([1.0]))
+      >>> m.count.item(), m.excluded.item(), jaxseg.mean(m).item()
+      (2, 1, 0.75)
+    """
+
+    count: Array  # type: ignore[assignment]  # a tuple's method, which nobody calls here
+    total: Array
+    squares: Array
+    excluded: Array
+
+    def __add__(self, other: Any) -> "Moments":
+        if not isinstance(other, Moments):
+            return NotImplemented
+        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+jax.export.register_namedtuple_serialization(Moments, serialized_name="jaxseg.Moments")
+
+
+def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0) -> Moments:
+    r"""Sums over cases of values, for their mean and standard deviation.
+
+    .. math:: count = \sum 1, \quad total = \sum x, \quad squares = \sum x^2
+
+    over the cases whose value is not NaN; ``excluded`` counts those whose value is.
+
+    Args:
+      values: float ``[N, ...]``, such as the Dice ``[N, C]`` of each image and class.
+      where: bool, of the shape of ``values`` or of its first axes: ``[N]`` for whole cases. A False
+        case does not count, nor is it excluded.
+      axis: axes of ``values`` to sum over, those of the cases; None is all.
+
+    Returns:
+      ``Moments`` with leaves of the other axes, ``[C]`` of ``[N, C]``: int32 counts, float32 sums
+      (float64 for float64 input). Infinite values count: their mean is infinite.
+
+    Raises:
+      ValueError: ``where`` of another shape, ``axis`` out of range, empty values.
+      TypeError: values that are not floating point, ``where`` not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> predictions = jnp.array([[0, 0, 1, 1], [0, 0, 0, 0]])  # two images of four pixels
+      >>> labels = jnp.array([[0, 1, 1, 1], [0, 0, 0, 0]])
+      >>> dice = jaxseg.dice(jaxseg.counts(predictions, labels, num_classes=2, axis=1))
+      >>> m = jaxseg.moments(dice)
+      >>> m.count.tolist(), m.excluded.tolist()  # the second image has no class 1
+      ([2, 1], [0, 1])
+      >>> jaxseg.mean(m).tolist()
+      [0.8333, 0.8]
+
+    Note:
+      MONAI's aggregate of values that are all NaN is 0; metrax's sums stay NaN after one NaN.
+    """
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f"values must be floating point, got {values.dtype}.")
+    if values.size == 0:
+        raise ValueError(f"values must not be empty, got shape {values.shape}.")
+    axes = _checks.normalize_axis(axis, values.ndim)
+    valid = _valid(where, values)
+    nan = jnp.isnan(values)
+    kept = valid & ~nan
+    x = jnp.where(kept, _checks.at_least_float32(values), 0)
+    return Moments(
+        count=kept.sum(axes, dtype=jnp.int32),
+        total=x.sum(axes),
+        squares=(x * x).sum(axes),
+        excluded=(valid & nan).sum(axes, dtype=jnp.int32),
+    )
+
+
+def mean(moments: Moments, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Mean of the values that ``Moments`` sum.
+
+    .. math:: \frac{total}{count}
+
+    Args:
+      moments: ``Moments``, also NumPy's from ``total``.
+      zero_division: the mean of no case.
+
+    Returns:
+      Float array of the leaves' shape.
+
+    Raises:
+      TypeError: anything but ``Moments``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> jaxseg.mean(jaxseg.moments(jnp.array([0.5, 1.0, jnp.nan]))).item()
+      0.75
+    """
+    count, total = (_float(x) for x in _checked(moments)[:2])
+    return safe_divide(total, count, zero_division)
+
+
+def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Standard deviation of the values that ``Moments`` sum.
+
+    .. math:: \sqrt{\frac{squares - total^2 / count}{count - ddof}}
+
+    The difference loses digits where the mean is large beside the deviation; of NumPy's float64
+    sums, which ``total`` of a ``Running`` gives on the host, it is taken in float64.
+
+    Args:
+      moments: ``Moments``, also NumPy's from ``total``.
+      ddof: 0 for the deviation of these cases, 1 to estimate that of a population, as in NumPy.
+      zero_division: the deviation of ``ddof`` cases or fewer.
+
+    Returns:
+      Float array of the leaves' shape. Its gradient is 0 where all values are equal.
+
+    Raises:
+      TypeError: anything but ``Moments``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> m = jaxseg.moments(jnp.array([1.0, 2.0, 3.0, 4.0]))
+      >>> jaxseg.std(m).item(), jaxseg.std(m, ddof=1).item()
+      (1.118, 1.291)
+    """
+    sums: Any = _checked(moments)[:3]
+    if not all(isinstance(x, np.ndarray) for x in sums):
+        sums = (_float(x) for x in sums)
+    count, total, squares = sums
+    deviations = _float(squares - total * (total / (count + (count == 0))))
+    cases = jnp.maximum(_float(count) - ddof, 0)
+    variance = safe_divide(deviations, cases, 0.0)
+    return jnp.where(cases == 0, zero_division, safe_power(variance, 0.5))
+
+
+def _checked(moments: Moments) -> Moments:
+    if not isinstance(moments, Moments):
+        raise TypeError(f"This takes Moments, got {type(moments).__name__}.")
+    return moments
+
+
+def _float(x: ArrayLike) -> Array:
+    return _checks.at_least_float32(jnp.asarray(x))
+
+
+def _valid(where: ArrayLike | None, values: Array) -> Array:
+    """``where`` of all values, or of their first axes and spread over the others."""
+    if where is None:
+        return jnp.ones((), bool)
+    where = jnp.asarray(where)
+    if where.dtype != bool:
+        raise TypeError(f"where must be bool, got {where.dtype}.")
+    if where.shape != values.shape[: where.ndim]:
+        raise ValueError(
+            f"where must have the shape of values {values.shape} or of its first axes, "
+            f"got {where.shape}."
+        )
+    return where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
