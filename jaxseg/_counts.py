@@ -20,6 +20,7 @@ from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
 from jaxseg._kernels import softmax_sums as kernel
+from jaxseg._sharding import sum_in_place
 
 # Cells up to which counts come from a table of all pairs of classes: more leave the cache. Nor are
 # they more than the pixels to count, unless these are few.
@@ -103,9 +104,25 @@ def counts(
         predictions, labels, where, axis, dense=num_classes is None
     )
     if num_classes is None:
-        return blocked_sum(_mask_counts, (predictions, labels, where), axes=axes)
+        return _dense_counts(predictions, labels, where, axes=axes)
     num_classes = _checks.check_num_classes(num_classes)
     return _id_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
+
+
+@partial(jax.jit, static_argnames="axes")
+def _dense_counts(
+    predictions: Array, labels: Array, where: Array | None, *, axes: tuple[int, ...]
+) -> Counts:
+    """Counts of bool masks, by each device of its part."""
+    arrays = (predictions, labels) if where is None else (predictions, labels, where)
+    sums = sum_in_place(_mask_sums, arrays, axes, predictions.ndim - 1)
+    return Counts(*jnp.split(sums, 4, axis=-1))
+
+
+def _mask_sums(arrays: tuple[Array, ...], axes: tuple[int, ...]) -> Array:
+    predictions, labels, where = (*arrays, None)[:3]
+    sums = blocked_sum(_mask_counts, (predictions, labels, where), axes=axes)
+    return jnp.concatenate(sums, axis=-1)
 
 
 def _mask_counts(arrays: Any, _: None, axes: tuple[int, ...], class_axis: int) -> Counts:

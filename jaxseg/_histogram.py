@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxseg._sharding import sum_in_place
+
 # A block's maps and index, in bytes. A few times more, and XLA has several threads compute each
 # block's index: handing it over takes longer than they save.
 CPU_BLOCK_BYTES = 12 * 1024
@@ -38,34 +40,30 @@ def histogram(
 ) -> Array:
     """How often ``index(*maps)`` is each of ``bins`` numbers, over ``axes``: int32 ``[..., bins]``.
 
-    An axis that may be sharded is neither merged with another nor cut, for that would gather the
-    maps: each of its entries has a table of its own, and the tables are summed.
+    Each device counts the part of the maps that it holds.
     """
     if where is not None:
         masked = partial(_masked, index, bins)
         return histogram(masked, (*maps, where), None, bins + 1, axes)[..., :bins]
-    ndim = maps[0].ndim
-    many = jax.device_count() > 1  # no more is known where the mesh's axes are Auto
-    specs = [jax.typeof(x).sharding.spec for x in maps]  # name an axis only where they are Explicit
-    sharded = {a for a in range(ndim) if any(spec[a] is not None for spec in specs)}
-    apart = [a for a in axes if a in sharded or (many and a == 0 and ndim > 1)]
-    each = [a for a in range(ndim) if a not in axes or a in apart]
-    order = (*each, *(a for a in axes if a not in apart))
-    tables = math.prod(maps[0].shape[a] for a in each)
+    return sum_in_place(partial(_histogram, index, bins), maps, axes, maps[0].ndim)
+
+
+def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...]) -> Array:
+    """``histogram`` of maps that are on one device."""
+    kept = [a for a in range(maps[0].ndim) if a not in axes]
+    tables = math.prod(maps[0].shape[a] for a in kept)
     pixels = maps[0].size // tables
-    cut = not (many and ndim == 1)
-    one_by_one = not many and not sharded and pixels >= CPU_LOOP_PIXELS
+    one_by_one = pixels >= CPU_LOOP_PIXELS
 
     by_scatter: Callable[..., Array] = partial(
-        _by_scatter, index, bins, 1 if one_by_one else tables, cut
+        _by_scatter, index, bins, 1 if one_by_one else tables
     )
-    by_product: Callable[..., Array] = partial(_by_product, index, bins, tables, cut)
-    for _ in each:
+    by_product: Callable[..., Array] = partial(_by_product, index, bins, tables)
+    for _ in kept:
         by_scatter = _loop(by_scatter) if one_by_one else jax.vmap(by_scatter)
         by_product = jax.vmap(by_product)
-    turned = (x.transpose(order) for x in maps)
-    table = lax.platform_dependent(*turned, cpu=by_scatter, default=by_product)
-    return table.sum([i for i, a in enumerate(each) if a in apart], dtype=jnp.int32)
+    turned = (x.transpose(*kept, *axes) for x in maps)
+    return lax.platform_dependent(*turned, cpu=by_scatter, default=by_product)
 
 
 def _masked(index: Index, bins: int, *maps: Array) -> Array:
@@ -79,13 +77,13 @@ def _loop(f: Callable[..., Array]) -> Callable[..., Array]:
     return lambda *args: lax.map(lambda x: f(*x), args)
 
 
-def _by_scatter(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -> Array:
+def _by_scatter(index: Index, bins: int, tables: int, *maps: Array) -> Array:
     """Histogram of all pixels of ``maps``, one of ``tables`` that ``vmap`` makes."""
     maps = tuple(x.ravel() for x in maps)
     pixels = maps[0].size
-    together = _together(bins, pixels) if cut and tables == 1 else 1
+    together = _together(bins, pixels) if tables == 1 else 1
     bytes_each = sum(x.dtype.itemsize for x in maps) + 4 / together
-    size = max(together, int(CPU_BLOCK_BYTES / bytes_each / tables)) if cut else pixels
+    size = max(together, int(CPU_BLOCK_BYTES / bytes_each / tables))
 
     def add(together: int, table: Array, maps: Maps) -> Array:
         parts = zip(*(jnp.split(x, together) for x in maps), strict=True)
@@ -100,16 +98,14 @@ def _by_scatter(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -
     return add(1, table, rest) if rest[0].size else table
 
 
-def _by_product(index: Index, bins: int, tables: int, cut: bool, *maps: Array) -> Array:
+def _by_product(index: Index, bins: int, tables: int, *maps: Array) -> Array:
     """``_by_scatter``, by products of one-hot matrices of the two digits of the index."""
     maps = tuple(x.ravel() for x in maps)
     if bins > MOST_PRODUCT_BINS:
         table = _zeros(index, maps, bins)
         return table.at[index(*maps).astype(jnp.uint32)].add(1, mode="drop")
     base = math.isqrt(bins - 1) + 1
-    size = maps[0].size
-    if cut or size >= 2**24:  # to which float32 counts exactly
-        size = max(1, ACCELERATOR_BLOCK // (base * tables))
+    size = max(1, ACCELERATOR_BLOCK // (base * tables))  # below 2**24, to which float32 is exact
 
     def one_hot(digits: Array) -> Array:
         return jax.nn.one_hot(digits.astype(jnp.int32), base, dtype=jnp.bfloat16)  # exact: 0 and 1

@@ -338,6 +338,7 @@ def _value(high: Array, low: Array) -> Array:
 
 
 def _host_value(high: Any, low: Any) -> np.ndarray:
+    value: Any
     if _is_integer(low):
         value = (np.asarray(high, np.int64) << 32) + np.asarray(low, np.int64)
     else:

@@ -1,0 +1,230 @@
+"""Counting of sharded maps: each device counts what it holds, and only sums cross devices."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxseg
+
+SHAPE = (8, 16, 24)
+CLASSES = 3
+RNG = np.random.default_rng(0)
+IDS = tuple(RNG.choice([0, 1, 2, 255], (2, *SHAPE)).astype(np.uint8))
+MASKS = tuple(RNG.random((2, *SHAPE, CLASSES)) < 0.4)
+WHERE = RNG.random(SHAPE) < 0.7
+
+# How a map [B, H, W] may lie on a mesh: of one axis, or of two.
+LAYOUTS = {
+    "batch": P("a"),
+    "rows": P(None, "a"),
+    "columns": P(None, None, "a"),
+    "batch and rows": P("a", "b"),
+    "rows and columns": P(None, "b", "a"),
+    "batch by both": P(("a", "b")),
+}
+FUNCTIONS = {
+    "counts": (partial(jaxseg.counts, num_classes=CLASSES), IDS),
+    "matrix": (partial(jaxseg.confusion_matrix, num_classes=CLASSES), IDS),
+    "masks": (jaxseg.counts, MASKS),
+}
+REFERENCE = {
+    "counts": partial(reference.hard_counts, num_classes=CLASSES),
+    "matrix": partial(reference.confusion_matrix, num_classes=CLASSES),
+    "masks": partial(reference.hard_counts, num_classes=None),
+}
+COLLECTIVE = r"all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+
+each_function = pytest.mark.parametrize("name", FUNCTIONS)
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+each_mesh = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+
+
+def mesh_of(*axis_types):
+    return jax.make_mesh((4, 2), ("a", "b"), axis_types=axis_types)
+
+
+def placed(arrays, mesh, spec):
+    return jax.device_put(arrays, NamedSharding(mesh, spec))
+
+
+def collectives(compiled):
+    """The shape and the name of each."""
+    return re.findall(rf"= (\S+) ({COLLECTIVE})(?:-start)?\(", compiled.as_text())
+
+
+def assert_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@each_mesh
+@each_layout
+@each_function
+def test_only_sums_cross_devices(name, layout, axis_type):
+    function, maps = FUNCTIONS[name]
+    arrays = placed((*maps, WHERE), mesh_of(axis_type, axis_type), LAYOUTS[layout])
+    run = jax.jit(lambda p, g, w: function(p, g, where=w)).lower(*arrays).compile()
+    assert_equal(tuple(run(*arrays)), tuple(REFERENCE[name](*maps, where=WHERE)))
+    found = collectives(run)
+    assert {kind for _, kind in found} == {"all-reduce"}
+    assert len(found) == 1
+    ((shape, _),) = found
+    # Pairs of classes (and none, and masked), or four counts each class.
+    assert shape.partition("{")[0] in ("s32[17]", f"s32[{4 * CLASSES}]")
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows and columns"])
+@each_function
+def test_counts_of_each_image_are_summed_where_an_image_is_cut(name, layout, axis_type):
+    function, maps = FUNCTIONS[name]
+    arrays = placed(maps, mesh_of(axis_type, axis_type), LAYOUTS[layout])
+    run = jax.jit(partial(function, axis=(1, 2))).lower(*arrays).compile()
+    got = run(*arrays)
+    assert_equal(tuple(got), tuple(REFERENCE[name](*maps, axis=(1, 2))))
+    found = {kind for _, kind in collectives(run)}
+    assert found == (set() if layout == "batch" else {"all-reduce"})
+    if layout == "batch":  # and stay where their images are
+        assert jax.tree.leaves(got)[0].sharding.shard_shape((8, CLASSES)) == (2, CLASSES)
+
+
+@pytest.mark.parametrize("context", [False, True], ids=["", "set_mesh"])
+@each_mesh
+def test_a_mesh_need_not_be_set(axis_type, context):
+    mesh = mesh_of(axis_type, axis_type)
+    arrays = placed(IDS, mesh, P(None, "a"))
+    run = partial(jaxseg.confusion_matrix, num_classes=CLASSES)
+    want = reference.confusion_matrix(*IDS, CLASSES)
+    if context:
+        with jax.set_mesh(mesh):
+            assert_equal((run(*arrays), jax.jit(run)(*arrays)), (want, want))
+    else:
+        assert_equal((run(*arrays), jax.jit(run)(*arrays)), (want, want))
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows"])
+@each_function
+def test_vmap_of_sharded_maps(name, layout, axis_type):
+    function, maps = FUNCTIONS[name]
+    arrays = placed(maps, mesh_of(axis_type, axis_type), LAYOUTS[layout])
+    run = jax.jit(jax.vmap(function)).lower(*arrays).compile()
+    assert_equal(tuple(run(*arrays)), tuple(REFERENCE[name](*maps, axis=(1, 2))))
+    assert {kind for _, kind in collectives(run)} <= {"all-reduce"}
+
+
+@each_function
+def test_vmap_of_predictions_beside_one_truth(name):
+    function, (predictions, labels) = FUNCTIONS[name]
+    got = jax.vmap(function, in_axes=(0, None))(predictions, labels[0])
+    repeated = np.broadcast_to(labels[:1], labels.shape)
+    assert_equal(tuple(got), tuple(REFERENCE[name](predictions, repeated, axis=(1, 2))))
+
+
+@pytest.mark.parametrize(
+    "axis_types",
+    [(AxisType.Explicit, AxisType.Auto), (AxisType.Auto, AxisType.Explicit)],
+    ids=["Explicit, Auto", "Auto, Explicit"],
+)
+@each_layout
+def test_a_mesh_of_both_kinds_of_axes(layout, axis_types):
+    arrays = placed(IDS, mesh_of(*axis_types), LAYOUTS["batch and rows"])
+    got = jax.jit(partial(jaxseg.counts, num_classes=CLASSES))(*arrays)
+    assert_equal(tuple(got), tuple(reference.hard_counts(*IDS, CLASSES)))
+
+
+@each_mesh
+def test_maps_that_lie_differently(axis_type):
+    mesh = mesh_of(axis_type, axis_type)
+    layouts = (P("a"), P(None, "a"), P())
+    arrays = [placed(x, mesh, spec) for x, spec in zip((*IDS, WHERE), layouts, strict=True)]
+    got = jax.jit(lambda p, g, w: jaxseg.counts(p, g, num_classes=CLASSES, where=w))(*arrays)
+    assert_equal(tuple(got), tuple(reference.hard_counts(*IDS, CLASSES, WHERE)))
+
+
+def test_rows_that_devices_cannot_share_evenly_are_counted_once():
+    """XLA shards 19 rows over 8 devices as 3 each, and fills up: nothing of that counts."""
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+
+    def run(*maps):
+        return jaxseg.counts(*(jnp.concatenate([x, x[:, :3]], 1) for x in maps), num_classes=2)
+
+    maps = tuple(np.zeros(SHAPE, np.uint8) for _ in range(2))
+    got = jax.jit(run)(*placed(maps, mesh, P(None, "a")))
+    assert got.tp.tolist() == [8 * 19 * 24, 0]
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b")], ids=["partly", "wholly"])
+def test_in_the_body_of_a_shard_map(names):
+    mesh = mesh_of(AxisType.Auto, AxisType.Auto)
+    spec = P(names)
+
+    def body(predictions, labels):
+        c = jaxseg.counts(predictions, labels, num_classes=CLASSES)
+        return jax.lax.psum(c, names)
+
+    run = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=P(), axis_names=set(names))
+    arrays = placed(IDS, mesh, P("a", "b") if len(names) == 1 else spec)
+    want = reference.hard_counts(*IDS, CLASSES)
+    assert_equal(tuple(jax.jit(run)(*arrays)), tuple(want))
+
+
+@each_mesh
+def test_steps_of_a_scan(axis_type):
+    function = partial(jaxseg.counts, num_classes=CLASSES)
+    steps = placed([np.stack([x, x, x]) for x in IDS], mesh_of(axis_type, axis_type), P(None, "a"))
+
+    def run(*steps):
+        zero = jaxseg.running(jaxseg.Counts(*jnp.zeros((4, CLASSES), jnp.int32)))
+        return jax.lax.scan(lambda r, maps: (r + function(*maps), None), zero, steps)[0]
+
+    compiled = jax.jit(run).lower(*steps).compile()
+    want = [3 * np.asarray(x) for x in reference.hard_counts(*IDS, CLASSES)]
+    assert_equal(tuple(jaxseg.total(compiled(*steps))), tuple(want))
+    assert {kind for _, kind in collectives(compiled)} == {"all-reduce"}
+
+
+def test_counting_beside_a_gradient():
+    logits = jnp.asarray(RNG.standard_normal((*SHAPE, CLASSES)), jnp.float32)
+    labels = jnp.asarray(IDS[1])
+
+    def loss(logits):
+        c = jaxseg.counts(jaxseg.predict_labels(logits), labels, num_classes=CLASSES)
+        return jaxseg.dice_loss(logits, labels).mean(), c
+
+    gradient, c = jax.jit(jax.grad(loss, has_aux=True))(logits)
+    want = jax.grad(lambda x: jaxseg.dice_loss(x, labels).mean())(logits)
+    np.testing.assert_allclose(gradient, want, rtol=1e-5)
+    assert_equal(tuple(c), tuple(reference.hard_counts(np.argmax(logits, -1), IDS[1], CLASSES)))
+
+
+@pytest.mark.usefixtures("optimized")
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows and columns"])
+def test_large_maps_are_counted_in_blocks(layout, axis_type):
+    sharding = NamedSharding(mesh_of(axis_type, axis_type), LAYOUTS[layout])
+    maps = [jax.ShapeDtypeStruct((16, 1024, 1024), np.uint8, sharding=sharding)] * 2
+    run = partial(jaxseg.confusion_matrix, num_classes=CLASSES)
+    compiled = jax.jit(run).lower(*maps).compile()
+    devices = 4 if layout == "batch" else 8
+    temporaries = compiled.memory_analysis().temp_size_in_bytes  # of one device
+    assert temporaries < 0.1 * 2 * maps[0].size / devices
+    text = compiled.as_text()
+    assert "while(" in text
+    assert re.search(rf"({COLLECTIVE})(?:-start)?\(", text[text.index("\nENTRY") :])  # after them
+
+
+@pytest.mark.usefixtures("optimized")
+@each_mesh
+def test_a_map_of_one_axis_stays_where_it_is(axis_type):
+    maps = [x.ravel() for x in IDS]
+    arrays = placed(maps, mesh_of(axis_type, axis_type), P("a"))
+    run = jax.jit(partial(jaxseg.confusion_matrix, num_classes=CLASSES)).lower(*arrays).compile()
+    assert_equal(run(*arrays), reference.confusion_matrix(*maps, CLASSES))
+    assert {kind for _, kind in collectives(run)} == {"all-reduce"}
