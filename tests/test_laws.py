@@ -626,6 +626,37 @@ def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any
     assert_same(jax.jit(jax.grad(lambda *args: of_the_whole(*args).sum()))(*args), gradient)
 
 
+@law(
+    *LOSSES, *ORDERED, *SPATIAL, once=True, shared=lambda case: takes(case, "axis_name"), heavy=True
+)
+@pytest.mark.parametrize("form", ["pmap", "shard_map"])
+def test_axis_name_in_a_data_parallel_step(case: Case, form: str) -> None:
+    """Parameters are on every device, and their gradients are averaged, as such steps do.
+
+    In a ``pmap``, and a ``shard_map`` that does not check what varies.
+    """
+    args = (*case.args(), where_mask())
+
+    def loss(scale: Any, x: Any, labels: Any, where: Any, **options: Any) -> Any:
+        return case.function(scale * x, labels, where=where, **options).sum()
+
+    def step(scale: Any, *args: Any) -> Any:
+        value, gradient = jax.value_and_grad(partial(loss, axis_name="b"))(scale, *args)
+        return value, jax.lax.pmean(gradient, "b")
+
+    scale = jnp.full((1, 1, 1, args[0].shape[-1]), 0.7)  # a parameter of each class
+    if form == "pmap":
+        parts = jax.tree.map(lambda x: x[:, None], args)
+        results = jax.pmap(step, axis_name="b", in_axes=(None, 0, 0, 0))(scale, *parts)
+        got = jax.tree.map(lambda x: x[0], results)
+        assert_same(results, jax.tree.map(lambda x: jnp.stack([x] * 8), got), rtol=0)
+    else:
+        split = partial(jax.shard_map, mesh=devices(AxisType.Auto), check_vma=False)
+        specs = (P(), *(P("b") for _ in args))
+        got = jax.jit(split(step, in_specs=specs, out_specs=P()))(scale, *args)
+    assert_same(got, jax.value_and_grad(loss)(scale, *args))
+
+
 @law("hard", "soft")
 def test_statistics_are_summed_by_psum(case: Case) -> None:
     args = (*case.args(), where_mask())
