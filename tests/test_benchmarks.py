@@ -20,6 +20,7 @@ ALWAYS = {
     "Dice": ("jaxseg", "plain JAX", "Optax"),
     "Confusion matrix": ("jaxseg", "np.bincount", "jnp.bincount"),
     "IoU of each class": ("jaxseg", "jaxseg counts", "NumPy loop"),
+    "Evaluation": ("jaxseg", "np.bincount"),
 }
 
 
@@ -60,7 +61,9 @@ def check_timed(rows):
         assert 0 < low <= row["seconds"] <= high
         assert row["first_call"] > 0 and row["bandwidth"] > 0
         assert row["ratio"] == 1 or row["contender"] != "jaxseg"
-        assert (row["temporaries"] is None) == (row["contender"] in NOT_JAX)
+        untold = row["contender"] in NOT_JAX or row["family"] == "evaluation"  # of many programs
+        assert (row["temporaries"] is None) == untold
+        assert ("rate" in row) == (row["family"] == "evaluation")
 
 
 def check_untimed(rows):
@@ -85,7 +88,10 @@ def check_peers(rows, markdown):
 
 def check_markdown(text):
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings[:4] == ["## Loss", "## Counting", "## Startup", "## Memory of every loss"]
+    assert headings[:5] == [
+        *("## Loss", "## Counting", "## Evaluation", "## Startup", "## Memory of every loss")
+    ]
+    assert "4 batches of `[8, 16, 32]`, 19 classes, where" in text
     assert "plain JAX / jaxseg" in text and "`[2, 16, 16, 1]`, bfloat16, dense, where" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 4 * len(ALWAYS) + 3

@@ -16,7 +16,15 @@ from jax import Array
 import jaxseg
 from jaxseg._kernels import pallas, pallas_matrix
 from tests.benchmarks import peers
-from tests.benchmarks.measure import Step, Steps, jax_step, multiple, rows_of, temporaries
+from tests.benchmarks.measure import (
+    Step,
+    Steps,
+    host_step,
+    jax_step,
+    multiple,
+    rows_of,
+    temporaries,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -33,6 +41,14 @@ class CountingCase(NamedTuple):
     classes: int
     dtype: str = "uint8"
     where: bool = False
+
+
+class EvaluationCase(NamedTuple):
+    shape: tuple[int, ...]  # of a batch of label maps
+    classes: int
+    batches: int = 4
+    dtype: str = "uint8"
+    where: bool = True
 
 
 LOSS_CASES = [
@@ -61,6 +77,9 @@ QUICK_COUNTING_CASES = [
     CountingCase((4, 32, 32), 2),
     CountingCase((4, 32, 32), 5, dtype="int32", where=True),
 ]
+
+EVALUATION_CASES = [EvaluationCase((8, 1024, 2048), 19)]
+QUICK_EVALUATION_CASES = [EvaluationCase((8, 16, 32), 19)]
 
 STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
@@ -226,7 +245,71 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
     )
 
 
-def label_maps(case: CountingCase) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def evaluation(rounds: int, quick: bool) -> Rows:
+    """The confusion matrix of a data set, batch by batch, with an ignore label."""
+    return [
+        row
+        for case in (QUICK_EVALUATION_CASES if quick else EVALUATION_CASES)
+        for row in evaluation_rows(case, rounds)
+    ]
+
+
+def evaluation_rows(case: EvaluationCase, rounds: int) -> Rows:
+    print(case, file=sys.stderr)
+    count, *shape = case.shape
+    predictions, labels, where = label_maps(case._replace(shape=(count * case.batches, *shape)))
+    assert where is not None
+    labels = np.where(where, labels, peers.VOID).astype(labels.dtype)
+    maps = [x.reshape(case.batches, *case.shape) for x in (predictions, labels)]
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    steps: Steps = {"jaxseg": own_evaluation(case, *maps, one)}
+    if jax.device_count() > 1:
+        mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+        steps[f"jaxseg on {mesh.size} devices"] = own_evaluation(case, *maps, batch)
+    steps |= peers.evaluation_steps(*maps, case.classes)
+    tasks = {"Evaluation": steps}
+    check(case, tasks, np.asarray, rtol=0)
+    size = predictions.nbytes + labels.nbytes
+    rows = rows_of(
+        tasks,
+        baseline=jax_step(lambda x: x.sum(1), jnp.ones((size // 4096, 1024), jnp.float32)),
+        baseline_bytes=size,
+        moved_bytes=size,
+        input_bytes=size,
+        rounds=rounds,
+        family="evaluation",
+        **case._asdict(),
+        pixels=labels.size,
+    )
+    return [
+        row | ({"rate": labels.size / row["seconds"]} if "seconds" in row else {}) for row in rows
+    ]
+
+
+def own_evaluation(
+    case: EvaluationCase, predictions: np.ndarray, labels: np.ndarray, sharding: Any
+) -> Step:
+    """A step for each batch, whose maps lie on the devices, and the exact matrix at the end."""
+    batches = [jax.device_put(batch, sharding) for batch in zip(predictions, labels, strict=True)]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: jaxseg.Running, p: Array, g: Array) -> jaxseg.Running:
+        where = g != peers.VOID
+        return state + jaxseg.confusion_matrix(p, g, num_classes=case.classes, where=where)
+
+    def run() -> np.ndarray:
+        state = jaxseg.running(np.zeros((case.classes, case.classes), np.int64))
+        for batch in batches:
+            state = step(state, *batch)
+        return jaxseg.total(state)
+
+    return host_step(run)
+
+
+def label_maps(
+    case: CountingCase | EvaluationCase,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Predictions, labels and where.
 
     Labels are tiles of 8x8 pixels of a class, half of them of class 0; a tenth of the predicted
@@ -315,4 +398,10 @@ def lower(name: str, shape: tuple[int, ...]) -> Any:
     )
 
 
-FAMILIES = {"loss": loss, "counting": counting, "startup": startup, "memory": memory}
+FAMILIES = {
+    "loss": loss,
+    "counting": counting,
+    "evaluation": evaluation,
+    "startup": startup,
+    "memory": memory,
+}

@@ -207,6 +207,41 @@ def torchmetrics_steps(
     return {on_host("TorchMetrics") if device == "cpu" else "TorchMetrics": host_step(run)}
 
 
+def evaluation_steps(predictions: np.ndarray, labels: np.ndarray, classes: int) -> Steps:
+    """Confusion matrices of batches, whose void labels do not count."""
+
+    def numpy_matrix() -> np.ndarray:
+        matrix = np.zeros(classes**2, np.int64)
+        for p, g in zip(predictions, labels, strict=True):
+            valid = g != VOID
+            cells = classes * g[valid].astype(np.intp) + p[valid]
+            matrix += np.bincount(cells, minlength=classes**2)
+        return matrix.reshape(classes, classes)
+
+    steps: Steps = {on_host("np.bincount"): host_step(numpy_matrix)}
+    torch, torchmetrics = load("torch"), load("torchmetrics.classification")
+    for missing in (torch, torchmetrics):
+        if isinstance(missing, str):
+            return steps | {"TorchMetrics": missing}
+    device = torch_device(torch)
+    batches = [
+        tuple(torch.from_numpy(x).to(device) for x in batch)
+        for batch in zip(predictions, labels, strict=True)
+    ]
+    metric = torchmetrics.MulticlassConfusionMatrix(
+        classes, ignore_index=VOID, validate_args=False
+    ).to(device)
+
+    def torch_matrix() -> Any:
+        metric.reset()
+        for batch in batches:
+            metric.update(*batch)
+        return metric.compute().cpu()
+
+    name = on_host("TorchMetrics") if device == "cpu" else "TorchMetrics"
+    return steps | {name: host_step(torch_matrix)}
+
+
 def iou_steps(
     predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
 ) -> Steps:

@@ -17,6 +17,7 @@ def markdown(results: dict[str, Any]) -> str:
     for family, title, tables in (
         ("loss", "Loss", timed),
         ("counting", "Counting", timed),
+        ("evaluation", "Evaluation", timed),
         ("startup", "Startup", startup),
         ("memory", "Memory of every loss", memory),
     ):
@@ -59,11 +60,14 @@ def timed(rows: list[Row]) -> list[str]:
             )
         )
         for key, title, form in (
+            ("rate", "million pixels a second", millions),
             ("bandwidth", "share of bandwidth", percent),
             ("temporaries", "temporaries / inputs", "{:.2f}".format),
             ("first_call", "first call", seconds),
         ):
             columns = [n for n in names(of_task) if any(has(r, n, key) for r in of_task)]
+            if not columns:
+                continue
             body = [
                 [label, *(cell(case, name, key, form) for name in columns)]
                 for label, case in cases(of_task).items()
@@ -91,8 +95,10 @@ def cases(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 def case_label(row: Row) -> str:
     shape = f"`{list(row['shape'])}`"
-    if row["family"] == "counting":
+    if row["family"] != "loss":
         shape += f", {row['classes']} classes"
+    if row["family"] == "evaluation":
+        shape = f"{row['batches']} batches of {shape}"
     usual = "float32" if row["family"] == "loss" else "uint8"
     extra = [row["dtype"]] if row["dtype"] != usual else []
     extra += [name for name in ("dense", "where") if row.get(name)]
@@ -106,6 +112,10 @@ def cell(case: dict[str, Row], name: str, key: str, form: Callable[[Any], str]) 
 
 def milliseconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def millions(value: float) -> str:
+    return f"{value / 1e6:,.0f}"
 
 
 def seconds(value: float) -> str:

@@ -1,0 +1,74 @@
+"""What the adapters share: the default statistic, a sum's zero, masks, and scores of a sum."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxseg import _checks
+from jaxseg._counts import Counts, counts, predict_labels
+from jaxseg._running import Running, running, total
+
+Statistic = Callable[..., Any]  # (logits, labels, *, where=None) -> pytree of sums
+Score = Callable[[Any], Any]
+Scores = Score | Mapping[str, Score]
+
+
+def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Counts:
+    """``Counts`` of predicted classes, pooled over the batch: the adapters' default statistic.
+
+    The class of the largest logit, or with C = 1 the sigmoid's mask. Labels are ids ``[...]``, or
+    dense ``[..., C]``, in which 0.5 or more is the class.
+    """
+    logits = jnp.asarray(logits)
+    labels = _checks.check_labels("logits", logits.shape, _checks.as_array(labels))
+    num_classes = logits.shape[-1]
+    predictions = predict_labels(logits, activation="softmax" if num_classes > 1 else "sigmoid")
+    if labels.ndim == logits.ndim:
+        if num_classes > 1:
+            predictions = _checks.membership(predictions, num_classes)
+        masks = labels if labels.dtype == bool else labels >= 0.5
+        return counts(predictions, masks, where=where)
+    if num_classes == 1:
+        predictions = predictions[..., 0]
+    return counts(predictions, labels, num_classes=num_classes, where=where)
+
+
+def zero(statistic: Statistic, num_classes: int, ndim: int, dense: bool) -> Running:
+    """The empty sum of a statistic, whose shapes are those of an image of one pixel."""
+    pixels = (1,) * ndim
+    shape = (*pixels, _checks.check_num_classes(num_classes))
+    sums = jax.eval_shape(
+        statistic,
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        jax.ShapeDtypeStruct(shape, bool) if dense else jax.ShapeDtypeStruct(pixels, jnp.int32),
+        where=jax.ShapeDtypeStruct(pixels, bool),
+    )
+    return running(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums))
+
+
+def masked(where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """``where`` of the label map's shape, and a mask of it or of its examples ``[B]``."""
+    where = _checks.check_where(where, shape)
+    if mask is None:
+        return where
+    mask = jnp.asarray(mask).astype(bool)
+    if mask.shape not in (shape, shape[:1]):
+        raise ValueError(
+            f"mask must have the label map's shape {shape} or that of its examples {shape[:1]}, "
+            f"got {mask.shape}."
+        )
+    mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+    mask = jnp.broadcast_to(mask, shape)
+    return mask if where is None else where & mask
+
+
+def scored(scores: Scores, state: Running) -> Any:
+    """The scores of a sum: a dict as ``scores`` is, or one value of one function."""
+    statistic = total(state)
+    if isinstance(scores, Mapping):
+        return {name: score(statistic) for name, score in scores.items()}
+    return scores(statistic)

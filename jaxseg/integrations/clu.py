@@ -1,0 +1,94 @@
+"""Scores of a data set as a metric of ``clu``."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from clu import metrics, values
+from jax.typing import ArrayLike
+
+from jaxseg import Running
+from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, masked, scored, zero
+
+
+def segmentation_metric(
+    scores: Scores,
+    *,
+    num_classes: int,
+    statistic: Statistic = hard_counts,
+    ndim: int = 3,
+    dense: bool = False,
+) -> type[metrics.Metric]:
+    """Metric class of scores of all pixels, whose state is the exact sum of a statistic.
+
+    Args:
+      scores: dict of functions of the statistic, or one function.
+      num_classes: C of the logits ``[..., C]``.
+      statistic: function ``(logits, labels, *, where=None)`` whose result is summed over batches
+        and devices: any pytree of integers or floats. By default ``jaxseg.counts`` of the predicted
+        classes: the largest logit's, or with C = 1 the sigmoid's mask.
+      ndim: number of axes of the label map, the batch's included: 3 of images.
+      dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
+
+    Returns:
+      A class for ``clu.metrics.Collection``. Its ``from_model_output`` takes ``logits``,
+      ``labels``, and if given ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]`` or
+      ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or one
+      value, and ``compute_value`` only one scalar, since clu's writers take no other.
+
+    Raises:
+      ValueError, TypeError: as the statistic, of ids or dense labels of one pixel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> from clu import metrics
+      >>> from jaxseg.integrations.clu import segmentation_metric
+      >>> Metrics = metrics.Collection.create(dice=segmentation_metric(jaxseg.dice, num_classes=2))
+      >>> logits = jnp.array([[[[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]]])  # [B, H, W, C]
+      >>> labels = jnp.array([[[0, 1, 0]]])
+      >>> batch = Metrics.single_from_model_output(logits=logits, labels=labels)
+      >>> Metrics.empty().merge(batch).compute()["dice"].tolist()
+      [0.6667, 0.6667]
+    """
+    start = zero(statistic, num_classes, ndim, dense)
+
+    @flax.struct.dataclass
+    class SegmentationMetric(metrics.Metric):
+        state: Running
+
+        @classmethod
+        def empty(cls) -> "SegmentationMetric":
+            return cls(state=jax.tree.map(jnp.zeros_like, start))  # may be donated
+
+        @classmethod
+        def from_model_output(
+            cls,
+            *,
+            logits: ArrayLike,
+            labels: ArrayLike,
+            where: ArrayLike | None = None,
+            mask: ArrayLike | None = None,
+            **_: Any,
+        ) -> "SegmentationMetric":
+            where = masked(where, mask, jnp.shape(logits)[:-1])
+            return cls(state=start + statistic(logits, labels, where=where))
+
+        def merge(self, other: "SegmentationMetric") -> "SegmentationMetric":
+            return type(self)(state=self.state + other.state)
+
+        def compute(self) -> Any:
+            return scored(scores, self.state)
+
+        def compute_value(self) -> values.Value:
+            value = self.compute()
+            if isinstance(value, dict) or jnp.ndim(value) > 0:
+                kind = "a dict" if isinstance(value, dict) else f"shape {jnp.shape(value)}"
+                raise ValueError(
+                    f"clu's writers take one scalar of a metric, and this computes {kind}. "
+                    "Reduce the score, and make a segmentation_metric of each."
+                )
+            return values.Scalar(value)
+
+    return SegmentationMetric

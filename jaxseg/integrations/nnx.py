@@ -1,0 +1,83 @@
+"""Scores of a data set as a metric of ``flax.nnx``."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike
+
+from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, masked, scored, zero
+
+
+class SegmentationMetric(nnx.Metric):
+    """Scores of all pixels seen since the last reset, from the exact sum of a statistic.
+
+    It takes what ``nnx.MultiMetric`` hands to all its metrics, and its state passes through
+    ``nnx.jit`` and ``nnx.split``.
+
+    Args:
+      scores: dict of functions of the statistic, or one function.
+      num_classes: C of the logits ``[..., C]``.
+      statistic: function ``(logits, labels, *, where=None)`` whose result is summed over batches:
+        any pytree of integers or floats. By default ``jaxseg.counts`` of the predicted classes: the
+        largest logit's, or with C = 1 the sigmoid's mask.
+      ndim: number of axes of the label map, the batch's included: 3 of images.
+      dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
+
+    Raises:
+      ValueError, TypeError: as the statistic, of ids or dense labels of one pixel.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxseg
+      >>> from jaxseg.integrations.nnx import SegmentationMetric
+      >>> metric = SegmentationMetric({"dice": jaxseg.dice, "iou": jaxseg.iou}, num_classes=2)
+      >>> logits = jnp.array([[[[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]]])  # [B, H, W, C]
+      >>> metric.update(logits=logits, labels=jnp.array([[[0, 1, 0]]]))
+      >>> metric.compute()["dice"].tolist()
+      [0.6667, 0.6667]
+    """
+
+    def __init__(  # noqa: D107  # the class says it
+        self,
+        scores: Scores,
+        *,
+        num_classes: int,
+        statistic: Statistic = hard_counts,
+        ndim: int = 3,
+        dense: bool = False,
+    ) -> None:
+        self.scores = scores if callable(scores) else tuple(scores.items())  # to be hashed
+        self.statistic = statistic
+        self.state = nnx.metrics.MetricState(zero(statistic, num_classes, ndim, dense))
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.state.set_value(jax.tree.map(jnp.zeros_like, self.state.get_value()))
+
+    def update(
+        self,
+        *,
+        logits: ArrayLike,
+        labels: ArrayLike,
+        where: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        **_: Any,
+    ) -> None:
+        """Add a batch. Other keywords are for other metrics.
+
+        Args:
+          logits: float ``[..., C]``.
+          labels: ids ``[...]``, or dense ``[..., C]``.
+          where: bool ``[...]``; False pixels do not count.
+          mask: bools or numbers, ``[B]`` or ``[...]``; examples or pixels of 0 do not count.
+        """
+        where = masked(where, mask, jnp.shape(logits)[:-1])
+        batch = self.statistic(logits, labels, where=where)
+        self.state.set_value(self.state.get_value() + batch)
+
+    def compute(self) -> Any:
+        """Scores of the sum: a dict, or one value. On the host they see exact NumPy integers."""
+        scores = self.scores if callable(self.scores) else dict(self.scores)
+        return scored(scores, self.state.get_value())

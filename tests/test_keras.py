@@ -1,0 +1,305 @@
+"""The adapter to Keras: fit and evaluate, labels as Keras hands them out, exact sums, errors."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+
+import jaxseg
+
+keras = pytest.importorskip("keras")
+adapter = pytest.importorskip("jaxseg.integrations.keras")
+if keras.backend.backend() != "jax":
+    pytest.skip("Keras is on another backend", allow_module_level=True)
+
+as_loss, SegmentationMetric = adapter.as_loss, adapter.SegmentationMetric
+
+
+def valid(labels):
+    return labels != 255
+
+
+def pixels(c):
+    return c.tp[0] + c.fp[0] + c.fn[0] + c.tn[0]
+
+
+def mean_iou(c):
+    return jnp.nanmean(jaxseg.iou(c))
+
+
+def data(n: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Images, and labels that can be learnt of them; the first row is void."""
+    images = np.random.default_rng(0).standard_normal((n, 6, 5, 1)).astype(np.float32)
+    labels = np.digitize(images[..., 0], [-0.5, 0.5]).astype(np.uint8)
+    labels[:, 0] = 255
+    return images, labels
+
+
+def logits_of(num_classes: int, n: int = 4) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((n, 6, 5, num_classes)).astype(np.float32)
+
+
+def network(num_classes: int, activation: str | None = None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((6, 5, 1)), keras.layers.Conv2D(num_classes, 1, activation=activation)]
+    )
+
+
+def score(name, expected):
+    return reference.per_class(getattr(reference, name), expected)
+
+
+def test_classes():
+    """Batches of 4, 4 and 2 images: every epoch starts anew, and pools all of its pixels."""
+    images, labels = data()
+    scores = {"miou": mean_iou, "pixels": pixels}
+    model = network(3)
+    model.compile(
+        keras.optimizers.Adam(0.05),
+        as_loss(jaxseg.dice_ce_loss, where=valid),
+        metrics=[
+            SegmentationMetric(scores, num_classes=3, where=valid),
+            SegmentationMetric(
+                lambda c: jaxseg.dice(c)[2], num_classes=3, where=valid, name="high"
+            ),
+        ],
+    )
+    history = model.fit(
+        images, labels, batch_size=4, epochs=4, validation_data=(images[:5], labels[:5]), verbose=0
+    ).history
+    names = {"loss", "miou", "pixels", "high"}
+    assert set(history) == names | {f"val_{name}" for name in names}
+    assert history["loss"][3] < 0.9 * history["loss"][0]
+    assert history["pixels"] == [10 * 25.0] * 4
+    assert history["val_pixels"] == [5 * 25.0] * 4
+
+    predictions = model.predict(images, verbose=0).argmax(-1)
+    expected = reference.hard_counts(predictions, labels, 3, where=labels != 255)
+    for y in (labels, labels[..., None].astype(np.float32)):
+        result = model.evaluate(images, y, batch_size=4, verbose=0, return_dict=True)
+        np.testing.assert_allclose(result["miou"], score("iou", expected).mean(), rtol=1e-6)
+        np.testing.assert_allclose(result["high"], score("dice", expected)[2], rtol=1e-6)
+        assert result["pixels"] == 10 * 25
+    half = reference.hard_counts(predictions[:5], labels[:5], 3, where=labels[:5] != 255)
+    np.testing.assert_allclose(history["val_miou"][3], score("iou", half).mean(), rtol=1e-6)
+
+
+def test_one_mask():
+    """Keras would squeeze the class axis of logits beside masks [B, H, W]."""
+    images, labels = data()
+    masks = (labels == 2).astype(np.float32)
+    model = network(1)
+    model.compile(
+        keras.optimizers.Adam(0.05),
+        as_loss(jaxseg.bce_dice_loss),
+        metrics=[SegmentationMetric({"dice": lambda c: jaxseg.dice(c)[0]}, num_classes=1)],
+    )
+    history = model.fit(images, masks, batch_size=4, epochs=4, verbose=0).history
+    assert history["loss"][3] < 0.9 * history["loss"][0]
+    logits = model.predict(images, verbose=0)
+    expected = reference.hard_counts(logits >= 0, masks[..., None] == 1)
+    for y in (masks, masks[..., None]):
+        loss, dice = model.evaluate(images, y, batch_size=10, verbose=0)
+        np.testing.assert_allclose(dice, score("dice", expected)[0], rtol=1e-6)
+        np.testing.assert_allclose(loss, jaxseg.bce_dice_loss(logits, masks == 1), rtol=1e-6)
+
+
+IDS = np.random.default_rng(2).integers(0, 3, (4, 6, 5)).astype(np.uint8)
+IDS[:, 1] = 255
+FORMS = {
+    "ids": IDS,
+    "floats": IDS.astype(np.float32),
+    "ids [..., 1]": IDS[..., None].astype(np.int64),
+    "floats [..., 1]": IDS[..., None].astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (jaxseg.dice_ce_loss, {"dice_weight": 2.0}),
+        (jaxseg.dice_loss, {"smooth": 0.0}),
+        (jaxseg.cross_entropy_loss, {}),
+    ],
+    ids=["scalar", "of classes", "of pixels"],
+)
+def test_a_loss_is_the_mean_of_jaxsegs(loss, options, form):
+    logits = logits_of(3)
+    ours = as_loss(loss, where=valid, **options)
+    assert ours.name == loss.__name__
+    expected = loss(logits, IDS, where=IDS != 255, **options).mean()
+    np.testing.assert_allclose(ours(FORMS[form], logits), expected, rtol=1e-6)
+
+
+def test_dense_labels():
+    """One-hot, of Keras' categorical losses; all zero is no class."""
+    logits, masks = logits_of(3), IDS[..., None] == np.arange(3)
+    expected = jaxseg.dice_loss(logits, masks).mean()
+    counts = reference.hard_counts(logits.argmax(-1), IDS, 3)
+    known = reference.hard_counts(logits.argmax(-1), IDS, 3, where=IDS != 255)
+    for y in (masks, masks.astype(np.float32), masks.astype(np.int32)):
+        np.testing.assert_allclose(as_loss(jaxseg.dice_loss)(y, logits), expected, rtol=1e-6)
+        for where, of in ((None, counts), (lambda labels: labels.any(-1), known)):
+            metric = SegmentationMetric(lambda c: c, num_classes=3, where=where)
+            metric.update_state(y, logits)
+            np.testing.assert_array_equal(metric_counts(metric), of)
+
+
+def metric_counts(metric):
+    return jaxseg.total(metric._state())
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_a_soft_mask(squeezed):
+    """The loss keeps its values, and the metric has 0.5 or more as the class."""
+    logits, soft = logits_of(1), np.random.default_rng(3).random((4, 6, 5, 1)).astype(np.float32)
+    soft[:, 0] = 255
+    y = soft[..., 0] if squeezed else soft
+    where = soft[..., 0] != 255
+    ours = as_loss(jaxseg.bce_dice_loss, where=valid)(y, logits)
+    np.testing.assert_allclose(ours, jaxseg.bce_dice_loss(logits, soft, where=where), rtol=1e-6)
+    metric = SegmentationMetric(jaxseg.dice, num_classes=1, where=valid)
+    metric.update_state(y, logits)
+    np.testing.assert_array_equal(
+        metric_counts(metric), reference.hard_counts(logits >= 0, soft >= 0.5, where=where)
+    )
+
+
+def test_a_network_that_ends_in_probabilities():
+    """Of a softmax nothing changes; of a sigmoid the statistic is one's own."""
+    logits, masks = logits_of(1), IDS == 1
+    softmax = np.asarray(jax.nn.softmax(logits_of(3)))
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3)
+    metric.update_state(IDS, softmax)
+    np.testing.assert_array_equal(
+        metric_counts(metric), reference.hard_counts(softmax.argmax(-1), IDS, 3)
+    )
+
+    def counts_of_probs(probs, labels, *, where=None):
+        return jaxseg.counts(probs[..., 0] >= 0.5, labels, num_classes=1, where=where)
+
+    metric = SegmentationMetric(jaxseg.dice, num_classes=1, statistic=counts_of_probs)
+    metric.update_state(masks.astype(np.float32), np.asarray(jax.nn.sigmoid(logits)))
+    np.testing.assert_array_equal(
+        metric_counts(metric), reference.hard_counts(logits >= 0, masks[..., None])
+    )
+
+
+def test_soft_counts_of_volumes():
+    logits = logits_of(3).reshape(2, 2, 6, 5, 3)
+    labels = IDS.reshape(2, 2, 6, 5)
+
+    def soft(logits, labels, *, where=None):
+        return jaxseg.soft_counts(logits, labels, activation="softmax", where=where)
+
+    metric = SegmentationMetric(
+        {"dice": lambda c: jaxseg.dice(c).mean()},
+        num_classes=3,
+        statistic=soft,
+        where=valid,
+        ndim=4,
+    )
+    assert {v.dtype for v in metric.variables} == {"float32"}
+    for i in range(2):
+        metric.update_state(labels[i : i + 1], logits[i : i + 1])
+    whole = jaxseg.dice(soft(logits, labels, where=labels != 255)).mean()
+    np.testing.assert_allclose(metric.result()["dice"], whole, rtol=1e-6)
+
+
+def test_sums_beyond_32_bits_are_exact():
+    """On the host and in a jitted step, and 0 after a reset."""
+
+    def many(logits, labels, *, where=None):
+        return jaxseg.Counts(*jnp.full((4, 3), 2**30 + 1, jnp.int32))
+
+    metric = SegmentationMetric(lambda c: c.tp[0], num_classes=3, statistic=many)
+    assert [v.dtype for v in metric.variables] == ["int32"] * 4 + ["uint32"] * 4
+    logits, labels = logits_of(3), IDS
+    for _ in range(5):
+        metric.update_state(labels, logits)
+    assert metric.result() == 5 * (2**30 + 1)
+
+    update = jax.jit(metric.stateless_update_state)
+    state = [v.value for v in metric.variables]
+    for _ in range(6):
+        state = update(state, labels, logits)
+    assert metric.stateless_result(state) == 11 * (2**30 + 1)
+    for variable, value in zip(metric.variables, state, strict=True):
+        variable.assign(value)
+    assert metric.result() == 11 * (2**30 + 1)
+
+    metric.reset_state()
+    assert metric.result() == 0
+    assert [v.dtype for v in metric.variables] == ["int32"] * 4 + ["uint32"] * 4
+
+
+def test_weights_of_pixels_are_for_a_pixel_loss():
+    """Any others have no meaning, and Keras would broadcast them."""
+    logits, weights = logits_of(3), np.random.default_rng(4).random((4, 6, 5)).astype(np.float32)
+    pixel_loss = as_loss(jaxseg.cross_entropy_loss, where=valid)
+    expected = (jaxseg.cross_entropy_loss(logits, IDS, where=IDS != 255) * weights).mean()
+    np.testing.assert_allclose(pixel_loss(IDS, logits, weights), expected, rtol=1e-6)
+    for loss, weight in (
+        (pixel_loss, weights[:, 0, 0]),
+        (as_loss(jaxseg.dice_loss), weights),
+        (as_loss(jaxseg.dice_loss), np.ones(3, np.float32)),
+        (as_loss(jaxseg.dice_ce_loss), weights[:, 0, 0]),
+    ):
+        with pytest.raises(ValueError, match="sample_weight must have the label map's shape"):
+            loss(IDS, logits, weight)
+
+
+def test_any_function_is_a_loss():
+    logits, masks = logits_of(1), (IDS == 1)[..., None].astype(np.float32)
+
+    def hinge(logits, labels, *, where=None):
+        return optax.losses.hinge_loss(logits, 2 * labels - 1)
+
+    loss = as_loss(hinge)
+    assert loss.name == "hinge"
+    expected = np.maximum(0, 1 - logits * (2 * masks - 1)).mean()
+    np.testing.assert_allclose(loss(masks, logits), expected, rtol=1e-6)
+
+
+def test_errors(monkeypatch):
+    metric = SegmentationMetric({"dice": jaxseg.dice}, num_classes=3)
+    with pytest.raises(ValueError, match="no sample_weight; where="):
+        metric.update_state(IDS, logits_of(3), np.ones(4))
+    with pytest.raises(ValueError, match=r"the score 'dice' has shape \(3,\): reduce it"):
+        metric.result()
+    with pytest.raises(ValueError, match=r"the score 'mine' has shape \(3,\)"):
+        SegmentationMetric(jaxseg.dice, num_classes=3, name="mine").result()
+    with pytest.raises(ValueError, match="labels must be integer or bool ids"):
+        metric.update_state(IDS[:, :-1], logits_of(3))
+    with pytest.raises(ValueError, match="the same shapes"):
+        metric.update_state(IDS, logits_of(4))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    for make in (lambda: as_loss(jaxseg.dice_loss), lambda: SegmentationMetric({}, num_classes=3)):
+        with pytest.raises(RuntimeError, match=r"set KERAS_BACKEND=jax .* the backend is torch"):
+            make()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras'
+def test_a_saved_model_is_compiled_anew(tmp_path):
+    images, labels = data()
+    options = {
+        "loss": as_loss(jaxseg.dice_ce_loss, where=valid),
+        "metrics": [SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid)],
+    }
+    model = network(3)
+    model.compile(keras.optimizers.SGD(0.1), **options)
+    model.fit(images, labels, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    again.compile(**options)
+    result = again.evaluate(images, labels, verbose=0)
+    np.testing.assert_allclose(result, model.evaluate(images, labels, verbose=0), rtol=1e-6)
