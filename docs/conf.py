@@ -23,6 +23,7 @@ pygments_style = "friendly"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+autodoc_mock_imports = ["clu", "flax", "keras"]  # of the adapters, which need not be installed
 autodoc_typehints = "none"  # the docstrings state shapes and dtypes, which ArrayLike does not
 autodoc_preserve_defaults = True
 add_module_names = True

@@ -99,8 +99,9 @@ def test_every_score_has_its_row():
     listed = {name for name, _ in rows("score of Counts") + rows("score of a confusion matrix")}
     makers = ("counts", "soft_counts", "counts_from_confusion", "confusion_matrix", "class_report")
     public = {n for n in jaxseg.__all__ if not n.endswith("_loss") and n[0].islower()}
-    of_space = {case.public for case in cases.cases("space")}
-    assert listed == public - {*makers, "predict_labels", "deep_supervision"} - of_space
+    others = ("space", "moments", "spread", "running", "state")
+    of_others = {case.public for case in cases.cases(*others)}
+    assert listed == public - {*makers, "predict_labels", "deep_supervision"} - of_others
 
 
 def test_every_region_loss_has_its_two_rows():
