@@ -118,8 +118,8 @@ def mean(moments: Moments, *, zero_division: ArrayLike = jnp.nan) -> Array:
       >>> jaxseg.mean(jaxseg.moments(jnp.array([0.5, 1.0, jnp.nan]))).item()
       0.75
     """
-    count, total = (_float(x) for x in _checked(moments)[:2])
-    return safe_divide(total, count, zero_division)
+    count, total, _ = _sums(moments)
+    return safe_divide(_float(total), _float(count), zero_division)
 
 
 def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) -> Array:
@@ -127,8 +127,9 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
 
     .. math:: \sqrt{\frac{squares - total^2 / count}{count - ddof}}
 
-    The difference loses digits where the mean is large beside the deviation; of NumPy's float64
-    sums, which ``total`` of a ``Running`` gives on the host, it is taken in float64.
+    The difference loses digits where the mean is large beside the deviation: take a constant off
+    the values first. Of NumPy's float64 sums, which ``total`` of a ``Running`` gives on the host,
+    it is taken in float64, and the digits of each batch's float32 sums are what is left.
 
     Args:
       moments: ``Moments``, also NumPy's from ``total``.
@@ -148,20 +149,24 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
       >>> jaxseg.std(m).item(), jaxseg.std(m, ddof=1).item()
       (1.118, 1.291)
     """
-    sums: Any = _checked(moments)[:3]
-    if not all(isinstance(x, np.ndarray) for x in sums):
-        sums = (_float(x) for x in sums)
-    count, total, squares = sums
-    deviations = _float(squares - total * (total / (count + (count == 0))))
-    cases = jnp.maximum(_float(count) - ddof, 0)
+    count, total, squares = _sums(moments)
+    with np.errstate(invalid="ignore"):  # of infinite sums
+        deviations = _float(squares - total * (total / count.clip(1)))
+    cases = (_float(count) - ddof).clip(0)
     variance = safe_divide(deviations, cases, 0.0)
-    return jnp.where(cases == 0, zero_division, safe_power(variance, 0.5))
+    spread = safe_power(variance, 0.5)
+    return jnp.where(cases == 0, jnp.asarray(zero_division, spread.dtype), spread)
 
 
-def _checked(moments: Moments) -> Moments:
+def _sums(moments: Moments) -> Any:
+    """The count and the sums as floats of one dtype: of NumPy's in float64."""
     if not isinstance(moments, Moments):
         raise TypeError(f"This takes Moments, got {type(moments).__name__}.")
-    return moments
+    sums = moments[:3]
+    if all(isinstance(x, np.ndarray | np.generic) for x in sums):
+        return [np.asarray(x, np.float64) for x in sums]
+    total, squares = (_float(x) for x in sums[1:])
+    return jnp.asarray(sums[0], total.dtype), total, squares
 
 
 def _float(x: ArrayLike) -> Array:

@@ -92,7 +92,7 @@ def running(statistic: Any) -> Running:
     Note:
       metrax, clu and Flax sum in float32, Keras in its metric's dtype, MONAI in float32.
     """
-    if isinstance(statistic, Running):
+    if any(isinstance(x, Running) for x in jax.tree.leaves(statistic, is_leaf=_is_running)):
         raise TypeError("running starts a sum of a statistic; this is a Running already: add it.")
     return _start(_kept(statistic))
 
@@ -163,7 +163,7 @@ def psum(state: Any, axis_name: AxisName) -> Any:
             return lax.psum(x, axis_name)
         return _map(partial(_psum_limbs, axis_name=axis_name), x)
 
-    return jax.tree.map(of_leaf, state, is_leaf=lambda x: isinstance(x, Running))
+    return jax.tree.map(of_leaf, state, is_leaf=_is_running)
 
 
 def pad_batch(batch: Any, size: int) -> tuple[Any, Array | np.ndarray]:
@@ -229,11 +229,12 @@ def _limbs(x: ArrayLike) -> tuple[Array, Array]:
     """High and low limb of a leaf, copies: a buffer that a statistic shares cannot be donated."""
     x = x if isinstance(x, Array) else np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
-        dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)
-        high = jnp.array(x, dtype)
-        if x.dtype == np.float64 != dtype:  # NumPy's: the digits that float32 cannot hold
-            rest = np.where(np.isfinite(x), x - x.astype(dtype).astype(x.dtype), 0)
-            return high, jnp.array(rest, dtype)
+        if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:  # NumPy's float64
+            with np.errstate(over="ignore", invalid="ignore"):
+                near = x.astype(np.float32)
+                rest = np.where(np.isfinite(near), x - near, 0)  # the digits that it cannot hold
+            return jnp.array(near), jnp.array(rest, np.float32)
+        high = jnp.array(x, x.dtype if x.dtype == np.float64 else np.float32)
         return high, jnp.where(False, high, 0)
     if not (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool):
         raise TypeError(f"A statistic must hold integers, bools or floats; got {x.dtype}.")
@@ -242,6 +243,10 @@ def _limbs(x: ArrayLike) -> tuple[Array, Array]:
     x = jnp.array(x)
     x = x if x.dtype == jnp.uint32 else x.astype(jnp.int32)
     return -(x < 0).astype(jnp.int32), jnp.array(x.astype(jnp.uint32))
+
+
+def _is_running(x: Any) -> bool:
+    return isinstance(x, Running)
 
 
 def _is_integer(low: Any) -> bool:
@@ -321,7 +326,7 @@ def _psum_floats(high: Array, low: Array, axis_name: AxisName) -> tuple[Array, A
     _, exponent = jnp.frexp(lax.pmax(jnp.abs(high), axis_name))
     large = jnp.ldexp(jnp.ones_like(high), exponent + (devices - 1).bit_length())
     leading = jnp.where(jnp.isfinite(large), (large + high) - large, high)
-    rest = jnp.where(jnp.isfinite(large), high - leading, 0)
+    rest = jnp.where(jnp.isfinite(large + leading), high - leading, 0)
     leading, rest = lax.psum((leading, rest + low), axis_name)
     return _two_sum(leading, rest)
 

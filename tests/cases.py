@@ -26,7 +26,20 @@ SOFT = ("soft", *LOSSES)  # differentiable, of floats [..., C] and labels, summe
 GRADED = (*SOFT, *PIXEL, *ORDERED, *SPATIAL)  # all that are differentiable, with where=
 MAPS = HARD + SOFT  # take where= and axis=
 SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
-ARRAYS = (*MAPS, *PIXEL, *ORDERED, *SPATIAL, *SCORES, "convert", "predict", "space")  # no text
+SPREAD = ("spread",)  # scores of Moments, with zero_division=
+SUMS = ("moments", "running")  # of values for each case; of statistics
+ARRAYS = (  # no text
+    *MAPS,
+    *PIXEL,
+    *ORDERED,
+    *SPATIAL,
+    *SCORES,
+    *SPREAD,
+    *SUMS,
+    "convert",
+    "predict",
+    "space",
+)
 
 
 class Case(NamedTuple):
@@ -79,6 +92,14 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
     return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+def a_moments(rng: np.random.Generator) -> tuple[jaxseg.Moments]:
+    """Moments of small integers, which half precision and uint8 hold."""
+    values = rng.integers(0, 4, (9, *MAP[:1], CLASSES))
+    total, squares = values.sum(0), (values**2).sum(0)
+    count, excluded = np.full_like(total, 9, np.int32), np.ones_like(total, np.int32)
+    return (jaxseg.Moments(count, total.astype(np.float32), squares.astype(np.float32), excluded),)
 
 
 # The variants of inputs: floats [..., C] with labels.
@@ -249,6 +270,17 @@ CASES = [
     Case("border_weights", "space", lambda rng: (ids(rng),)),
     Case("distance_transform", "space", lambda rng: (ids(rng) == 0,)),
     Case("signed_distance", "space", lambda rng: (ids(rng) == 0,)),
+    # moments of values per case
+    Case("moments", "moments", lambda rng: (logits(rng)[:, 0, 0],)),
+    Case("mean", "spread", a_moments),
+    Case("std", "spread", a_moments),
+    Case("std", "spread", a_moments, "sample", {"ddof": 1}),
+    # sums over steps and devices
+    Case("running", "running", a_counts, "counts"),
+    Case("running", "running", lambda rng: (logits(rng)[:, 0, 0],), "floats"),
+    Case("total", "state", lambda rng: (jaxseg.running(*a_counts(rng)),)),
+    Case("psum", "state", a_counts, second=("b",)),
+    Case("pad_batch", "state", lambda rng: (ids(rng),), second=(MAP[0] + 3,)),
     # of a loss
     Case("deep_supervision", "wrapper", lambda rng: (jaxseg.dice_loss,)),
 ]

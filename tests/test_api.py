@@ -35,11 +35,18 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "wrapper": ["loss"],
     "matrix": ["matrix"],
     "convert": ["matrix"],
+    "moments": ["values"],
+    "spread": ["moments"],
+    "running": ["statistic"],
+    "state": [],
 }
 OWN_DATA = {  # of functions unlike others of their kind
     "soft_skeleton": ["probs"],
     "border_weights": ["instances"],
     "deep_supervision": ["loss", "weights"],
+    "total": ["running"],
+    "psum": ["state", "axis_name"],
+    "pad_batch": ["batch", "size"],
     "linear_dice_ce_loss": ["features", "kernel", "bias", "labels"],
 }
 LAST = ["where", "axis", "axis_name"]  # in this order, where a function has them
@@ -53,6 +60,8 @@ NEEDED = {  # what every function of the kind has
     "compound": ["smooth", *LAST],
     "counts": ["zero_division"],
     "matrix": ["zero_division"],
+    "moments": ["where", "axis"],
+    "spread": ["zero_division"],
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "hard": {},
@@ -70,6 +79,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "space": {"spacing": 1.0, "spatial_axes": None},
     **{kind: {"smooth": 0.0, "eps": 0.0, "zero_division": math.nan} for kind in SCORES},
     "predict": {"activation": "softmax", "threshold": 0.5},
+    "moments": {"axis": 0},
+    "spread": {"zero_division": math.nan},
 }
 OWN_DEFAULTS = {  # the numbers that design and docs state
     "counts": {"num_classes": None},
@@ -80,6 +91,7 @@ OWN_DEFAULTS = {  # the numbers that design and docs state
     "cohen_kappa": {"weights": None},
     "expected_cost": {"costs": None},
     "class_report": {"names": None},
+    "std": {"ddof": 0},
     "dice_loss": {"squared": False, "soft_targets": False},
     "iou_loss": {"squared": False, "soft_targets": False},
     "tversky_loss": {"alpha": 0.5, "beta": 0.5, "soft_targets": False},
