@@ -43,7 +43,7 @@ def test_mean_and_std_are_numpys_over_what_is_not_nan(axis):
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 30), max_size=5))
-def test_any_batches_give_the_same(cuts):  # T54
+def test_any_batches_give_the_same(cuts):  # t54
     got, want = in_parts(VALUES, cuts), jaxseg.moments(VALUES)
     np.testing.assert_array_equal(got.count, want.count)
     np.testing.assert_array_equal(got.excluded, want.excluded)
@@ -51,13 +51,13 @@ def test_any_batches_give_the_same(cuts):  # T54
     np.testing.assert_allclose(jaxseg.std(got), jaxseg.std(want), rtol=1e-4)
 
 
-def test_one_nan_does_not_last():  # T56
+def test_one_nan_does_not_last():
     m = jaxseg.moments(jnp.array([jnp.nan])) + jaxseg.moments(jnp.array([0.25, 0.75]))
     assert jaxseg.mean(m) == 0.5
     assert m.excluded == 1
 
 
-def test_all_nan_is_nan_and_not_zero():  # T57
+def test_all_nan_is_nan_and_not_zero():
     m = jaxseg.moments(jnp.full((5, 2), jnp.nan))
     assert m.excluded.tolist() == [5, 5] and m.count.tolist() == [0, 0]
     assert np.isnan(jaxseg.mean(m)).all() and np.isnan(jaxseg.std(m)).all()

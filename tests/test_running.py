@@ -382,7 +382,7 @@ def test_total_is_traced_by_vmap_and_scan():
 
 @pytest.mark.parametrize("case", cases.cases("counts"), ids=lambda case: case.name)
 def test_scores_of_a_total(case):
-    """t40: of counts far beyond int32, products included."""
+    """Of counts far beyond int32, products included."""
     leaves = [[3 * 2**33 + 1, 5], [2**32, 2**40], [7, 2**31], [2**42, 2**33]]
     r = jaxseg.running(Counts(*map(np.array, leaves)))
     function = getattr(
@@ -422,7 +422,7 @@ def test_report_and_conversion_of_a_total():
 
 
 def test_shapes_and_dtypes_never_change():
-    """t58: a state of fixed size."""
+    """A state of fixed size."""
     statistic = {"c": count(*maps(0, 4, 4)), "m": jaxseg.moments(jnp.array([0.5, jnp.nan]))}
     r = start = jaxseg.running(statistic)
     for _ in range(100):
@@ -812,7 +812,7 @@ def test_counts_go_on_after_two_to_the_24():
 
 
 def test_one_call_above_two_to_the_24_pixels_is_kept():
-    """t39: what one call counts in int32 comes out of the sum, pixel by pixel."""
+    """What one call counts in int32 comes out of the sum, pixel by pixel."""
     pixels = 2**24 + 3
     ones = jnp.ones(pixels, jnp.uint8)
     r = jaxseg.running(jaxseg.counts(ones, ones, num_classes=1))
@@ -820,7 +820,7 @@ def test_one_call_above_two_to_the_24_pixels_is_kept():
 
 
 def test_counts_go_on_after_two_to_the_31():
-    """t40: int32 would be negative after two steps; scores stay in [0, 1], in jit too."""
+    """Int32 would be negative after two steps; scores stay in [0, 1], in jit too."""
     c = Counts(*(jnp.full(CLASSES, n, jnp.int32) for n in (2**31 - 1, 2**30, 7, 2**31 - 1)))
     assert (c + c).tp[0] < 0
     r = jaxseg.running(c)
@@ -867,7 +867,7 @@ def test_the_mean_of_batches_would_differ():
 
 
 def test_a_nan_stays_in_its_class():
-    """t56: a NaN statistic is not hidden, nor does it reach the sums beside it."""
+    """A NaN statistic is not hidden, nor does it reach the sums beside it."""
     bad = all_counts(0.5, dtype="float32")
     bad = bad._replace(tp=bad.tp.at[1].set(jnp.nan))
     r = jaxseg.running(bad) + all_counts(0.25, dtype="float32")
@@ -876,7 +876,7 @@ def test_a_nan_stays_in_its_class():
 
 
 def test_float_weights_are_not_cut_to_the_integers_of_a_state():
-    """t62: counts weighted by 0.5 neither become 0 in an int state nor round silently."""
+    """Counts weighted by 0.5 neither become 0 in an int state nor round silently."""
     c = count(*maps(0, 4, 4))
     weighted = jax.tree.map(lambda x: 0.5 * x.astype(jnp.float32), c)
     for a, b in ((c, weighted), (weighted, c)):
