@@ -129,7 +129,7 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
 
     The difference loses digits where the mean is large beside the deviation: take a constant off
     the values first. Of NumPy's float64 sums, which ``total`` of a ``Running`` gives on the host,
-    it is taken in float64, and the digits of each batch's float32 sums are what is left.
+    it is taken in float64, and only the rounding of each batch's float32 sums remains.
 
     Args:
       moments: ``Moments``, also NumPy's from ``total``.

@@ -107,7 +107,7 @@ def total(running: Running) -> Any:
 
     Returns:
       The statistic. On the host NumPy's int64, exact, and float64; under ``jit``, ``vmap`` and the
-      like float32, rounded once (float64 with ``jax_enable_x64``).
+      like float32, to its last digit (float64 with ``jax_enable_x64``).
 
     Raises:
       TypeError: anything but a ``Running``.
@@ -214,7 +214,7 @@ def _map(f: Callable[..., tuple[Any, Any]], *trees: Any) -> Running:
 
 
 def _kept(statistic: Any) -> Any:
-    """The statistic, or a ``Running`` of it if 64-bit numbers of NumPy would lose digits in JAX."""
+    """The statistic, or a ``Running`` of it if a leaf is not JAX's: NumPy's may be of 64 bits."""
     if all(isinstance(x, Array) for x in jax.tree.leaves(statistic)):
         return statistic
     return _map(_limbs, statistic)
@@ -338,8 +338,8 @@ def _value(high: Array, low: Array) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     # The nearest multiple of 2**32, and what is left, of either sign: a small negative number is
     # not the difference of two large ones.
-    nearest = high + (low >> 31).astype(high.dtype)
-    return nearest.astype(dtype) * 2.0**32 + low.astype(jnp.int32).astype(dtype)
+    nearest = high.astype(dtype) + (low >> 31).astype(dtype)
+    return nearest * 2.0**32 + low.astype(jnp.int32).astype(dtype)
 
 
 def _host_value(high: Any, low: Any) -> np.ndarray:

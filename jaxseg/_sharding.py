@@ -2,7 +2,7 @@
 
 XLA partitions what is elementwise, but not a loop over blocks of a map that is cut along another
 axis: it would gather the map. Here each device runs the function on the part that it holds,
-whichever axes are cut, and only the sums cross devices.
+whichever axes of the map are cut, and only the sums cross devices.
 """
 
 import math
@@ -30,16 +30,14 @@ def sum_in_place(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
 
     The result is an array ``[*rest, K]``. The types of arrays tell how they are cut where the
     mesh's axes are Explicit. Where they are Auto, this is known once XLA partitions the program. In
-    the body of a ``shard_map`` the part is all there is.
+    the body of a ``shard_map`` a device has its part already.
     """
-    if jax.device_count() == 1:
-        return function(arrays, axes)
-    mesh = jax.typeof(arrays[0]).sharding.mesh
-    specs = [_map_spec(jax.typeof(x).sharding.spec, ndim) for x in arrays]
-    spec = max(specs, key=lambda spec: len(_names(spec, range(ndim))))
-    if any(spec):
-        return _sum_explicit(function, arrays, axes, mesh, spec)
-    if AxisType.Manual in mesh.axis_types:
+    shardings = [jax.typeof(x).sharding for x in arrays]
+    specs = [_map_spec(sharding.spec, ndim) for sharding in shardings]
+    most = max(range(len(arrays)), key=lambda i: len(_names(specs[i], range(ndim))))
+    if any(specs[most]):
+        return _sum_explicit(function, arrays, axes, shardings[most].mesh, specs[most])
+    if jax.device_count() == 1 or any(AxisType.Manual in s.mesh.axis_types for s in shardings):
         return function(arrays, axes)
     return _sum_auto(function, arrays, axes, ndim)
 

@@ -91,6 +91,75 @@ def test_where_leaves_out_and_does_not_exclude(cases):
     np.testing.assert_allclose(jaxseg.mean(m), np.nanmean(kept, 0), rtol=1e-6)
 
 
+def test_masked_cases_may_hold_anything():
+    where = np.random.default_rng(1).random(30) < 0.6
+    garbage = np.where(where[:, None], VALUES, np.float32([np.nan, np.inf, -np.inf, 1e30]))
+    got = jaxseg.moments(garbage, where=where)
+    want = jaxseg.moments(VALUES[where])
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    gradient = jax.grad(lambda x: jaxseg.mean(jaxseg.moments(x, where=where)).sum())(garbage)
+    assert not gradient[~where].any() and jnp.isfinite(gradient).all()
+
+
+def test_order_of_the_means_is_the_callers():
+    """Of each class over images, then of classes; or of an image over classes, then of images."""
+    dice = jnp.array([[0.5, jnp.nan], [1.0, 0.25]])
+    by_class = jaxseg.mean(jaxseg.moments(dice))
+    by_image = jaxseg.mean(jaxseg.moments(dice, axis=1))
+    pooled = jaxseg.mean(jaxseg.moments(dice, axis=None))
+    assert (by_class.mean(), by_image.mean()) == (0.5, 0.5625)
+    assert float(pooled) == pytest.approx(1.75 / 3)
+
+
+def test_cases_are_counted_beyond_two_to_the_24_and_to_the_31():
+    m = jaxseg.moments(jnp.ones(2**24 + 3))
+    assert m.count == 2**24 + 3
+    # Twice 2**30 cases of 0 and of 1, as sums alone: int32 would be negative.
+    batch = jaxseg.Moments(jnp.int32(2**30), *jnp.array([2.0**29, 2.0**29]), jnp.int32(2**30))
+    total = jaxseg.total(jaxseg.running(batch) + batch + batch + batch)
+    assert total.count == total.excluded == 2**32
+    assert jaxseg.mean(total) == jaxseg.std(total) == 0.5
+    in_jit = jax.jit(lambda r: (jaxseg.mean(jaxseg.total(r)), jaxseg.std(jaxseg.total(r))))
+    assert in_jit(jaxseg.running(total)) == (0.5, 0.5)
+
+
+def test_numpys_sums_are_taken_in_float64_also_as_scalars():
+    values = 1000 + np.tile([0.0, 0.5], 50_000)
+    sums = np.int64(values.size), values.sum(), (values**2).sum(), np.int64(0)
+    for make in (np.asarray, lambda x: x):  # arrays without axes, and scalars
+        m = jaxseg.Moments(*map(make, sums))
+        assert float(jaxseg.std(m)) == pytest.approx(0.25, rel=1e-6)
+    in_float32 = jaxseg.std(jax.tree.map(jnp.asarray, m))
+    assert abs(float(in_float32) - 0.25) > 1e-3
+
+
+def test_infinite_sums_of_numpy_do_not_warn():
+    r = jaxseg.running(jaxseg.moments(jnp.array([[1.0, 1.0], [jnp.inf, 3.0]])))
+    total = jaxseg.total(r)
+    assert jaxseg.mean(total).tolist() == [np.inf, 2.0]
+    assert np.isnan(jaxseg.std(total)[0]) and jaxseg.std(total)[1] == 1
+
+
+def test_float64_stays_float64():
+    values = VALUES.astype(np.float64)
+    assert jaxseg.moments(values).total.dtype == jnp.float32
+    with jax.enable_x64(True):
+        m = jaxseg.moments(jnp.asarray(values))
+        assert (m.count.dtype, m.total.dtype) == (jnp.int32, jnp.float64)
+        np.testing.assert_allclose(jaxseg.mean(m), np.nanmean(values, 0), rtol=1e-14)
+        np.testing.assert_allclose(jaxseg.std(m), np.nanstd(values, 0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 0.7, 0.9, 12.3])
+@pytest.mark.parametrize("n", [2, 7, 100])
+def test_equal_values_deviate_by_rounding_alone(value, n):
+    x = jnp.full(n, value)
+    spread, gradient = jax.value_and_grad(lambda x: jaxseg.std(jaxseg.moments(x)))(x)
+    assert 0 <= spread <= 1e-3 * value
+    assert abs(gradient).max() < 1e-3
+
+
 def test_half_precision_is_summed_in_float32():
     x = jnp.full((70_000,), 3.0, jnp.float16)  # the sum and the squares pass 65504
     m = jaxseg.moments(x)

@@ -172,9 +172,9 @@ def test_a_list_of_running_sums_adds_up():
 
 def soft(i):
     """One of 64 soft counts of 3 classes."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i % 64))
-    logits = jax.random.normal(keys[0], (4, 4, CLASSES))
-    labels = jax.random.randint(keys[1], (4, 4), 0, CLASSES)
+    phase = (1 + i % 64).astype(jnp.float32)
+    logits = 3 * jnp.sin(phase * jnp.arange(4.0 * 4 * CLASSES)).reshape(4, 4, CLASSES)
+    labels = (jnp.arange(16) * (1 + i % 64) % 5).reshape(4, 4)  # two are of no class
     return jaxseg.soft_counts(logits, labels, activation="softmax")
 
 
@@ -201,12 +201,11 @@ def relative_error(got, want) -> float:
     return max(float(np.max(np.abs(np.asarray(a, float) - b) / np.abs(b))) for a, b in leaves)
 
 
-def test_floats_keep_their_digits_over_100_000_steps(record_property):
+def test_floats_keep_their_digits_over_100_000_steps():
     r, plain, table = soft_sums()
     times = np.bincount(np.arange(STEPS) % 64).astype(float)
     want = jax.tree.map(lambda x: times @ np.asarray(x, np.float64), table)
     error = relative_error(jaxseg.total(r), want)
-    record_property("error", float(error))
     assert error < 1e-12
     assert relative_error(jax.jit(jaxseg.total)(r), want) < 1.2e-7
     assert relative_error(plain, want) > 1e-6  # of which float32 alone is not capable
@@ -232,7 +231,7 @@ def test_soft_counts_made_in_the_step_keep_their_digits():
 
 
 def test_floats_keep_their_digits_eagerly():
-    c = jax.jit(soft)(3)
+    c = jax.jit(soft)(jnp.int32(3))
     r = jaxseg.running(c)
     for _ in range(999):
         r = r + c
@@ -394,8 +393,9 @@ def test_scores_of_a_total(case):
         want = [function(*of_class) for of_class in zip(*leaves, strict=True)]
     want = np.asarray(want, np.float64)
     np.testing.assert_allclose(case.function(jaxseg.total(r)), want, rtol=1e-5)
-    in_jit = jax.jit(lambda r: case.function(jaxseg.total(r)))(r)
-    np.testing.assert_allclose(in_jit, want, rtol=1e-5)
+    if case.name in cases.REPRESENTATIVES or case.name == "matthews_correlation":
+        in_jit = jax.jit(lambda r: case.function(jaxseg.total(r)))(r)
+        np.testing.assert_allclose(in_jit, want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", cases.cases("matrix"), ids=lambda case: case.name)
@@ -403,11 +403,10 @@ def test_scores_of_the_total_of_a_matrix(case):
     matrix = [[2**40, 2**33 + 1], [3 * 2**31, 2**38]]
     r = jaxseg.running(np.array(matrix))
     want = getattr(reference, case.name)(matrix)
-    for got in (
-        case.function(jaxseg.total(r)),
-        jax.jit(lambda r: case.function(jaxseg.total(r)))(r),
-    ):
-        np.testing.assert_allclose(got, want, rtol=1e-5)
+    np.testing.assert_allclose(case.function(jaxseg.total(r)), want, rtol=1e-5)
+    if case.name in cases.REPRESENTATIVES:
+        in_jit = jax.jit(lambda r: case.function(jaxseg.total(r)))(r)
+        np.testing.assert_allclose(in_jit, want, rtol=1e-5)
 
 
 def test_report_and_conversion_of_a_total():
@@ -675,13 +674,12 @@ def test_psum_over_axes_of_a_mesh(axes):
 
 @pytest.mark.parametrize("devices", [1, 2, 8, 4096])
 @pytest.mark.parametrize("spread", [1, 1e6], ids=["alike", "unlike"])
-def test_psum_of_floats_keeps_their_digits(devices, spread, record_property):
+def test_psum_of_floats_keeps_their_digits(devices, spread):
     scale = spread ** rng(1).uniform(-1, 1, (devices, 200))
     values = rng(2).uniform(0.5, 1, (devices, 200)) * scale  # of float64: low limbs are not 0
     r = jaxseg.running(values)
     want = np.array([math.fsum(column) for column in values.T])
     error = np.abs(jaxseg.total(over_devices(lambda r: jaxseg.psum(r, "d"), r)) / want - 1).max()
-    record_property("error", float(error))
     assert error < 1e-10
     if devices > 1:
         plain = over_devices(lambda r: jax.lax.psum(r.high, "d"), r)
@@ -903,6 +901,7 @@ def test_sums_of_100_000_steps_pass_two_to_the_40():
     assert total.tp[0] > 2**47
 
 
+@pytest.mark.slow
 def test_ten_billion_pixels_are_counted_exactly_in_one_scan():
     """2,400 predictions, all unlike: the labels rolled by the step, and their total is known.
 
@@ -1051,3 +1050,9 @@ def test_pad_batch_of_nothing_is_all_padding():
 def test_pad_batch_refuses(batch, size, message):
     with pytest.raises(ValueError, match=message):
         jaxseg.pad_batch(batch, size)
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, 2**63 - 2**31, -(2**63), 2**62 + 1])
+def test_total_in_a_trace_keeps_the_sign_at_the_ends(value):
+    got = jax.jit(jaxseg.total)(jaxseg.running(np.int64(value)))
+    assert float(got) == pytest.approx(value, rel=1.2e-7)

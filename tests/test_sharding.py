@@ -1,6 +1,9 @@
 """Counting of sharded maps: each device counts what it holds, and only sums cross devices."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -56,7 +59,7 @@ def placed(arrays, mesh, spec):
 
 def collectives(compiled):
     """The shape and the name of each."""
-    return re.findall(rf"= (\S+) ({COLLECTIVE})(?:-start)?\(", compiled.as_text())
+    return re.findall(rf"= (\(.*?\)|\S+) ({COLLECTIVE})(?:-start)?\(", compiled.as_text())
 
 
 def assert_equal(got, want):
@@ -143,9 +146,45 @@ def test_a_mesh_of_both_kinds_of_axes(layout, axis_types):
 def test_maps_that_lie_differently(axis_type):
     mesh = mesh_of(axis_type, axis_type)
     layouts = (P("a"), P(None, "a"), P())
-    arrays = [placed(x, mesh, spec) for x, spec in zip((*IDS, WHERE), layouts, strict=True)]
-    got = jax.jit(lambda p, g, w: jaxseg.counts(p, g, num_classes=CLASSES, where=w))(*arrays)
-    assert_equal(tuple(got), tuple(reference.hard_counts(*IDS, CLASSES, WHERE)))
+    want = tuple(reference.hard_counts(*IDS, CLASSES, WHERE))
+    run = jax.jit(lambda p, g, w: jaxseg.counts(p, g, num_classes=CLASSES, where=w))
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        maps = zip((*IDS, WHERE), (layouts[i] for i in order), strict=True)
+        assert_equal(tuple(run(*(placed(x, mesh, spec) for x, spec in maps))), want)
+    for i in range(3):  # one on the mesh, beside two of NumPy
+        arrays = [*IDS, WHERE]
+        arrays[i] = placed(arrays[i], mesh, P("a"))
+        assert_equal(tuple(run(*arrays)), want)
+
+
+@each_mesh
+@each_layout
+def test_many_classes_have_three_histograms_and_one_all_reduce(layout, axis_type):
+    arrays = placed(IDS, mesh_of(axis_type, axis_type), LAYOUTS[layout])
+    run = jax.jit(partial(jaxseg.counts, num_classes=600)).lower(*arrays).compile()
+    assert_equal(tuple(run(*arrays)), tuple(reference.hard_counts(*IDS, 600)))
+    found = collectives(run)
+    assert found and {kind for _, kind in found} == {"all-reduce"}
+    assert not re.search(r"u8\[", "".join(shape for shape, _ in found))
+
+
+@each_mesh
+def test_a_mesh_of_one_device(axis_type):
+    """As ``make_mesh`` makes it where there is one GPU."""
+    program = f"""
+import jax, numpy as np, jaxseg
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+mesh = jax.make_mesh((1,), ("a",), axis_types=(AxisType.{axis_type.name},))
+ids = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 3
+for spec in (P("a"), P(None, "a"), P(None, None, "a")):
+    maps = jax.device_put((ids, ids), NamedSharding(mesh, spec))
+    for p, g in (maps, (ids, maps[1]), (maps[0], ids)):
+        assert jaxseg.counts(p, g, num_classes=3).tp.tolist() == [8, 8, 8]
+        assert jaxseg.counts(p == 1, g == 1).tp.sum() == 8
+        jax.jit(lambda p, g: jaxseg.confusion_matrix(p, g, num_classes=3, axis=1))(p, g)
+"""
+    settings = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    subprocess.run([sys.executable, "-c", program], env=settings, check=True)
 
 
 def test_rows_that_devices_cannot_share_evenly_are_counted_once():

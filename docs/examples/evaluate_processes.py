@@ -18,7 +18,12 @@ few numbers. docs/distributed.md explains it.
 import operator
 from functools import reduce
 
-from evaluate_sharded import evaluate, parser, report  # sets XLA's flags before JAX is imported
+from evaluate_sharded import (
+    check,
+    evaluate,
+    parser,
+    report,
+)  # sets XLA's flags before JAX is imported
 
 # isort: split
 import jax
@@ -48,6 +53,7 @@ def main(arguments: list[str] | None = None) -> jaxseg.Counts:
     # Every image once, and no padding of the data set: shares differ by one image, or as you like.
     share = range(args.images)[jax.process_index() :: jax.process_count()]
     mesh = jax.make_mesh((jax.local_device_count(),), ("data",), devices=jax.local_devices())
+    check(options, args, mesh)
     state, images, seconds = evaluate(
         share, mesh, batch=args.batch, shape=(args.height, args.width), show=False
     )

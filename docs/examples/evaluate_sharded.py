@@ -93,20 +93,23 @@ def evaluate(
             checkpoint.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
         )
         if saved.latest_step() is not None:
-            done = saved.latest_step()
+            done = saved.latest_step()  # images
             state = saved.restore(done, args=ocp.args.StandardRestore(state))
-            print(f"Going on after batch {done}", flush=True)
+            print(f"Going on after image {done}", flush=True)
 
-    left = images[done * batch :]
-    steps = enumerate(batches(left, batch, shape), start=done + 1)
+    left = images[done:]
+    steps = enumerate(batches(left, batch, shape), start=1)
     number = -(-len(left) // batch)
     seconds = 0.0
     for i, maps in track(steps, "Counting", total=number, disable=not show):
         start = time.perf_counter()
         state = jax.block_until_ready(compiled(state, *jax.device_put(maps, sharded)))
         seconds += time.perf_counter() - start
-        if saved is not None and (i % every == 0 or i == done + number):
-            saved.save(i, args=ocp.args.StandardSave(state))  # written while the next are counted
+        if saved is not None and (i % every == 0 or i == number):
+            counted = done + min(i * batch, len(left))
+            saved.save(
+                counted, args=ocp.args.StandardSave(state)
+            )  # written while the next are counted
     if saved is not None:
         saved.close()
     return state, len(left), seconds
@@ -135,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check(options: argparse.ArgumentParser, args: argparse.Namespace, mesh: Mesh) -> None:
+    if min(args.images, args.height, args.width) < 1:
+        options.error("--images, --height and --width must be 1 or more")
+    if args.batch < 1 or args.batch % mesh.size:
+        options.error(f"--batch must be a multiple of the {mesh.size} devices, got {args.batch}")
+
+
 def main(arguments: list[str] | None = None) -> jaxseg.Counts:
     options = parser()
     options.description = __doc__
@@ -142,10 +152,9 @@ def main(arguments: list[str] | None = None) -> jaxseg.Counts:
     options.add_argument("--every", type=int, default=10, help="batches between two checkpoints")
     args = options.parse_args(arguments)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    if args.images < 1 or args.every < 1:
-        options.error("--images and --every must be 1 or more")
-    if args.batch < 1 or args.batch % mesh.size:
-        options.error(f"--batch must be a multiple of the {mesh.size} devices, got {args.batch}")
+    if args.every < 1:
+        options.error("--every must be 1 or more")
+    check(options, args, mesh)
 
     start = time.perf_counter()
     state, images, seconds = evaluate(
