@@ -202,7 +202,7 @@ def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) 
     return at_least_float32(weights)
 
 
-def normalize_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
+def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, ...]:
     """Axes of the label map as a sorted tuple of non-negative integers; ``None`` is all of them."""
     if axis is None:
         return tuple(range(ndim))
@@ -213,10 +213,8 @@ def normalize_axis(axis: Axis, ndim: int) -> tuple[int, ...]:
             f"axis must be None, an integer or a tuple of integers; got {axis!r}."
         ) from None
     if not all(-ndim <= a < ndim for a in axes):
-        raise ValueError(
-            f"axis counts the label map's {ndim} axes, without the class axis; "
-            f"{axis} is out of range."
-        )
+        of = of or f"the label map's {ndim} axes, without the class axis"
+        raise ValueError(f"axis counts {of}; {axis} is out of range.")
     axes = tuple(sorted(a % ndim for a in axes))
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis names the same axis twice: {axis}.")

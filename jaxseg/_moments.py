@@ -84,7 +84,7 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
         raise TypeError(f"values must be floating point, got {values.dtype}.")
     if values.size == 0:
         raise ValueError(f"values must not be empty, got shape {values.shape}.")
-    axes = _checks.normalize_axis(axis, values.ndim)
+    axes = _checks.normalize_axis(axis, values.ndim, of=f"the {values.ndim} axes of values")
     valid = _valid(where, values)
     nan = jnp.isnan(values)
     kept = valid & ~nan
@@ -137,7 +137,8 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
       zero_division: the deviation of ``ddof`` cases or fewer.
 
     Returns:
-      Float array of the leaves' shape. Its gradient is 0 where all values are equal.
+      Float array of the leaves' shape. Its gradient is finite, and 0 up to rounding where
+      all values are equal.
 
     Raises:
       TypeError: anything but ``Moments``.

@@ -65,7 +65,8 @@ def running(statistic: Any) -> Running:
     Returns:
       ``Running`` with leaves of the same shapes: int32 and uint32 for an integer, a pair of float32
       (float64 for float64) for a float. Adding a statistic or another ``Running`` gives the same
-      shapes and dtypes, so that it is a carry of ``lax.scan`` and may be donated. A NaN stays.
+      shapes and dtypes, so that it is a carry of ``lax.scan`` and may be donated. A NaN stays; an
+      integer of 2**63 or more wraps, and a float beyond float32's range is infinite.
 
     Raises:
       TypeError: a ``Running``, or leaves that are not real numbers. In a sum: another structure, or
@@ -131,7 +132,8 @@ def psum(state: Any, axis_name: AxisName) -> Any:
     .. math:: \sum_{d} x_d
 
     A ``Running`` needs this and not ``jax.lax.psum``, which would let its low limbs overflow. Here
-    they are summed in halves of 16 bits, exact for up to 65,536 devices; floats keep their digits.
+    they are summed in halves of 16 bits, exact for up to 65,536 devices. Floats keep more digits
+    than a plain sum; those of a ``Running`` cannot be differentiated.
 
     Args:
       state: a statistic, a ``Running``, or a pytree of them.

@@ -433,16 +433,17 @@ def test_shapes_and_dtypes_never_change():
     )
 
 
+@pytest.mark.parametrize("all_jax", [True, False], ids=["jax", "mixed"])
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "float32", "bool"])
-def test_a_donated_state_leaves_the_statistic_alone(dtype):
+def test_a_donated_state_leaves_the_statistic_alone(dtype, all_jax):
     shared = jnp.ones(3, dtype)
-    c = Counts(shared, shared, shared, jnp.zeros(3, dtype))
+    c = Counts(shared, shared, shared, jnp.zeros(3, dtype) if all_jax else np.zeros(3, dtype))
     r = jaxseg.running(c)
     step = jax.jit(lambda r, c: r + c, donate_argnums=0)
     for _ in range(3):
         old, r = r, step(r, c)
         assert all(x.is_deleted() for x in jax.tree.leaves(old))
-    assert not any(x.is_deleted() for x in jax.tree.leaves(c))
+    assert not shared.is_deleted()
     assert jaxseg.total(r).tp.tolist() == [4] * 3
 
 
@@ -506,6 +507,14 @@ def test_further_eager_sums_compile_nothing(statistic):
 
     run()
     assert not compiled_by(run)
+
+
+def test_a_sum_is_one_compiled_call():
+    c = all_counts(1)
+    for add in (jaxseg.running, lambda c: jaxseg.running(c) + c):
+        calls = jax.make_jaxpr(add)(c).eqns
+        assert all("jit" in call.primitive.name for call in calls)
+        assert len(calls) == 1 + (add is not jaxseg.running)
 
 
 def test_loops_of_lax_carry_it():
