@@ -16,10 +16,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, safe_divide
+from jaxseg._checks import Axis, AxisName, safe_divide
 from jaxseg._counts import activate, counts, masks_of, truth_of, valid_logits
 from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
-from jaxseg._region_losses import AxisName, pools_batch, region_sums, squared_counts
+from jaxseg._region_losses import pools_batch, region_sums, squared_counts
 
 
 def boundary_loss(

@@ -16,6 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
+AxisName = str | tuple[str, ...] | None  # of mesh axes
 
 
 def check_soft(

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
-from jaxseg._checks import Axis, along_classes, safe_divide, safe_power
+from jaxseg._checks import Axis, AxisName, along_classes, safe_divide, safe_power
 from jaxseg._counts import (
     Counts,
     prob_counts,
@@ -25,7 +25,7 @@ from jaxseg._counts import (
     valid_logits,
 )
 from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
-from jaxseg._region_losses import AxisName, negative_log_dice, pools_batch
+from jaxseg._region_losses import negative_log_dice, pools_batch
 from jaxseg._scores import dice, tversky
 
 

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, along_classes, safe_divide, safe_power
+from jaxseg._checks import Axis, AxisName, along_classes, safe_divide, safe_power
 from jaxseg._counts import activate, masks_of, truth_of, valid_logits
 from jaxseg._distance import (
     Spacing,
@@ -26,7 +26,7 @@ from jaxseg._distance import (
     spacing_of_axes,
     spatial_axes_of,
 )
-from jaxseg._region_losses import AxisName, pools_batch
+from jaxseg._region_losses import pools_batch
 
 
 def cross_entropy_loss(

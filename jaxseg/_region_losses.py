@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxseg._checks import (
     Axis,
+    AxisName,
     at_least_float32,
     check_soft,
     normalize_axis,
@@ -32,8 +33,6 @@ from jaxseg._scores import (
     tversky,
     weights_of_rare,
 )
-
-AxisName = str | tuple[str, ...] | None
 
 
 def dice_loss(

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-AxisName = Any  # str, or a tuple of them
+from jaxseg._checks import AxisName
 
 
 class Running(NamedTuple):

@@ -43,12 +43,9 @@ def sum_in_place(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
 
 
 def _sum_explicit(function: Sum, arrays: Arrays, axes: Axes, mesh: Any, spec: Spec) -> Array:
-    def of_part(*parts: Array) -> Array:
-        return _psum(function(parts, axes), spec, axes)
-
     with jax.sharding.use_abstract_mesh(mesh):
         of_parts = jax.shard_map(
-            of_part,
+            _of_part(function, spec, axes),
             in_specs=P(*spec),
             out_specs=_spec_of_rest(spec, axes),
             axis_names=set(_names(spec, range(len(spec)))),
@@ -63,19 +60,15 @@ def _sum_auto(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
 
     def partition(mesh: Any, given: Any, _: Any) -> Any:
         spec = _even(_map_spec(given[0].sharding.spec, ndim), given[0].shape, mesh)
-
-        def of_part(*parts: Array) -> Array:
-            return _psum(function(parts, axes), spec, axes)
-
-        cut = NamedSharding(mesh, P(*spec))
-        return mesh, of_part, NamedSharding(mesh, _spec_of_rest(spec, axes)), (cut,) * len(given)
+        cut, rest = (NamedSharding(mesh, s) for s in (P(*spec), _spec_of_rest(spec, axes)))
+        return mesh, _of_part(function, spec, axes), rest, (cut,) * len(given)
 
     names = string.ascii_letters[:ndim]
-    rest = [name for a, name in enumerate(names) if a not in axes]
+    kept = [name for a, name in enumerate(names) if a not in axes]
     # As Shardy's rules are written: arrays that share a name are cut alike along that axis.
     inputs = (" ".join([*names, f"classes_{i}"][: x.ndim]) for i, x in enumerate(arrays))
     whole.def_partition(
-        partition, sharding_rule=f"{', '.join(inputs)} -> {' '.join([*rest, 'sums'])}"
+        partition, sharding_rule=f"{', '.join(inputs)} -> {' '.join([*kept, 'sums'])}"
     )
 
     @jax.custom_batching.custom_vmap  # custom_partitioning has no rule for vmap
@@ -109,9 +102,15 @@ def _spec_of_rest(spec: Spec, axes: Axes) -> P:
     return P(*(names for a, names in enumerate(spec) if a not in axes), None)
 
 
-def _psum(sums: Array, spec: Spec, axes: Axes) -> Array:
+def _of_part(function: Sum, spec: Spec, axes: Axes) -> Callable[..., Array]:
+    """The function on a device: of its part, and summed over the devices that share ``axes``."""
     names = _names(spec, axes)
-    return lax.psum(sums, names) if names else sums
+
+    def of_part(*parts: Array) -> Array:
+        sums = function(parts, axes)
+        return lax.psum(sums, names) if names else sums
+
+    return of_part
 
 
 def _names(spec: Spec, axes: Any) -> tuple[Any, ...]:

@@ -20,9 +20,9 @@ from jaxseg._boundary_losses import (
     class_truth,
     global_sum,
 )
-from jaxseg._checks import Axis, safe_divide
+from jaxseg._checks import Axis, AxisName, safe_divide
 from jaxseg._distance import shift, spatial_axes_of
-from jaxseg._region_losses import AxisName, dice_loss
+from jaxseg._region_losses import dice_loss
 
 
 def soft_skeleton(

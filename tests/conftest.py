@@ -7,7 +7,7 @@ os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is imported
+os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
 import jax
 import pytest

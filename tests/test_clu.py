@@ -8,13 +8,12 @@ import numpy as np
 import optax
 import pytest
 import reference
+from clu import metrics
 from flax import linen as nn
 from flax import serialization
 
 import jaxseg
-
-metrics = pytest.importorskip("clu.metrics")
-segmentation_metric = pytest.importorskip("jaxseg.integrations.clu").segmentation_metric
+from jaxseg.integrations.clu import segmentation_metric
 
 SCORES = {"dice": jaxseg.dice, "iou": jaxseg.iou}
 Segmentation = segmentation_metric(SCORES, num_classes=3)
@@ -137,7 +136,6 @@ def test_reduce_is_merge():
 
 
 @pytest.mark.usefixtures("clu_promotes")
-@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
 def test_gather_over_devices():
     """An evaluation as clu's documentation has it; the last image is padding."""
     out = outputs(16)

@@ -12,8 +12,10 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import reference
+from flax import serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
@@ -751,7 +753,6 @@ def assert_restored(got, state) -> None:
 
 
 def test_orbax_restores_a_state(tmp_path):
-    ocp = pytest.importorskip("orbax.checkpoint")
     state = a_state()
     state["step"] = jnp.int32(3)
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
@@ -762,7 +763,6 @@ def test_orbax_restores_a_state(tmp_path):
 
 
 def test_flax_restores_a_state():
-    serialization = pytest.importorskip("flax.serialization")
     state = a_state()
     target = {name: jax.tree.map(jnp.zeros_like, part) for name, part in state.items()}
     assert_restored(serialization.from_bytes(target, serialization.to_bytes(state)), state)
@@ -794,7 +794,6 @@ def test_leaves_have_paths_with_names():
 
 
 def test_an_exported_step_goes_on():
-    pytest.importorskip("flatbuffers")
     maps_ = maps(0, 4, 4)
     r = jaxseg.running(all_counts(2**31 - 1)) + all_counts(2**31 - 1)
     step = jax.jit(lambda r, *maps: r + count(*maps))

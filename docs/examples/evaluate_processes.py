@@ -18,12 +18,8 @@ few numbers. docs/distributed.md explains it.
 import operator
 from functools import reduce
 
-from evaluate_sharded import (
-    check,
-    evaluate,
-    parser,
-    report,
-)  # sets XLA's flags before JAX is imported
+# It sets XLA's flags before JAX is imported.
+from evaluate_sharded import check, evaluate, parser, report
 
 # isort: split
 import jax

@@ -107,9 +107,8 @@ def evaluate(
         seconds += time.perf_counter() - start
         if saved is not None and (i % every == 0 or i == number):
             counted = done + min(i * batch, len(left))
-            saved.save(
-                counted, args=ocp.args.StandardSave(state)
-            )  # written while the next are counted
+            # Written while the next are counted.
+            saved.save(counted, args=ocp.args.StandardSave(state))
     if saved is not None:
         saved.close()
     return state, len(left), seconds

@@ -230,7 +230,20 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
     matrices, (own_iou, _, *iou) = (list(steps.items()) for steps in tasks.values())
     check(case, {"matrix": dict(matrices)}, np.asarray, rtol=0)
     check(case, {"mean IoU": dict([own_iou, *iou])}, np.mean, rtol=1e-5)
-    size = arrays[0].nbytes + arrays[1].nbytes
+    return rows_of_maps(tasks, case, predictions, labels, rounds, family="counting")
+
+
+def rows_of_maps(
+    tasks: dict[str, Steps],
+    case: CountingCase | EvaluationCase,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    rounds: int,
+    *,
+    family: str,
+) -> Rows:
+    """Rows of contenders that read both maps once."""
+    size = predictions.nbytes + labels.nbytes
     return rows_of(
         tasks,
         # As many bytes of floats: integers of 8 bits are summed by arithmetic, not by bandwidth.
@@ -239,7 +252,7 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
         moved_bytes=size,
         input_bytes=size,
         rounds=rounds,
-        family="counting",
+        family=family,
         **case._asdict(),
         pixels=labels.size,
     )
@@ -270,18 +283,7 @@ def evaluation_rows(case: EvaluationCase, rounds: int) -> Rows:
     steps |= peers.evaluation_steps(*maps, case.classes)
     tasks = {"Evaluation": steps}
     check(case, tasks, np.asarray, rtol=0)
-    size = predictions.nbytes + labels.nbytes
-    rows = rows_of(
-        tasks,
-        baseline=jax_step(lambda x: x.sum(1), jnp.ones((size // 4096, 1024), jnp.float32)),
-        baseline_bytes=size,
-        moved_bytes=size,
-        input_bytes=size,
-        rounds=rounds,
-        family="evaluation",
-        **case._asdict(),
-        pixels=labels.size,
-    )
+    rows = rows_of_maps(tasks, case, predictions, labels, rounds, family="evaluation")
     return [
         row | ({"rate": labels.size / row["seconds"]} if "seconds" in row else {}) for row in rows
     ]
