@@ -10,6 +10,8 @@ The map's first axis is left whole (unless it is the only one), so that an input
 batch stays where it is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any

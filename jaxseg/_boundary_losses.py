@@ -6,6 +6,8 @@ distances are taken in each image by itself. ``where`` makes no boundary where i
 These losses see little of a class's size, and are used beside a region loss.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple

@@ -4,6 +4,8 @@ Every check reads shapes and dtypes only, so it raises the same message eagerly 
 A wrong shape or value of an argument is a ``ValueError``, a wrong dtype or type a ``TypeError``.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Sequence

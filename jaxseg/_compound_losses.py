@@ -3,6 +3,8 @@
 They return a scalar because their terms have different shapes, and they alone take class weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -4,6 +4,8 @@
 labels and is differentiable. Scores and losses are functions of these sums (see ``_scores``).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import cache, partial
@@ -47,7 +49,7 @@ class Counts(NamedTuple):
     fn: Array
     tn: Array
 
-    def __add__(self, other: Any) -> "Counts":
+    def __add__(self, other: Any) -> Counts:
         if not isinstance(other, Counts):
             return NotImplemented
         return Counts(*(a + b for a, b in zip(self, other, strict=True)))

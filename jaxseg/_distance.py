@@ -1,5 +1,7 @@
 """Exact Euclidean distance transforms, inside ``jit``: one axis after another, in any dimension."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Sequence
 from functools import partial

@@ -6,6 +6,8 @@ the histogram. On an accelerator, where additions to the same bin would wait for
 block's histogram is a product of two one-hot matrices; this has been tested on CPU only, not timed.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import partial, reduce

@@ -4,6 +4,8 @@ A mean of batch means is wrong where batches differ in size or in what is undefi
 sums: ``+``, ``psum`` and ``running`` work on ``Moments`` as on ``Counts``.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +36,7 @@ class Moments(NamedTuple):
     squares: Array
     excluded: Array
 
-    def __add__(self, other: Any) -> "Moments":
+    def __add__(self, other: Any) -> Moments:
         if not isinstance(other, Moments):
             return NotImplemented
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))

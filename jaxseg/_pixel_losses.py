@@ -6,6 +6,8 @@ Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

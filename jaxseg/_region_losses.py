@@ -8,6 +8,8 @@ All read the logits through ``soft_counts``, which is fast and lean. Their mean 
 itself.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax.numpy as jnp

@@ -6,6 +6,8 @@ A sum of int32 counts wraps at 2**31, and one of float32 counts stops growing at
 is ``high + low``, of which ``low`` is what ``high`` could not hold.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -40,10 +42,10 @@ class Running(NamedTuple):
     high: Any
     low: Any
 
-    def __add__(self, other: Any) -> "Running":
+    def __add__(self, other: Any) -> Running:
         return _sum(self, other if isinstance(other, Running) else _kept(other))
 
-    def __radd__(self, other: Any) -> "Running":
+    def __radd__(self, other: Any) -> Running:
         return self + other
 
 

@@ -5,6 +5,8 @@ averages are reductions of that (``docs/conventions.md`` has the table). Counts 
 before anything is multiplied, so no product of pixel counts overflows.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

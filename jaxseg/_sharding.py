@@ -5,6 +5,8 @@ axis: it would gather the map. Here each device runs the function on the part th
 whichever axes of the map are cut, and only the sums cross devices.
 """
 
+from __future__ import annotations
+
 import math
 import string
 from collections.abc import Callable

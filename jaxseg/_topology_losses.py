@@ -3,6 +3,8 @@
 A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any

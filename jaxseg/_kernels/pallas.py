@@ -18,6 +18,8 @@ tile. Mosaic GPU, which is to replace Triton, has another entry point (``mosaic_
 copies only rows of a multiple of 16 bytes: not 11 classes. These kernels do not use it.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, NamedTuple
 

@@ -4,6 +4,8 @@
 maps are read once, each tile of pixels gives one matrix, and these are added outside.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

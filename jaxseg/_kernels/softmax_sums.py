@@ -16,6 +16,8 @@ the pixel's own class, and are summed by segments. With the sums' cotangents (ba
 which needs the probabilities alone, not the logits.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax

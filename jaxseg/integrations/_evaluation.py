@@ -1,5 +1,7 @@
 """What the adapters share: the default statistic, a sum's zero, masks, and scores of a sum."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Scores of a data set as a metric of ``clu``."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import flax
@@ -59,7 +61,7 @@ def segmentation_metric(
         state: Running
 
         @classmethod
-        def empty(cls) -> "SegmentationMetric":
+        def empty(cls) -> SegmentationMetric:
             return cls(state=jax.tree.map(jnp.zeros_like, start))  # may be donated
 
         @classmethod
@@ -71,11 +73,11 @@ def segmentation_metric(
             where: ArrayLike | None = None,
             mask: ArrayLike | None = None,
             **_: Any,
-        ) -> "SegmentationMetric":
+        ) -> SegmentationMetric:
             where = masked(where, mask, jnp.shape(logits)[:-1])
             return cls(state=start + statistic(logits, labels, where=where))
 
-        def merge(self, other: "SegmentationMetric") -> "SegmentationMetric":
+        def merge(self, other: SegmentationMetric) -> SegmentationMetric:
             return type(self)(state=self.state + other.state)
 
         def compute(self) -> Any:

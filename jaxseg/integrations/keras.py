@@ -4,6 +4,8 @@ Keras hands out the truth first, its ids as floats, often with a last axis of 1,
 for ``where``. Here ids are integers again, and ``where`` is a function of them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

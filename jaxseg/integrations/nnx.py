@@ -1,5 +1,7 @@
 """Scores of a data set as a metric of ``flax.nnx``."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax
