@@ -134,18 +134,20 @@ def check_labels(
       >>> jaxseg.check_labels(png, num_classes=1)
       Traceback (most recent call last):
         ...
-      ValueError: labels with num_classes=1 must be 0 or 1, but hold 255 (3 of 6 valid pixels). \
-If 255 is the mask's value: labels > 0.
+      ValueError: labels must be 0 or 1, but hold 255 (3 of 6 pixels). For a mask: labels > 0.
       >>> jaxseg.check_labels(png > 0, num_classes=1)
     """
     num_classes = _checks.check_num_classes(num_classes)
     found, given = _on_host("labels", labels), _on_host("predictions", predictions)
-    assert found is not None
     if found.size == 0:
         raise ValueError(f"labels must not be empty, got shape {found.shape}.")
     scores = given is not None and given.dtype.kind == "f"
     if scores:
-        _check_classes("predictions", given, num_classes)
+        if given.shape[-1:] != (num_classes,):
+            raise ValueError(
+                f"predictions must have a class axis, last, of num_classes={num_classes}; "
+                f"got shape {given.shape}."
+            )
         found = _checks.check_labels("predictions", given.shape, found)
     mask = _on_host("where", where)
     found, shape = _label_map(found, num_classes, mask)
@@ -187,13 +189,6 @@ def _on_host(name: str, x: ArrayLike | None) -> Any:
     raise TypeError(f"{name} must be bool, integer or floating point, got {array.dtype}.")
 
 
-def _check_classes(name: str, x: np.ndarray, num_classes: int) -> None:
-    if x.shape[-1:] != (num_classes,):
-        raise ValueError(
-            f"{name} must have a class axis, last, of num_classes={num_classes}; got {x.shape}."
-        )
-
-
 def _label_map(
     labels: np.ndarray, num_classes: int, where: np.ndarray | None
 ) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -233,9 +228,9 @@ def _check_ids(name: str, ids: np.ndarray, where: np.ndarray | None, num_classes
         outside &= values != -1  # that of NaN logits
     if not outside.any():
         return
-    rule = "0 or 1" if last == 1 else f"0 to {last}"
+    rule = "0 or 1" if last == 1 else f"0 to {last} with num_classes={num_classes}"
     raise ValueError(
-        f"{name} with num_classes={num_classes} must be {rule}, but hold "
+        f"{name} must be {rule}, but hold "
         f"{_listed(values[outside], pixels[outside], pixels.sum(), 'pixels')}. "
         f"{_mend_of_ids(name, values.tolist(), values[outside].tolist(), num_classes)}"
     )
@@ -246,20 +241,20 @@ def _mend_of_ids(name: str, values: list[int], outside: list[int], num_classes: 
         value = outside[0]
         mends = []
         if num_classes <= 2 and value > 0 and set(values) <= {0, value}:
-            mends.append(f"If {value} is the mask's value: {name} > 0.")
+            mends.append(f"For a mask: {name} > 0.")
         if num_classes > 1 and value == num_classes and 0 not in values:
-            mends.append(f"If ids count from 1: {name} - 1.")
+            mends.append(f"For ids that count from 1: {name} - 1.")
         if name == "labels" and (num_classes > 1 or 1 in values or value < 0):
-            mends.append(f"If {value} marks pixels that do not count: where=labels != {value}.")
-        return " ".join(mends) or f"If all are classes: num_classes={value + 1}."
+            mends.append(f"For pixels that do not count: where=labels != {value}.")
+        return " ".join(mends) or f"For one more class: num_classes={value + 1}."
     if num_classes == 1:
         return (
-            f"Of a mask with gray edges, {name} >= {max(outside) // 2 + 1} makes bools; "
-            "ids of several classes need their num_classes."
+            f"For a mask with gray edges: {name} >= {max(outside) // 2 + 1}. "
+            "Ids of several classes need their num_classes."
         )
-    like = " as from Cityscapes' ids 0 to 33 to its 19 trainIds" if num_classes == 19 else ""
-    void = ", and where= leaves out pixels that do not count" if name == "labels" else ""
-    return f"A table makes classes of them: table[{name}],{like or ' with one entry per id'}{void}."
+    table = "of Cityscapes' ids 0 to 33 to its 19 trainIds" if num_classes == 19 else "of ids"
+    void = " For pixels that do not count: where=." if name == "labels" else ""
+    return f"For other ids than classes, a table {table}: table[{name}].{void}"
 
 
 def _check_shares(labels: np.ndarray, where: np.ndarray | None) -> None:
@@ -272,16 +267,14 @@ def _check_shares(labels: np.ndarray, where: np.ndarray | None) -> None:
     values, number = np.unique(valid, return_counts=True)
     outside = ~((values >= -slack) & (values <= 1 + slack))
     if np.isnan(values[outside]).any():
-        mend = "Where NaN marks pixels that do not count: where=~np.isnan(labels).any(-1)."
+        mend = "For pixels that do not count: where=~np.isnan(labels).any(-1)."
     elif set(values.tolist()) <= {0, high}:
-        mend = f"If {high:g} is the masks' value: labels > 0."
+        mend = "For masks: labels > 0."
     elif outside.sum() == 1 and values[~outside].any():
-        mend = (
-            f"Where {values[outside][0]:g} marks pixels that do not count: "
-            f"where=(labels != {values[outside][0]:g}).all(-1)."
-        )
+        void = f"{values[outside][0]:g}"
+        mend = f"For pixels that do not count: where=(labels != {void}).all(-1)."
     else:
-        mend = f"Masks are labels > 0, and soft labels have to be scaled to [0, 1]: / {high:g}."
+        mend = f"For masks: labels > 0; soft labels need a scale of 0 to 1: labels / {high:g}."
     raise ValueError(
         "dense labels must be in [0, 1], but hold "
         f"{_listed(values[outside], number[outside], number.sum(), 'values')}. {mend}"
@@ -317,10 +310,8 @@ def _listed(values: np.ndarray, numbers: np.ndarray, total: int, what: str) -> s
     """The most frequent values, and in how many pixels each is."""
     most = np.sort(np.argsort(-numbers, kind="stable")[:SHOWN])
     pairs = zip(values[most].tolist(), numbers[most].tolist(), strict=True)
-    shown = [
-        f"{value:.6g} ({n:,})" if what == "values" else f"{value} ({n:,})" for value, n in pairs
-    ]
+    shown = [f"{v:g} ({n:,})" if isinstance(v, float) else f"{v} ({n:,})" for v, n in pairs]
     if len(values) == 1:
-        return f"{shown[0][:-1]} of {total:,} valid {what})"
+        return f"{shown[0][:-1]} of {total:,} {what})"
     more = f" and {len(values) - SHOWN} other values" if len(values) > SHOWN else ""
-    return f"{', '.join(shown)}{more}, in {numbers.sum():,} of {total:,} valid {what}"
+    return f"{', '.join(shown)}{more}, in {numbers.sum():,} of {total:,} {what}"
