@@ -211,7 +211,7 @@ WRONG = [  # labels, options, what the message has
     (IDS, {"num_classes": 2}, r"hold 2 \(\d+ of 40 pixels\)"),
     (np.arange(256, dtype=np.uint8), {"num_classes": 1}, "gray edges: labels >= 128"),
     (np.array([-5, 0, 3, 7]), {"num_classes": 3}, r"-5 \(1\), 3 \(1\), 7 \(1\), in 3 of 4.*table"),
-    (np.float32(PNG[..., None]), {"num_classes": 1}, r"255 \(3 of 6 values\). For masks: labels > 0"),
+    (np.float32(PNG[..., None]), {"num_classes": 1}, r"255 \(3 of 6 .*For masks: labels > 0"),
     (np.float32([[0.5], [255]]), {"num_classes": 1}, r"where=\(labels != 255\).all\(-1\)"),
     (np.float32([[127.0], [255]]), {"num_classes": 1}, r"labels / 255"),
     (np.float32([[-0.5, 1.5]]), {"num_classes": 2}, r"-0.5 \(1\), 1.5 \(1\), in 2 of 2 values"),
