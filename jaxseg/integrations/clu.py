@@ -124,9 +124,9 @@ def _metric_class(
                 )
             return values.Scalar(value)
 
-        def __reduce__(self) -> Any:
+        def __reduce_ex__(self, protocol: Any) -> Any:
             if type(self) is not SegmentationMetric:  # made by from_fun, which clu cannot pickle
-                return super().__reduce_ex__(2)
+                return super().__reduce_ex__(protocol)
             return _restored, (arguments, self.state)
 
     return SegmentationMetric
