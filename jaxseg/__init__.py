@@ -101,6 +101,7 @@ __all__ = [
     "soft_counts",
     "confusion_matrix",
     "counts_from_confusion",
+    # labels
     "predict_labels",
     "check_labels",
     # moments of values per case
