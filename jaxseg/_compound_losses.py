@@ -613,8 +613,8 @@ def _bce_dice_sums(
     logits, labels, where = arrays
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    finite = jnp.nan_to_num(x, nan=jnp.nan)  # products of a logit of -inf and a label of 0 are 0
-    bce = optax.sigmoid_binary_cross_entropy(finite, truth)
+    limit = float(jnp.finfo(x.dtype).max)  # a label of 0 times a logit of -inf would be NaN
+    bce = optax.sigmoid_binary_cross_entropy(jnp.clip(x, -limit, limit), truth)
     valid = (
         jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
     )

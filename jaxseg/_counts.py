@@ -243,6 +243,7 @@ def soft_sums(
     probs, labels, where, axes = _checks.check_soft(name, probs, labels, where, axis)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
     if activation is None:
+        labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
         return statistic(probs, labels, where, axes, -1, constants)
     if statistic is prob_counts and activation == "softmax" and labels.ndim < probs.ndim:
         return softmax_sums(probs, labels, where, axes)[0]
@@ -484,6 +485,7 @@ def _pairs(
 
 def _class_index(ids: Array, num_classes: int) -> Array:
     """Index of each id's class, unsigned; ``num_classes`` for an id of no class."""
+    ids = _checks.clean_bools(ids)
     if ids.dtype not in (jnp.uint8, jnp.uint16) or num_classes > np.iinfo(ids.dtype).max:
         ids = ids.astype(jnp.uint64 if ids.dtype.itemsize == 8 else jnp.uint32)
     # Below zero, an unsigned number wraps to one above all classes.

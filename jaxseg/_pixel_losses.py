@@ -325,7 +325,6 @@ def lovasz_hinge_loss(
       cannot be ordered in a ``shard_map`` body: each device orders its own.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-
     return _lovasz("hinge", logits, labels, where, axes)[0]
 
 
@@ -462,7 +461,7 @@ def log_probs(x: Array, truth: Array, class_axis: int = -1) -> Array:
         log_p = jax.nn.log_sigmoid(jnp.concatenate([-x, x], class_axis))
     else:
         log_p = jax.nn.log_softmax(x, class_axis)
-    return jnp.where(jnp.isneginf(log_p) & (truth == 0), 0, log_p)
+    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, log_p)
 
 
 def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
@@ -486,6 +485,7 @@ def _two_or_more(
 ) -> tuple[Array, Array, Array]:
     """Checked logits, the truth of two classes or more, and which pixels are valid."""
     logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
+    labels, mask = _checks.clean_bools(labels), _checks.clean_bools(mask)
     x = valid_logits(logits, mask, -1)
     truth = truth_of(labels, mask, x, -1)
     if x.shape[-1] == 1:
@@ -636,6 +636,7 @@ def _lovasz(
 
     The weight of an error depends on the order alone, so it has no gradient.
     """
+    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
 
     def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
         return masks_of(labels, where, logits)

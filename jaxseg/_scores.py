@@ -885,7 +885,7 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
       J. Long, E. Shelhamer and T. Darrell, "Fully convolutional networks for semantic
       segmentation", 2015.
     """
-    c = counts_from_confusion(_float_matrix(matrix))
+    c = counts_from_confusion(_shares(matrix))
     truth = c.tp + c.fn
     return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
 

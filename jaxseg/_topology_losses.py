@@ -78,7 +78,7 @@ def soft_skeleton(
         probs = probs.astype(jnp.float32)
     probs = _checks.check_scores("probs", probs)
     space = spatial_axes_of(spatial_axes, probs.ndim - 1)
-    where = _checks.check_where(where, probs.shape[:-1])
+    where = _checks.clean_bools(_checks.check_where(where, probs.shape[:-1]))
     _check_iterations(iterations)
     return _soft_skeleton(_checks.at_least_float32(probs), where, space, iterations)
 
