@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
 AxisName = str | tuple[str, ...] | None  # of mesh axes
+ArrayOrNone = TypeVar("ArrayOrNone", bound=Array | None)
 
 
 def check_soft(
@@ -315,7 +316,7 @@ def _as_native(x: Any) -> Any:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def clean_bools(x: Any) -> Any:
+def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
     """Bools whose bytes are 0 and 1; any other array, or None, as it is.
 
     NumPy reads a 1-bit image file as bools with bytes of 255. XLA takes these for True in some
@@ -324,7 +325,8 @@ def clean_bools(x: Any) -> Any:
     """
     if x is None or x.dtype != bool:
         return x
-    return jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
+    clean: Any = jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
+    return clean
 
 
 def at_least_float32(x: Array) -> Array:
@@ -348,7 +350,8 @@ def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) 
     empty = denominator == 0
     denominator = jnp.where(empty, 1, denominator)
     near = jnp.clip(jnp.abs(1 / lax.stop_gradient(denominator)), 1e-30, 1e36)
-    scale = lax.reduce_precision(near, jnp.finfo(near.dtype).nexp, mantissa_bits=0)
+    bits = np.finfo(near.dtype).bits
+    scale = lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
     return select(empty, zero_division, (numerator * scale) / (denominator * scale))
 
 
