@@ -624,7 +624,6 @@ def _dice_ce_sums(
     class_weights, label_smoothing = constants
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    log_p = log_probs(x, truth, class_axis)
     smoothed = truth
     if label_smoothing is not None:
         spread = truth.mean(class_axis, keepdims=True)  # no label, nothing to spread
@@ -632,7 +631,7 @@ def _dice_ce_sums(
     if class_weights is not None:
         weights = along_classes(class_weights, x, class_axis)
         smoothed, truth = weights * smoothed, weights * truth
-    ce = -(smoothed * log_p).sum(class_axis, keepdims=True)
+    ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
     return counts, ce.sum(axes), truth.sum(axes)
 

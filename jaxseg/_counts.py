@@ -363,7 +363,7 @@ def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -
         truth = _checks.membership(labels, like.shape[class_axis], class_axis)
     else:
         # Not half precision, which would round soft labels.
-        dtype = jnp.promote_types(like.dtype, jnp.float32)
+        dtype = jnp.float64 if like.dtype == jnp.float64 else jnp.float32
         truth = labels if labels.dtype == bool else labels.astype(dtype)
     if where is None:
         return truth

@@ -272,7 +272,7 @@ def ohem_loss(
       hard example mining", 2016; per pixel as in semantic segmentation code since.
     """
     min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
-    threshold = _checks.check_scalar("threshold", threshold, "in (0, 1]", lambda x: 0 < x <= 1)
+    threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
     hard = valid & (losses > -jnp.log(threshold.astype(losses.dtype)))
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)

@@ -1100,6 +1100,7 @@ def weights_of_rare(sizes: Array, power: float) -> Array:
     """
     present = sizes > 0
     smallest = jnp.min(sizes, axis=-1, where=present, initial=jnp.inf, keepdims=True)
+    smallest = jnp.where(present.any(-1, keepdims=True), smallest, 1)
     return jnp.where(present, smallest / jnp.where(present, sizes, 1), 1) ** power
 
 

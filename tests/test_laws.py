@@ -41,6 +41,15 @@ from jax.sharding import PartitionSpec as P
 import jaxseg
 from jaxseg import _blocks, _compound_losses, _counts
 
+
+@pytest.fixture
+def as_users_compile() -> Any:
+    """With all of XLA's optimizations, which the other tests leave out: it reorders arithmetic."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 FLOATS = ("soft", "region")  # soft, without a mean over pixels or classes
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -477,6 +486,7 @@ SCALES = (3e-38, 1e-30, 1e-20, 1.0, 1e20, 1e30, 2e37)
 
 
 @law(*SCORES)
+@pytest.mark.usefixtures("as_users_compile")
 def test_scores_do_not_depend_on_the_scale_of_counts(case: Case) -> None:
     """Jitted and eagerly: XLA may reorder divisions, whose products then under- or overflow."""
     grid = np.array(list(itertools.product([0, 1, 3], repeat=4)), np.float32)  # [81, 4]
@@ -495,6 +505,7 @@ MARGINS = (0.0, 20.0, 46.0, 60.0, 87.0, 89.0, 104.0, 120.0)  # exp(-104) is 0 in
 
 
 @law(*GRADED, once=True, heavy=True, logits=lambda case: case.options.get("activation", 1))
+@pytest.mark.usefixtures("as_users_compile")
 def test_jit_is_eager_at_all_margins(case: Case) -> None:
     """Also where a class is absent from the truth and hardly predicted, without smoothing."""
     first, labels = case.args()
@@ -662,6 +673,8 @@ STRICT = {
 def test_strict_modes_change_nothing(case: Case, mode: str) -> None:
     """Beside strict dtype promotion and rank promotion, in which all tests run."""
     args = case.args()
+    if case.kind in SCORES:  # of integers, scores are of the default float dtype
+        args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outcome(case, *args)
     with STRICT[mode]():
         assert_same(outcome(case, *args), want, rtol=1e-4, atol=1e-5)
