@@ -1,7 +1,8 @@
 """Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
 
-A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, 0 if there are
-none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0 if
+there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+
 Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 
 With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
@@ -48,7 +49,7 @@ def cross_entropy_loss(
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       class_weights: u, ``[C]``; ``[2]`` if C is 1.
-      label_smoothing: s, the share of each label that is spread over all classes, in [0, 1]. A class
+      label_smoothing: s in [0, 1], the share of each label that is spread over all classes. A class
         that is switched off, by a logit of -inf, has no part in the loss unless it is the truth.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
