@@ -1,7 +1,7 @@
 """Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
 
-A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0 if
-there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0
+if there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
 
 Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 
