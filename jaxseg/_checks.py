@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
@@ -36,7 +36,7 @@ def check_soft(
 
 def check_scores(name: str, scores: ArrayLike) -> Array:
     """Check logits or probabilities: floating point, with a class axis, not empty."""
-    scores = jnp.asarray(scores)
+    scores = as_array(scores)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be floating point, got {scores.dtype}; "
@@ -117,6 +117,7 @@ def check_matrix(matrix: ArrayLike) -> Any:
     """
     if hasattr(matrix, "_fields"):  # a NamedTuple: four leaves could pass as rows
         raise TypeError(f"This takes a confusion matrix [..., C, C], got {type(matrix).__name__}.")
+    matrix = _as_native(matrix)
     if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
         matrix = jnp.asarray(matrix)
     if not (
@@ -132,7 +133,7 @@ def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None
     """Check that ``where`` is a bool mask of exactly the label map's ``shape``."""
     if where is None:
         return None
-    where = jnp.asarray(where)
+    where = as_array(where)
     if where.dtype != bool:
         raise TypeError(
             f"where must be bool, got {where.dtype}; for an ignore label: labels != 255."
@@ -159,8 +160,8 @@ def check_linear(
     features: Array, kernel: ArrayLike, bias: ArrayLike | None
 ) -> tuple[Array, Array | None]:
     """Check a 1x1 convolution of features ``[..., F]``; its kernel comes back as ``[F, C]``."""
-    kernel = jnp.asarray(kernel)
-    bias = None if bias is None else jnp.asarray(bias)
+    kernel = as_array(kernel)
+    bias = None if bias is None else as_array(bias)
     for name, x in (("kernel", kernel), ("bias", bias)):
         if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point, got {x.dtype}.")
@@ -173,7 +174,7 @@ def check_linear(
     kernel = kernel.reshape(kernel.shape[-2:])
     if bias is not None and bias.shape != kernel.shape[1:]:
         raise ValueError(
-            f"bias must have shape {kernel.shape[1:]}, one each class; got {bias.shape}."
+            f"bias must have shape {kernel.shape[1:]}, one per class; got {bias.shape}."
         )
     return kernel, bias
 
@@ -186,21 +187,62 @@ def check_num_classes(num_classes: int) -> int:
         num_classes = operator.index(num_classes)
     except TypeError:
         raise TypeError(f"num_classes must be a static integer, got {num_classes!r}.") from None
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    if not 1 <= num_classes < 2**31 - 1:
+        raise ValueError(f"num_classes must be at least 1 and below 2**31 - 1, got {num_classes}.")
     return num_classes
+
+
+def check_static_integer(name: str, value: int, least: int) -> int:
+    """Check an integer that shapes or loops depend on: no array of a trace can be one."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer, got {value}.")
+    try:
+        value = operator.index(value)
+    except (TypeError, jax.errors.JAXTypeError):
+        raise TypeError(f"{name} must be a static integer, got {value!r}.") from None
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return value
+
+
+def check_scalar(
+    name: str, x: ArrayLike, rule: str = "", obeys: Callable[[float], bool] | None = None
+) -> Array:
+    """Check a real number, or an array of shape (); a value that is known before tracing too."""
+    if isinstance(x, np.ndarray | np.generic) and np.ndim(x) == 0:
+        x = x.item()
+    if isinstance(x, bool | complex) or not isinstance(x, int | float | np.ndarray | Array):
+        raise TypeError(f"{name} must be a real number, got {x!r}.")
+    if isinstance(x, int | float) and obeys is not None and not obeys(x):
+        raise ValueError(f"{name} must be {rule}, got {x}.")
+    array = jnp.asarray(x)
+    if array.ndim > 0:
+        raise ValueError(f"{name} must be one number, got an array of shape {array.shape}.")
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be a real number, got {array.dtype}.")
+    return at_least_float32(array)
+
+
+def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
+    """Check the share of a label that is spread; None for a plain 0, so that nothing is spread."""
+    share = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)
+    return share if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0 else None
 
 
 def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) -> Array | None:
     """Check weights ``[C]`` of the classes; integers and bools become float32."""
     if weights is None:
         return None
-    weights = jnp.asarray(weights)
+    if not isinstance(weights, Array):  # a value that is known, eagerly and under jit
+        values = np.asarray(_as_native(weights))
+        if values.dtype.kind in "iuf" and not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"{name} must be finite and 0 or more, got {values}.")
+    weights = as_array(weights)
     if jnp.issubdtype(weights.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got {weights.dtype}.")
     if weights.shape != (num_classes,):
         raise ValueError(
-            f"{name} must have shape ({num_classes},), one each class; got {weights.shape}."
+            f"{name} must have shape ({num_classes},), one per class; got {weights.shape}."
         )
     return at_least_float32(weights)
 
@@ -210,7 +252,10 @@ def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, .
     if axis is None:
         return tuple(range(ndim))
     try:
-        axes = tuple(operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
+        axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+        if any(isinstance(a, bool | np.bool_) for a in axes):
+            raise TypeError
+        axes = tuple(operator.index(a) for a in axes)
     except TypeError:
         raise TypeError(
             f"axis must be None, an integer or a tuple of integers; got {axis!r}."
@@ -239,15 +284,41 @@ def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
 
 
 def as_array(x: ArrayLike) -> Array:
-    """``jnp.asarray``, in which 64-bit ids of NumPy that int32 cannot hold stay outside [0, C).
+    """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped.
 
-    ``jnp.asarray`` alone would wrap 2**32 to class 0.
+    NumPy's 64-bit ids that int32 cannot hold stay outside [0, C), where ``jnp.asarray`` alone would
+    wrap 2**32 to class 0.
     """
+    x = _as_native(x)
     if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # itself where 64 bits are enabled
         if dtype != x.dtype:
             x = np.clip(x, max(-1, np.iinfo(x.dtype).min), 2**31 - 1).astype(dtype)
-    return jnp.asarray(x)
+    return jnp.asarray(x) if isinstance(x, np.ndarray) else clean_bools(jnp.asarray(x))
+
+
+def _as_native(x: Any) -> Any:
+    """Lists and numbers become NumPy arrays, and these get native bytes and clean bools."""
+    if not isinstance(x, np.ndarray | np.generic | list | tuple | bool | int | float | complex):
+        return x
+    if any(isinstance(leaf, Array) for leaf in jax.tree.leaves(x)):
+        return x
+    x = np.asarray(x)
+    if x.dtype == bool:
+        return x.view(np.uint8) != 0
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def clean_bools(x: Array) -> Array:
+    """Bools whose bytes are 0 and 1; any other array as it is.
+
+    NumPy reads a 1-bit image file as bools with bytes of 255. XLA takes these for True in some
+    operations and for -1 in others, also once they are in a JAX array. A selection reads them
+    right, and the comparison keeps XLA from undoing it.
+    """
+    if x.dtype != bool:
+        return x
+    return jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
 
 
 def at_least_float32(x: Array) -> Array:
@@ -265,12 +336,26 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
     empty = denominator == 0
-    denominator = jnp.where(empty, 1, denominator)
-    # The derivative squares the denominator, which would underflow; after this it is 1, and the
-    # ratio does not depend on the scale.
-    scale = lax.stop_gradient(denominator)
-    ratio = (numerator / scale) / (denominator / scale)
-    return jnp.where(empty, jnp.asarray(zero_division, ratio.dtype), ratio)
+    return select(empty, zero_division, _divide(numerator, jnp.where(empty, 1, denominator)))
+
+
+@jax.jit  # to debug_nans an eager NaN is an error, though the selection leaves it out
+def select(empty: Array, zero_division: ArrayLike, score: Array) -> Array:
+    """``score``, and where ``empty``, ``zero_division`` with a gradient of 0."""
+    return jnp.where(empty, jnp.asarray(zero_division, score.dtype), score)
+
+
+@jax.custom_jvp
+def _divide(numerator: Array, denominator: Array) -> Array:
+    """Division with a derivative that does not square the denominator, which would underflow."""
+    return numerator / denominator
+
+
+@_divide.defjvp
+def _divide_jvp(primals: Any, tangents: Any) -> Any:
+    (numerator, denominator), (d_numerator, d_denominator) = primals, tangents
+    ratio = _divide(numerator, denominator)
+    return ratio, _divide(d_numerator, denominator) - _divide(ratio * d_denominator, denominator)
 
 
 def safe_power(base: Array, exponent: ArrayLike) -> Array:

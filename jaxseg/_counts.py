@@ -221,8 +221,9 @@ def soft_counts(
     """
     c: Counts = soft_sums(prob_counts, probs, labels, activation, where, axis)
     # XLA may drop a NaN that is multiplied by a label of 0, in one of tp and fp: it makes all NaN.
-    nan = jnp.where(jnp.isnan(c.tp + c.fp), jnp.nan, 0)
-    return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
+    nan = c.tp + c.fp
+    nan = jnp.where(jnp.isnan(nan), nan, 0)
+    return Counts(*(leaf + nan for leaf in c))
 
 
 def soft_sums(
@@ -360,7 +361,9 @@ def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -
     if labels.ndim < like.ndim:
         truth = _checks.membership(labels, like.shape[class_axis], class_axis)
     else:
-        truth = labels if labels.dtype == bool else labels.astype(like.dtype)
+        # Not half precision, which would round soft labels.
+        dtype = jnp.promote_types(like.dtype, jnp.float32)
+        truth = labels if labels.dtype == bool else labels.astype(dtype)
     if where is None:
         return truth
     return jnp.where(jnp.expand_dims(where, class_axis), truth, jnp.zeros((), truth.dtype))
@@ -381,8 +384,9 @@ def activate(x: Array, activation: str | None, class_axis: int = -1) -> Array:
 
 def masks_of(labels: Array, where: Array | None, like: Array, class_axis: int = -1) -> Array:
     """``truth_of`` as bool: of float labels, 0.5 or more is the class."""
-    truth = truth_of(labels, where, like, class_axis)
-    return truth if truth.dtype == bool else truth >= 0.5
+    if labels.ndim == like.ndim and labels.dtype != bool:
+        labels = labels >= 0.5
+    return truth_of(labels, where, like, class_axis)
 
 
 def valid_pair(
@@ -420,8 +424,8 @@ def confusion_matrix(
       ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
 
     Raises:
-      ValueError: shapes that differ, ``num_classes`` below 1, ``axis`` out of range, an empty map,
-        or 2**31 pixels or more.
+      ValueError: shapes that differ, ``num_classes`` below 1 or above 46,339, ``axis`` out of
+        range, an empty map, or 2**31 pixels or more.
       TypeError: float predictions or labels, ``where`` not bool.
 
     Example:
@@ -437,6 +441,11 @@ def confusion_matrix(
       matrix holds float32 binary counts per class instead.
     """
     num_classes = _checks.check_num_classes(num_classes)
+    if (num_classes + 1) ** 2 >= 2**31:
+        raise ValueError(
+            "A confusion matrix has fewer than 2**31 cells, so at most 46,339 classes; "
+            f"got {num_classes}."
+        )
     predictions, labels, where, axes = _checks.check_hard(
         predictions, labels, where, axis, dense=False
     )

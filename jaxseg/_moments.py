@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, safe_divide, safe_power
+from jaxseg._checks import Axis, safe_divide, safe_power, select
 
 
 class Moments(NamedTuple):
@@ -158,7 +158,7 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
     cases = (_float(count) - ddof).clip(0)
     variance = safe_divide(deviations, cases, 0.0)
     spread = safe_power(variance, 0.5)
-    return jnp.where(cases == 0, jnp.asarray(zero_division, spread.dtype), spread)
+    return select(cases == 0, zero_division, spread)
 
 
 def _sums(moments: Moments) -> Any:

@@ -73,10 +73,8 @@ def cross_entropy_loss(
       For a label of 255 Optax's loss of integer labels is NaN, and for -1 that of the last class.
     """
     x, truth, _ = _two_or_more(logits, labels, where)
-    weights = _checks.check_class_weights("class_weights", class_weights, x.shape[-1])
-    static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
-    smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
-    return _cross_entropy(x, truth, weights, smoothing)
+    weights = _checks.check_class_weights("class_weights", class_weights, truth.shape[-1])
+    return _cross_entropy(x, truth, weights, _checks.check_smoothing(label_smoothing))
 
 
 def softmax_focal_loss(
@@ -121,8 +119,8 @@ def softmax_focal_loss(
       MONAI multiplies the loss by the number of classes when ``ignore_index`` is given.
     """
     x, truth, _ = _two_or_more(logits, labels, where)
-    alpha = None if alpha is None else weights_of_classes("alpha", alpha, x.shape[-1])
-    return _focal(x, truth, alpha, jnp.asarray(gamma))
+    alpha = None if alpha is None else weights_of_classes("alpha", alpha, truth.shape[-1])
+    return _focal(x, truth, alpha, _checks.check_scalar("gamma", gamma))
 
 
 def nacl_loss(
@@ -177,6 +175,7 @@ def nacl_loss(
     axes = spatial_axes_of(spatial_axes, mask.ndim)
     shares = _neighbour_shares(truth, axes, kernel_size)
 
+    weight = _checks.check_scalar("weight", weight).astype(x.dtype)
     penalty = _penalty(x, shares.astype(x.dtype), mask, distance)
     return _cross_entropy(x, truth, None, None) + penalty * weight
 
@@ -224,12 +223,10 @@ def top_k_loss(
       Z. Wu, C. Shen and A. van den Hengel, "Bridging category-level and instance-level semantic
       image segmentation", 2016.
     """
-    _check_fraction(fraction)
+    fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
-    count = jnp.floor(pixels.astype(losses.dtype) * jnp.asarray(fraction, losses.dtype)).astype(
-        jnp.int32
-    )
+    count = jnp.floor(pixels.astype(losses.dtype) * fraction.astype(losses.dtype)).astype(jnp.int32)
     return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
 
 
@@ -274,10 +271,10 @@ def ohem_loss(
       A. Shrivastava, A. Gupta and R. Girshick, "Training region-based object detectors with online
       hard example mining", 2016; per pixel as in semantic segmentation code since.
     """
-    if isinstance(min_kept, int) and min_kept < 1:
-        raise ValueError(f"min_kept must be at least 1, got {min_kept}.")
+    min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
+    threshold = _checks.check_scalar("threshold", threshold, "in (0, 1]", lambda x: 0 < x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
-    hard = valid & (losses > -jnp.log(jnp.asarray(threshold, losses.dtype)))
+    hard = valid & (losses > -jnp.log(threshold.astype(losses.dtype)))
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
     count = jnp.maximum(
         _global_sum(hard.astype(jnp.int32), axes, axis_name), jnp.minimum(pixels, min_kept)
@@ -447,22 +444,31 @@ def border_weights(
 # ---------------------------------------------------------------------------------- per pixel
 
 
-def two_classes(
-    x: Array, truth: Array, where: Array | None, class_axis: int = -1
-) -> tuple[Array, Array]:
-    """Logits and truth of "not it" and "it", of those of one class; masked pixels are neither."""
+def two_classes(truth: Array, where: Array | None, class_axis: int = -1) -> Array:
+    """The truth of "not it" and "it", from that of one class; masked pixels are neither."""
     other = ~truth if truth.dtype == bool else 1 - truth
     if where is not None:
         other = jnp.where(jnp.expand_dims(where, class_axis), other, jnp.zeros((), other.dtype))
-    pair = jnp.concatenate([jnp.zeros_like(x), x], class_axis)
-    return pair, jnp.concatenate([other, truth], class_axis)
+    return jnp.concatenate([other, truth], class_axis)
 
 
-def focal_terms(x: Array, truth: Array, gamma: ArrayLike, class_axis: int = -1) -> Array:
-    """``-g (1 - p)^gamma log p`` of each class, from logits."""
-    log_p = jax.nn.log_softmax(x, class_axis)
+def log_probs(x: Array, truth: Array, class_axis: int = -1) -> Array:
+    """``log p`` of each class, of two for one logit: "not it" and "it".
+
+    A class that is switched off, by a logit of -inf, has 0 wherever it is not the truth, so that
+    products with the truth, and their gradients, are finite.
+    """
+    if x.shape[class_axis] == 1:  # a softmax of (0, x) would lose what is below 6e-8
+        log_p = jax.nn.log_sigmoid(jnp.concatenate([-x, x], class_axis))
+    else:
+        log_p = jax.nn.log_softmax(x, class_axis)
+    return jnp.where(jnp.isneginf(log_p) & (truth == 0), 0, log_p)
+
+
+def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
+    """``-g (1 - p)^gamma log p`` of each class."""
     terms = -log_p * safe_power(-jnp.expm1(log_p), gamma)  # 1 - p without cancellation
-    return jnp.where(truth, terms, 0) if truth.dtype == bool else truth * terms
+    return truth * terms
 
 
 def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array:
@@ -478,12 +484,12 @@ def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array
 def _two_or_more(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
-    """Checked logits of two classes or more, the truth, and which pixels are valid."""
+    """Checked logits, the truth of two classes or more, and which pixels are valid."""
     logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
     x = valid_logits(logits, mask, -1)
     truth = truth_of(labels, mask, x, -1)
     if x.shape[-1] == 1:
-        x, truth = two_classes(x, truth, mask)
+        truth = two_classes(truth, mask)
     return x, truth, jnp.ones(labels.shape[: x.ndim - 1], bool) if mask is None else mask
 
 
@@ -491,7 +497,7 @@ def _two_or_more(
 @jax.jit
 @jax.checkpoint
 def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Array | None) -> Array:
-    surprise = -jax.nn.log_softmax(x)
+    surprise = -log_probs(x, truth)
     if weights is not None:
         surprise = along_classes(weights, x) * surprise
     dense = truth.dtype != bool
@@ -514,7 +520,7 @@ def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
         if alpha is None:
             return loss
         return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
-    terms = focal_terms(x, truth, gamma)
+    terms = focal_terms(log_probs(x, truth), truth, gamma)
     if alpha is not None:
         terms = terms * along_classes(alpha, x)
     return terms.sum(-1)
@@ -523,6 +529,9 @@ def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
 @partial(jax.jit, static_argnums=3)
 @partial(jax.checkpoint, static_argnums=3)
 def _penalty(x: Array, shares: Array, valid: Array, distance: str) -> Array:
+    if x.shape[-1] == 1:
+        x = jnp.concatenate([jnp.zeros_like(x), x], -1)
+    x = jnp.where(jnp.isneginf(x), shares, x)  # a class that is switched off is not drawn anywhere
     away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
     return jnp.where(valid, away.mean(-1), 0)
 
@@ -573,11 +582,6 @@ def _losses_of_pixels(
     return axes, _cross_entropy(x, truth, None, None), mask, shared
 
 
-def _check_fraction(fraction: ArrayLike) -> None:
-    if isinstance(fraction, int | float) and not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}.")
-
-
 def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
     total = x.sum(axes, dtype=x.dtype)
     return total if axis_name is None else lax.psum(total, axis_name)
@@ -602,8 +606,8 @@ def _mean_of_largest(
     def keep(x: Array) -> Array:
         return jnp.expand_dims(x, axes)
 
-    def try_bit(i: Array, least: Array) -> Array:
-        candidate = least | (jnp.ones((), integer) << (highest - i).astype(integer))
+    def try_bit(i: ArrayLike, least: Array) -> Array:
+        candidate = least | (jnp.ones((), integer) << jnp.asarray(highest - i, integer))
         enough = total((bits >= keep(candidate)).astype(jnp.int32)) >= count
         return jnp.where(enough, candidate, least)
 

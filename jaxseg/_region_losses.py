@@ -488,7 +488,8 @@ def matthews_correlation_loss(
 
     Args:
       smooth: added to tp and tn: pixels that are right. Without it the correlation of a class that
-        is absent from truth or prediction is undefined, and the loss is 0.
+        is absent from truth or prediction, or fills it, is undefined: the loss is 1, as of chance,
+        with a gradient of 0, and 0 where nothing is wrong.
       logits, labels, activation, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -514,7 +515,8 @@ def matthews_correlation_loss(
     """
     c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
     c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
-    return 1 - matthews_correlation(c, zero_division=1.0)
+    undefined = jnp.where(c.fp + c.fn == 0, 1, 0)  # chance, unless nothing is wrong
+    return 1 - matthews_correlation(c, zero_division=undefined)
 
 
 def sensitivity_specificity_loss(
@@ -635,14 +637,16 @@ def _minimum_counts(
 ) -> Counts:
     """Counts of which tp is sum min(p, g)."""
     p, g = valid_pair(probs, labels, where, class_axis)
-    # At p = g the derivative by p is taken as g: that of the product, for hard labels.
-    share = lax.stop_gradient(g)
-    tie = share * p + (1 - share) * g
-    overlap = jnp.where(p < g, p, jnp.where(p > g, g, tie))
-    tp = overlap.sum(axes)
-    return Counts(
-        tp=tp, fp=(p - overlap).sum(axes), fn=(g - overlap).sum(axes), tn=jnp.zeros_like(tp)
-    )
+    excess, hard = p - g, (g == 0) | (g == 1)
+    # At p = g no derivative is given. For hard labels it is the product's, as if tp were p g; for
+    # soft ones fp and fn have none, so that the loss has none at its minimum.
+    slope = lax.stop_gradient(g)
+    tied = excess == 0
+    fp = jnp.where(tied, jnp.where(hard, 1 - slope, 0) * excess, jnp.maximum(excess, 0))
+    fn = jnp.where(tied, jnp.where(hard, -slope, 0) * excess, jnp.maximum(-excess, 0))
+    tp = jnp.where(tied, slope * p + (1 - slope) * g, jnp.minimum(p, g))
+    tp, fp, fn = (x.sum(axes) for x in (tp, fp, fn))
+    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.zeros_like(tp))
 
 
 def _squared_error_sums(

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import safe_divide
+from jaxseg._checks import safe_divide, select
 from jaxseg._counts import Counts, counts_from_confusion
 
 # ---------------------------------------------------------------------------------- overlap
@@ -927,7 +927,7 @@ def cohen_kappa(
     expected = _total_cost(
         shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs[weights]
     )
-    return 1 - safe_divide(observed, expected, 1 - jnp.asarray(zero_division, shares.dtype))
+    return select(expected == 0, zero_division, 1 - safe_divide(observed, expected, 0))
 
 
 def multiclass_matthews_correlation(
@@ -1140,7 +1140,7 @@ def _total_cost(shares: Array, costs: Array) -> Array:
 def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: ArrayLike) -> Array:
     """``score``, and ``zero_division`` where any of its denominators is 0."""
     for denominator in denominators:
-        score = jnp.where(denominator == 0, jnp.asarray(zero_division, score.dtype), score)
+        score = select(denominator == 0, zero_division, score)
     return score
 
 
