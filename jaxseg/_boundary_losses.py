@@ -89,7 +89,9 @@ def boundary_loss(
             "signed", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
         )
     else:
-        phi = jnp.asarray(distances)
+        phi = _checks.as_array(distances)
+        if not (jnp.issubdtype(phi.dtype, jnp.floating) or jnp.issubdtype(phi.dtype, jnp.integer)):
+            raise TypeError(f"distances must be floating point, got {phi.dtype}.")
         if phi.shape != maps.logits.shape:
             raise ValueError(
                 f"distances must have the shape of logits {maps.logits.shape}, got {phi.shape}."
@@ -147,6 +149,7 @@ def hausdorff_dt_loss(
       In MONAI a target without a boundary has distance 0: if nothing is predicted above 0.5
       either, false positives cost nothing.
     """
+    alpha, log = _checks.check_scalar("alpha", alpha), _checks.check_static_bool("log", log)
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
     distances = (
@@ -155,7 +158,7 @@ def hausdorff_dt_loss(
         ),
         _distance_maps("of prediction", predicted, spacing, maps.space),
     )
-    loss = _mean(_squared_terms, (distances, jnp.asarray(alpha)), maps, activation, axis_name)
+    loss = _mean(_squared_terms, (distances, alpha), maps, activation, axis_name)
     return jnp.log1p(loss) if log else loss
 
 
@@ -204,11 +207,11 @@ def hausdorff_erosion_loss(
       D. Karimi and S. E. Salcudean, "Reducing the Hausdorff distance in medical image segmentation
       with convolutional neural networks", 2019.
     """
-    if erosions < 1:
-        raise ValueError(f"erosions must be at least 1, got {erosions}.")
+    alpha = _checks.check_scalar("alpha", alpha)
+    erosions = _checks.check_static_integer("erosions", erosions, 1, 2**31)
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     terms = _erosion_terms(maps.space, erosions)
-    return _mean(terms, jnp.asarray(alpha), maps, activation, axis_name)
+    return _mean(terms, alpha, maps, activation, axis_name)
 
 
 def boundary_dou_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -104,8 +105,7 @@ def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
         for axis in axes[1:]:
             whole = _sweep(whole, axis, 1)
         return jnp.where(whole < _FAR, _root(whole) * jnp.asarray(spacings, jnp.float32), jnp.inf)
-    each = spacings if isinstance(spacings, tuple) else (spacings,) * len(axes)
-    each = jnp.stack([jnp.asarray(step, jnp.float32) for step in each])
+    each = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
     # A power of two, so that the units' squares stay in range, and nothing is rounded.
     unit = jnp.ldexp(jnp.float32(1), jnp.frexp(each.max())[1] - 1)
     first, *others = each / unit
@@ -115,33 +115,23 @@ def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     return jnp.sqrt(squares) * unit
 
 
-def spacing_of_axes(spacing: Any, ndim: int) -> Any:
+def spacing_of_axes(spacing: Any, ndim: int) -> Array | tuple[Array, ...]:
     """One spacing for all axes, a scalar, or a tuple of one for each."""
-    if isinstance(spacing, Sequence) or np.ndim(spacing) == 1:
-        spacings: Any = tuple(spacing)
-        if len(spacings) != ndim:
-            raise ValueError(
-                f"spacing must be a number or one for each of {ndim} axes, got {len(spacings)}."
-            )
-    else:
-        spacings = spacing
-    for step in spacings if isinstance(spacings, tuple) else (spacings,):
-        _check_spacing(step)
-    return spacings
+    if isinstance(spacing, np.ndarray | np.generic):
+        spacing = spacing.tolist()
+    if np.ndim(spacing) == 0 or not isinstance(spacing, Sequence | Array):
+        return _one_spacing(spacing)
+    if len(spacing) != ndim:
+        raise ValueError(
+            f"spacing must be a number or one for each of {ndim} axes, got {len(spacing)}."
+        )
+    return tuple(_one_spacing(step) for step in spacing)
 
 
-def _check_spacing(step: Any) -> None:
-    """Check a distance of neighbouring pixels; one that JAX holds is checked by its dtype only."""
-    rule = "spacing must be a positive, finite number, or one for each axis"
-    dtype = jnp.result_type(step) if isinstance(step, Array | np.ndarray | np.generic) else None
-    real = isinstance(step, int | float) if dtype is None else jnp.issubdtype(dtype, jnp.number)
-    if not real or isinstance(step, bool) or jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(f"{rule}; got {step!r}.")
-    if np.ndim(step):
-        raise ValueError(f"{rule}; got one of shape {np.shape(step)}.")
-    limits = np.finfo(np.float32)
-    if not isinstance(step, Array) and not limits.tiny <= step <= limits.max:
-        raise ValueError(f"{rule}, within float32; got {step}.")
+def _one_spacing(step: Any) -> Array:
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    rule = "positive and finite in float32"
+    return _checks.check_scalar("spacing", step, rule, lambda x: least <= x <= most)
 
 
 def spatial_axes_of(spatial_axes: Any, ndim: int) -> tuple[int, ...]:
@@ -158,23 +148,22 @@ def spatial_axes_of(spatial_axes: Any, ndim: int) -> tuple[int, ...]:
         "spatial_axes must be a tuple of the axes of the label map that are space, such as (1, 2) "
         "for images [batch, H, W]"
     )
-    if not isinstance(spatial_axes, Sequence) or isinstance(spatial_axes, str):
-        raise TypeError(f"{rule}; got {spatial_axes!r}.")
-    if not all(isinstance(a, int | np.integer) and not isinstance(a, bool) for a in spatial_axes):
-        raise TypeError(f"{rule}; got {spatial_axes!r}.")
-    if not spatial_axes:
+    try:
+        if any(isinstance(a, bool | np.bool_) for a in spatial_axes):
+            raise TypeError
+        axes = tuple(operator.index(a) for a in spatial_axes)
+    except TypeError:
+        raise TypeError(f"{rule}; got {spatial_axes!r}.") from None
+    if not axes:
         raise ValueError(
             "Space needs an axis: label maps are [batch, *space] unless spatial_axes says which "
-            f"axes are space; got {ndim} axes."
+            f"axes are space, as (0,) for one signal [W]; got a map of {ndim} axes."
         )
-    if not all(-ndim <= a < ndim for a in spatial_axes):
-        raise ValueError(
-            f"spatial_axes {spatial_axes} are out of range of the label map's {ndim} axes."
-        )
-    axes = tuple(sorted(int(a) % ndim for a in spatial_axes))
-    if len(set(axes)) < len(axes):
-        raise ValueError(f"spatial_axes names the same axis twice: {spatial_axes}.")
-    return axes
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(f"spatial_axes {axes} are out of range of the label map's {ndim} axes.")
+    if len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"spatial_axes names the same axis twice: {axes}.")
+    return tuple(sorted(a % ndim for a in axes))
 
 
 def shift(x: Array, step: int, axis: int, fill: ArrayLike) -> Array:
