@@ -142,19 +142,23 @@ def nacl_loss(
     masked ones have no class.
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      logits: float ``[batch, *space, C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
+        C]``.
       weight: w, of the penalty.
-      kernel_size: side of the cube, odd.
+      kernel_size: side of the cube, odd; static.
       distance: "l1" as printed, or "l2" for the square.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
+        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
+        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
 
     Raises:
-      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, an even kernel.
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a kernel of an even
+        size or none, a map of two axes without ``spatial_axes``.
 
     Example:
       >>> import jax.numpy as jnp

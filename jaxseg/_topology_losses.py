@@ -1,6 +1,7 @@
 """Topology losses: overlap of skeletons, for thin and branching structures.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
+map of two axes must say.
 """
 
 from __future__ import annotations
@@ -48,19 +49,20 @@ def soft_skeleton(
 
     Args:
       probs: float, in [0, 1], or bool ``[batch, *space, C]``.
-      iterations: the largest radius, in pixels, of what still has a skeleton.
-      spatial_axes: axes of the map, without the class axis, that are space; None: all but the
-        first.
+      iterations: the largest radius, in pixels, of what still has a skeleton; static.
+      spatial_axes: axes of the map, without the class axis, that are space, as in
+        ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels neither erode nor grow into others, and are 0.
 
     Returns:
       Float32 (float64 for float64 input) ``[batch, *space, C]`` in [0, 1]. Outside the image there
-      is nothing that erodes.
+      is nothing that erodes. Equal pixels of a neighbourhood share its gradient evenly.
 
     Raises:
-      ValueError: no class axis, no spatial axis, negative ``iterations``, ``where`` of another
-        shape.
-      TypeError: integers, ``where`` not bool.
+      ValueError: no class axis, no spatial axis, a map of two axes without ``spatial_axes``,
+        negative ``iterations``, ``where`` of another shape.
+      TypeError: integers, ``where`` not bool, ``iterations`` that are no static integer,
+        ``spatial_axes`` that are not a tuple of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,10 +114,10 @@ def cldice_loss(
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
         C]``.
       iterations: of ``soft_skeleton``: at least the largest radius of the structures, or thick
-        ones have no skeleton.
+        ones have no skeleton; static.
       activation: "softmax" (C > 1), "sigmoid" or None.
       smooth: added to the numerators and denominators as printed.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, as in ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over; None is all, pooled over the batch.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
@@ -126,7 +128,8 @@ def cldice_loss(
       ``dice_cldice_loss``.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; negative ``iterations``.
+      ValueError, TypeError: as ``boundary_loss``; ``iterations`` that are no static integer of 0 or
+        more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -246,7 +249,7 @@ def skeleton_recall_loss(
         C]``, as labels are; taken as they are. Else made of the labels by ``soft_skeleton``, once a
         call.
       iterations: of ``soft_skeleton``.
-      radius: how many times the skeleton is dilated by its face neighbours.
+      radius: how many times the skeleton is dilated by its face neighbours; static.
       logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
         ``cldice_loss``.
 
@@ -255,7 +258,8 @@ def skeleton_recall_loss(
       cost nothing, so use it beside a region loss.
 
     Raises:
-      ValueError, TypeError: as ``cldice_loss``.
+      ValueError, TypeError: as ``cldice_loss``; a ``radius`` that is no static integer of 0 or
+        more.
 
     Example:
       >>> import jax.numpy as jnp
