@@ -1,7 +1,8 @@
 """Boundary losses: errors weighed by their distance from the true boundary.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space (a
-map of two axes must say): distances are taken in each image by itself. ``where`` makes no boundary where it begins.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
+map of two axes must say. Distances are taken in each image by itself. ``where`` makes no boundary
+where it begins.
 
 These losses see little of a class's size, and are used beside a region loss.
 """

@@ -188,3 +188,20 @@ def test_right_and_confident_logits_have_the_least_loss(name):
     others, _ = run(LOGITS)
     assert (wrong > others).all()
     assert (others >= right).all()
+
+
+@pytest.mark.parametrize("log", [1, "no", None, np.float32(1)], ids=repr)
+def test_log_is_true_or_false(log):
+    with pytest.raises(TypeError, match="log must be True or False, got"):
+        jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log)
+
+
+def test_log_cannot_be_traced():
+    with pytest.raises(TypeError, match=r"log must be True or False, .* static_argnames"):
+        jax.jit(lambda log: jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log))(True)
+
+
+def test_distances_are_real():
+    for wrong in (DISTANCES * np.complex64(1j), DISTANCES > 0):
+        with pytest.raises(TypeError, match="distances must be floating point, got"):
+            jaxseg.boundary_loss(LOGITS[..., :1], IDS == 1, activation="sigmoid", distances=wrong)

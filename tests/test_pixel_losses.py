@@ -324,3 +324,20 @@ def test_border_weights_of_a_volume():
     instances[0, 0], instances[3, 4] = 1, 2
     got = jaxseg.border_weights(instances)
     np.testing.assert_allclose(got, reference.border_weights(instances), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "rule"),
+    [
+        ({"sigma": 0.0}, ValueError, "sigma must be above 0"),
+        ({"sigma": np.float32(-1)}, ValueError, "sigma must be above 0"),
+        ({"sigma": 1j}, TypeError, "sigma must be a real number"),
+        ({"border_weight": -1}, ValueError, "border_weight must be 0 or more"),
+        ({"border_weight": np.ones(2)}, ValueError, "border_weight must be one number"),
+        ({"border_weight": True}, TypeError, "border_weight must be a real number"),
+    ],
+    ids=repr,
+)
+def test_arguments_of_border_weights(options, error, rule):
+    with pytest.raises(error, match=rule):
+        jaxseg.border_weights(np.eye(3, dtype=int), **options)
