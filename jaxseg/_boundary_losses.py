@@ -311,6 +311,7 @@ def check_maps(
 ) -> Maps:
     name = "probs" if activation is None else "logits"
     logits, labels, where, axes = _checks.check_soft(name, logits, labels, where, axis)
+    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
     return Maps(logits, labels, where, axes, spatial_axes_of(spatial_axes, logits.ndim - 1))
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
 AxisName = str | tuple[str, ...] | None  # of mesh axes
+ArrayOrNone = TypeVar("ArrayOrNone", bound=Array | None)
 
 
 def check_soft(
@@ -27,9 +28,10 @@ def check_soft(
     """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
 
     Returns the four as arrays and a sorted tuple; labels are ids ``[...]`` or dense ``[..., C]``.
+    Bools are yet to be cleaned: ``blocked_sum`` does it block by block.
     """
     scores = check_scores(name, scores)
-    labels = check_labels(name, scores.shape, as_array(labels))
+    labels = check_labels(name, scores.shape, as_raw_array(labels))
     shape = scores.shape[:-1]
     return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
@@ -81,7 +83,7 @@ def check_hard(
     predictions: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis, *, dense: bool
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
-    predictions, labels = as_array(predictions), as_array(labels)
+    predictions, labels = as_raw_array(predictions), as_raw_array(labels)
     for name, x in (("predictions", predictions), ("labels", labels)):
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
@@ -130,10 +132,10 @@ def check_matrix(matrix: ArrayLike) -> Any:
 
 
 def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
-    """Check that ``where`` is a bool mask of exactly the label map's ``shape``."""
+    """Check that ``where`` is a bool mask of the label map's ``shape``; it is yet to be cleaned."""
     if where is None:
         return None
-    where = as_array(where)
+    where = as_raw_array(where)
     if where.dtype != bool:
         raise TypeError(
             f"where must be bool, got {where.dtype}; for an ignore label: labels != 255."
@@ -298,7 +300,12 @@ def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
 
 
 def as_array(x: ArrayLike) -> Array:
-    """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped.
+    """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped."""
+    return clean_bools(as_raw_array(x))
+
+
+def as_raw_array(x: ArrayLike) -> Array:
+    """``as_array``, in which bools that are JAX arrays already are yet to be cleaned.
 
     NumPy's 64-bit ids that int32 cannot hold stay outside [0, C), where ``jnp.asarray`` alone would
     wrap 2**32 to class 0.
@@ -308,7 +315,7 @@ def as_array(x: ArrayLike) -> Array:
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # itself where 64 bits are enabled
         if dtype != x.dtype:
             x = np.clip(x, max(-1, np.iinfo(x.dtype).min), 2**31 - 1).astype(dtype)
-    return jnp.asarray(x) if isinstance(x, np.ndarray) else clean_bools(jnp.asarray(x))
+    return jnp.asarray(x)
 
 
 def _as_native(x: Any) -> Any:
@@ -323,16 +330,17 @@ def _as_native(x: Any) -> Any:
     return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
 
 
-def clean_bools(x: Array) -> Array:
-    """Bools whose bytes are 0 and 1; any other array as it is.
+def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
+    """Bools whose bytes are 0 and 1; any other array, or None, as it is.
 
     NumPy reads a 1-bit image file as bools with bytes of 255. XLA takes these for True in some
     operations and for -1 in others, also once they are in a JAX array. A selection reads them
     right, and the comparison keeps XLA from undoing it.
     """
-    if x.dtype != bool:
+    if x is None or x.dtype != bool:
         return x
-    return jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
+    clean: Any = jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
+    return clean
 
 
 def at_least_float32(x: Array) -> Array:
@@ -348,28 +356,23 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
 
 
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
-    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
+    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
+
+    Both are scaled by one power of two, which brings the denominator near 1: derivatives divide by
+    its square, which would under- or overflow. By multiplication, as XLA reorders divisions.
+    """
     empty = denominator == 0
-    return select(empty, zero_division, _divide(numerator, jnp.where(empty, 1, denominator)))
+    denominator = jnp.where(empty, 1, denominator)
+    near = jnp.clip(jnp.abs(1 / lax.stop_gradient(denominator)), 1e-30, 1e36)
+    bits = np.finfo(near.dtype).bits
+    scale = lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
+    return select(empty, zero_division, (numerator * scale) / (denominator * scale))
 
 
 @jax.jit  # to debug_nans an eager NaN is an error, though the selection leaves it out
 def select(empty: Array, zero_division: ArrayLike, score: Array) -> Array:
     """``score``, and where ``empty``, ``zero_division`` with a gradient of 0."""
     return jnp.where(empty, jnp.asarray(zero_division, score.dtype), score)
-
-
-@jax.custom_jvp
-def _divide(numerator: Array, denominator: Array) -> Array:
-    """Division with a derivative that does not square the denominator, which would underflow."""
-    return numerator / denominator
-
-
-@_divide.defjvp
-def _divide_jvp(primals: Any, tangents: Any) -> Any:
-    (numerator, denominator), (d_numerator, d_denominator) = primals, tangents
-    ratio = _divide(numerator, denominator)
-    return ratio, _divide(d_numerator, denominator) - _divide(ratio * d_denominator, denominator)
 
 
 def safe_power(base: Array, exponent: ArrayLike) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -33,7 +34,7 @@ from jaxseg._pixel_losses import (
     two_classes,
     weights_of_classes,
 )
-from jaxseg._region_losses import negative_log_dice, pools_batch
+from jaxseg._region_losses import negative_log_dice
 from jaxseg._scores import dice, tversky
 
 
@@ -91,8 +92,7 @@ def bce_dice_loss(
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     counts, bce, valid = blocked_sum(_bce_dice_sums, (logits, labels, where), axes=axes)
     pixels = _global_mean(bce, valid, axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, None, pooled, axis_name)
+    regions = _mean_dice_loss(counts, smooth, None, where, axes, axis_name)
     return _weighted_sum(("bce_weight", bce_weight, pixels), ("dice_weight", dice_weight, regions))
 
 
@@ -175,8 +175,7 @@ def dice_ce_loss(
             _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
         )
     pixels = _global_mean(ce, valid, axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
     return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
@@ -252,8 +251,7 @@ def linear_dice_ce_loss(
         _linear_dice_ce_sums, (features, labels, where), constants, axes=axes
     )
     pixels = _global_mean(ce, valid, axis_name)
-    pooled = pools_batch(axes, len(shape) - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
     return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
@@ -320,8 +318,7 @@ def dice_focal_loss(
         _dice_focal_sums, (logits, labels, where), (gamma, alpha), axes=axes
     )
     pixels = _global_mean(focal, labelled, axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
     return _weighted_sum(
         ("dice_weight", dice_weight, regions), ("focal_weight", focal_weight, pixels)
     )
@@ -381,8 +378,7 @@ def dice_top_k_loss(
     activation = "sigmoid" if num_classes == 1 else "softmax"
     counts = soft_counts(logits, labels, activation=activation, where=where, axis=axes)
     pixels = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
     return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
@@ -457,8 +453,7 @@ def exponential_logarithmic_loss(
         loss = negative_log_dice(counts, smooth, 0.0)
         return safe_power(loss, dice_gamma.astype(loss.dtype))
 
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_region_loss(region, counts, class_weights, pooled, axis_name)
+    regions = _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
     return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
@@ -536,8 +531,7 @@ def unified_focal_loss(
         index = tversky(counts, alpha=1 - beta, beta=beta, smooth=smooth, zero_division=1.0)
         return safe_power(1 - index, along_classes(1 - stress, index))
 
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_region_loss(region, counts, None, pooled, axis_name)
+    regions = _mean_region_loss(region, counts, None, where, axes, axis_name)
     weight = weight.astype(regions.dtype)
     return pixels * weight + regions * (1 - weight)
 
@@ -613,8 +607,8 @@ def _bce_dice_sums(
     logits, labels, where = arrays
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    finite = jnp.nan_to_num(x, nan=jnp.nan)  # products of a logit of -inf and a label of 0 are 0
-    bce = optax.sigmoid_binary_cross_entropy(finite, truth)
+    limit = float(np.finfo(x.dtype).max)  # a label of 0 times a logit of -inf would be NaN
+    bce = optax.sigmoid_binary_cross_entropy(jnp.clip(x, -limit, limit), truth)
     valid = (
         jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
     )
@@ -630,7 +624,6 @@ def _dice_ce_sums(
     class_weights, label_smoothing = constants
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    log_p = log_probs(x, truth, class_axis)
     smoothed = truth
     if label_smoothing is not None:
         spread = truth.mean(class_axis, keepdims=True)  # no label, nothing to spread
@@ -638,7 +631,7 @@ def _dice_ce_sums(
     if class_weights is not None:
         weights = along_classes(class_weights, x, class_axis)
         smoothed, truth = weights * smoothed, weights * truth
-    ce = -(smoothed * log_p).sum(class_axis, keepdims=True)
+    ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
     return counts, ce.sum(axes), truth.sum(axes)
 
@@ -764,38 +757,44 @@ def _mean_dice_loss(
     counts: Counts,
     smooth: ArrayLike,
     class_weights: Array | None,
-    pooled: bool,
+    where: Array | None,
+    axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> Array:
     def region(counts: Counts) -> Array:
         return 1 - dice(counts, smooth=smooth, zero_division=1.0)
 
-    return _mean_region_loss(region, counts, class_weights, pooled, axis_name)
+    return _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
 
 
 def _mean_region_loss(
     region: Callable[[Counts], Array],
     counts: Counts,
     class_weights: Array | None,
-    pooled: bool,
+    where: Array | None,
+    axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> Array:
-    """A region loss's mean over classes and images, those on other devices included.
+    """A region loss's mean over classes and over images that have a valid pixel.
 
-    An image without a valid pixel has no part in it.
+    The images on other devices are included: they have their own losses, or if the batch is summed,
+    a part in each.
     """
-    if axis_name is not None and pooled:
-        counts = lax.psum(counts, axis_name)
+    images = counts.tp.shape[:-1]
+    if where is None or not images:  # the loss of no pixel is 0
+        valid = jnp.ones(images, bool)
+    else:
+        valid = _checks.clean_bools(where.any(axes))
+    if axis_name is not None and 0 in axes:
+        counts, devices = lax.psum((counts, valid.astype(jnp.int32)), axis_name)
+        valid, axis_name = devices > 0, None
     loss = region(counts)
     if class_weights is None:
         loss = loss.mean(-1)
     else:
         weights = along_classes(class_weights, loss)
         loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
-    tp, fp, fn, tn = (leaf[..., 0] for leaf in counts)
-    valid = tp + fp + fn + tn != 0  # pixels; of NaN, the image counts
-    images = valid.astype(loss.dtype)
-    return _global_mean(jnp.where(valid, loss, 0), images, None if pooled else axis_name)
+    return _global_mean(jnp.where(valid, loss, 0), valid.astype(loss.dtype), axis_name)
 
 
 def _weighted_sum(*terms: tuple[str, ArrayLike, Array]) -> Array:

@@ -243,6 +243,7 @@ def soft_sums(
     probs, labels, where, axes = _checks.check_soft(name, probs, labels, where, axis)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
     if activation is None:
+        labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
         return statistic(probs, labels, where, axes, -1, constants)
     if statistic is prob_counts and activation == "softmax" and labels.ndim < probs.ndim:
         return softmax_sums(probs, labels, where, axes)[0]
@@ -362,7 +363,7 @@ def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -
         truth = _checks.membership(labels, like.shape[class_axis], class_axis)
     else:
         # Not half precision, which would round soft labels.
-        dtype = jnp.promote_types(like.dtype, jnp.float32)
+        dtype = jnp.float64 if like.dtype == jnp.float64 else jnp.float32
         truth = labels if labels.dtype == bool else labels.astype(dtype)
     if where is None:
         return truth
@@ -484,6 +485,7 @@ def _pairs(
 
 def _class_index(ids: Array, num_classes: int) -> Array:
     """Index of each id's class, unsigned; ``num_classes`` for an id of no class."""
+    ids = _checks.clean_bools(ids)
     if ids.dtype not in (jnp.uint8, jnp.uint16) or num_classes > np.iinfo(ids.dtype).max:
         ids = ids.astype(jnp.uint64 if ids.dtype.itemsize == 8 else jnp.uint32)
     # Below zero, an unsigned number wraps to one above all classes.

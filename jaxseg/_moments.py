@@ -81,7 +81,7 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
     Note:
       MONAI's aggregate of values that are all NaN is 0; metrax's sums stay NaN after one NaN.
     """
-    values = jnp.asarray(values)
+    values = _checks.as_array(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"values must be floating point, got {values.dtype}.")
     if values.size == 0:
@@ -180,7 +180,7 @@ def _valid(where: ArrayLike | None, values: Array) -> Array:
     """``where`` of all values, or of their first axes and spread over the others."""
     if where is None:
         return jnp.ones((), bool)
-    where = jnp.asarray(where)
+    where = _checks.as_array(where)
     if where.dtype != bool:
         raise TypeError(f"where must be bool, got {where.dtype}.")
     if where.shape != values.shape[: where.ndim]:

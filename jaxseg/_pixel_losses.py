@@ -277,7 +277,7 @@ def ohem_loss(
       hard example mining", 2016; per pixel as in semantic segmentation code since.
     """
     min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
-    threshold = _checks.check_scalar("threshold", threshold, "in (0, 1]", lambda x: 0 < x <= 1)
+    threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
     hard = valid & (losses > -jnp.log(threshold.astype(losses.dtype)))
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
@@ -330,7 +330,6 @@ def lovasz_hinge_loss(
       cannot be ordered in a ``shard_map`` body: each device orders its own.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-
     return _lovasz("hinge", logits, labels, where, axes)[0]
 
 
@@ -470,7 +469,7 @@ def log_probs(x: Array, truth: Array, class_axis: int = -1) -> Array:
         log_p = jax.nn.log_sigmoid(jnp.concatenate([-x, x], class_axis))
     else:
         log_p = jax.nn.log_softmax(x, class_axis)
-    return jnp.where(jnp.isneginf(log_p) & (truth == 0), 0, log_p)
+    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, log_p)
 
 
 def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
@@ -494,6 +493,7 @@ def _two_or_more(
 ) -> tuple[Array, Array, Array]:
     """Checked logits, the truth of two classes or more, and which pixels are valid."""
     logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
+    labels, mask = _checks.clean_bools(labels), _checks.clean_bools(mask)
     x = valid_logits(logits, mask, -1)
     truth = truth_of(labels, mask, x, -1)
     if x.shape[-1] == 1:
@@ -644,6 +644,7 @@ def _lovasz(
 
     The weight of an error depends on the order alone, so it has no gradient.
     """
+    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
 
     def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
         return masks_of(labels, where, logits)

@@ -885,7 +885,7 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
       J. Long, E. Shelhamer and T. Darrell, "Fully convolutional networks for semantic
       segmentation", 2015.
     """
-    c = counts_from_confusion(_float_matrix(matrix))
+    c = counts_from_confusion(_shares(matrix))
     truth = c.tp + c.fn
     return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
 
@@ -1100,6 +1100,7 @@ def weights_of_rare(sizes: Array, power: float) -> Array:
     """
     present = sizes > 0
     smallest = jnp.min(sizes, axis=-1, where=present, initial=jnp.inf, keepdims=True)
+    smallest = jnp.where(present.any(-1, keepdims=True), smallest, 1)
     return jnp.where(present, smallest / jnp.where(present, sizes, 1), 1) ** power
 
 

@@ -84,7 +84,7 @@ def soft_skeleton(
         probs = probs.astype(jnp.float32)
     probs = _checks.check_scores("probs", probs)
     space = spatial_axes_of(spatial_axes, probs.ndim - 1)
-    where = _checks.check_where(where, probs.shape[:-1])
+    where = _checks.clean_bools(_checks.check_where(where, probs.shape[:-1]))
     iterations = _check_times("iterations", iterations)
     return _soft_skeleton(_checks.at_least_float32(probs), where, space, iterations)
 
