@@ -194,17 +194,31 @@ def check_num_classes(num_classes: int) -> int:
     return num_classes
 
 
-def check_static_integer(name: str, value: int, least: int) -> int:
+def check_static_integer(name: str, value: int, least: int, below: float = math.inf) -> int:
     """Check an integer that shapes or loops depend on: no array of a trace can be one."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an integer, got {value}.")
     try:
         value = operator.index(value)
     except (TypeError, jax.errors.JAXTypeError):
-        raise TypeError(f"{name} must be a static integer, got {value!r}.") from None
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+        raise TypeError(f"{name} must be a static integer, got {value!r}{_hint(value)}.") from None
+    if not least <= value < below:
+        limit = "" if below == math.inf else f" and below {below}"
+        raise ValueError(f"{name} must be at least {least}{limit}, got {value}.")
     return value
+
+
+def check_static_bool(name: str, value: bool) -> bool:
+    """Check a switch that changes the program: no array of a trace can be one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}{_hint(value)}.")
+    return bool(value)
+
+
+def _hint(value: Any) -> str:
+    if not isinstance(value, jax.core.Tracer):
+        return ""
+    return ", which is traced: name the argument in jax.jit's static_argnames, or bind its value"
 
 
 def check_scalar(
@@ -217,7 +231,7 @@ def check_scalar(
         raise TypeError(f"{name} must be a real number, got {x!r}.")
     if isinstance(x, int | float) and obeys is not None and not obeys(x):
         raise ValueError(f"{name} must be {rule}, got {x}.")
-    array = jnp.asarray(x)
+    array = jnp.asarray(float(x) if isinstance(x, int) else x)  # an integer may be beyond int32
     if array.ndim > 0:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}.")
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):

@@ -145,19 +145,23 @@ def nacl_loss(
     masked ones have no class.
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      logits: float ``[batch, *space, C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
+        C]``.
       weight: w, of the penalty.
-      kernel_size: side of the cube, odd.
+      kernel_size: side of the cube, odd; static.
       distance: "l1" as printed, or "l2" for the square.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
+        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
+        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
 
     Raises:
-      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, an even kernel.
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a kernel of an even
+        size or none, a map of two axes without ``spatial_axes``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -170,7 +174,8 @@ def nacl_loss(
       B. Murugesan et al., "Trust your neighbours: penalty-based constraints for model
       calibration", 2023.
     """
-    if distance not in ("l1", "l2") or kernel_size < 1 or kernel_size % 2 == 0:
+    kernel_size = _checks.check_static_integer("kernel_size", kernel_size, 1, 2**31)
+    if distance not in ("l1", "l2") or kernel_size % 2 == 0:
         raise ValueError(
             f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
         )
@@ -420,7 +425,8 @@ def border_weights(
 
     Raises:
       TypeError: ids that are not integers.
-      ValueError: an empty map or one without axes, a wrong ``spacing``.
+      ValueError: an empty map or one without axes, a wrong ``spacing``, a ``sigma`` that is not
+        above 0, a negative ``border_weight``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -438,9 +444,11 @@ def border_weights(
     if instances.ndim == 0 or instances.size == 0:
         raise ValueError(f"instances must be [*space] and not empty, got {instances.shape}.")
     ids = instances.astype(jnp.int32)
+    sigma = _checks.check_scalar("sigma", sigma, "above 0", lambda x: x > 0)
+    highest = _checks.check_scalar("border_weight", border_weight, "0 or more", lambda x: x >= 0)
     first, second = _two_nearest(ids, spacing_of_axes(spacing, instances.ndim))
-    weights = jnp.exp(-((first + second) ** 2) / (2 * jnp.asarray(sigma) ** 2))
-    return weights * border_weight
+    gap = (first + second) / sigma.astype(jnp.float32)
+    return jnp.exp(-(gap**2) / 2) * highest.astype(jnp.float32)
 
 
 # ---------------------------------------------------------------------------------- per pixel

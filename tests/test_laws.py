@@ -180,10 +180,7 @@ def test_numpy_is_jax(case: Case) -> None:
     assert_same(got, case.function(*args), rtol=1e-6 if case.kind in SPREAD else 0)
 
 
-ONE_IMAGE = {"images": lambda case: case.public != "soft_skeleton"}  # which needs a batch
-
-
-@law(*ARRAYS, once=True, heavy=True, **ONE_IMAGE)
+@law(*ARRAYS, once=True, heavy=True)
 def test_vmap_is_a_loop(case: Case) -> None:
     args = image(case.args(), slice(3))
     got = jax.vmap(partial(outcome, case))(*args)
@@ -371,6 +368,41 @@ def test_counts_of_summed_matrices_are_summed(case: Case) -> None:
 def test_order_of_images_does_not_matter(case: Case) -> None:
     args = case.args()
     assert_same(case.function(*image(args, slice(None, None, -1))), case.function(*args))
+
+
+SEES_NEIGHBOURS = {"sees": lambda case: takes(case, "spatial_axes")}
+
+
+@law(*SPATIAL, "pixel", "space", once=True, **SEES_NEIGHBOURS)
+def test_a_map_of_two_axes_says_whether_it_is_an_image(case: Case) -> None:
+    args = case.args()
+    options = {k: v for k, v in case.options.items() if k != "spatial_axes"}
+    of_batch = partial(getattr(jaxseg, case.public), **options)
+    of_image = partial(of_batch, spatial_axes=(0, 1))
+    want = of_batch(*args, axis=(1, 2)) if takes(case, "axis") else of_batch(*args)
+    assert_same(jax.vmap(of_image)(*args), want)
+    assert_same(of_image(*image(args, 0)), want[0])
+    for call in (of_batch, jax.jit(of_batch)):
+        with pytest.raises(ValueError, match=r"=\(0, 1\) for one image .*=\(1,\) for signals"):
+            call(*image(args, 0))
+    with pytest.raises(ValueError, match=r"inside jax\.vmap"):
+        jax.vmap(of_batch)(*args)
+
+
+@law(*SPATIAL, "pixel", "space", once=True, **SEES_NEIGHBOURS)
+def test_an_image_turned_over_has_its_gradient_turned_over(case: Case) -> None:
+    """Also where pixels are equal, so that it is a choice who gets the gradient."""
+    first, *labels = case.args()
+    args = [jnp.round(2 * jax.nn.sigmoid(first)) / 2, *labels]  # 0, 1/2 or 1
+    options = {"activation": None} if takes(case, "activation") else {}
+
+    @jax.jit
+    def run(*args: Any) -> Any:
+        return jax.grad(lambda *args: (case.function(*args, **options) ** 2).sum())(*args)
+
+    want = run(*args)
+    for turn in (jnp.fliplr, partial(jnp.flip, axis=2), partial(jnp.swapaxes, axis1=1, axis2=2)):
+        assert_same(run(*map(turn, args)), turn(want))
 
 
 # ---------------------------------------------------------------------------------- classes
