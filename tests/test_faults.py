@@ -62,7 +62,7 @@ def test_a_one_bit_png_is_a_mask(form):
     for loss in (
         lambda x, y: jaxseg.bce_dice_loss(x, y),
         lambda x, y: jaxseg.dice_loss(x, y, activation="sigmoid"),
-        lambda x, y: jaxseg.boundary_loss(x[None], y[None], activation="sigmoid"),
+        lambda x, y: jaxseg.boundary_loss(x[None, None], y[None, None], activation="sigmoid"),
         lambda x, y: jaxseg.dice_loss(x, y, activation="sigmoid", where=y),
         lambda x, y: jaxseg.cross_entropy_loss(x, y, where=y),
         jaxseg.lovasz_hinge_loss,
@@ -129,10 +129,12 @@ def test_float_labels_are_not_rounded_to_half_precision():
     labels = jnp.array([[0.4995], [0.9], [0.1]])
     losses = [
         jaxseg.lovasz_hinge_loss,
-        lambda x, y: jaxseg.boundary_loss(x[None], y[None], activation="sigmoid"),
-        lambda x, y: jaxseg.hausdorff_dt_loss(x[None], y[None], activation="sigmoid"),
-        lambda x, y: jaxseg.hausdorff_erosion_loss(x[None], y[None], activation="sigmoid"),
-        lambda x, y: jaxseg.cldice_loss(x[None], y[None], activation="sigmoid"),
+        lambda x, y: jaxseg.boundary_loss(x[None, None], y[None, None], activation="sigmoid"),
+        lambda x, y: jaxseg.hausdorff_dt_loss(x[None, None], y[None, None], activation="sigmoid"),
+        lambda x, y: jaxseg.hausdorff_erosion_loss(
+            x[None, None], y[None, None], activation="sigmoid"
+        ),
+        lambda x, y: jaxseg.cldice_loss(x[None, None], y[None, None], activation="sigmoid"),
         jaxseg.bce_dice_loss,
     ]
     for loss in losses:
