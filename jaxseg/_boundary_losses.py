@@ -281,6 +281,7 @@ def boundary_dou_loss(
         edges, sizes = (x.sum(maps.axes, dtype=jnp.int32) for x in (edge, masks))
     edges, sizes = global_sum((edges, sizes), maps, axis_name)
     c = region_sums(squared_counts, logits, labels, activation, where, axis, axis_name)
+    smooth, eps = _checks.check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
     edge_share = safe_divide(
         edges.astype(c.tp.dtype) + smooth, sizes.astype(c.tp.dtype) + smooth, 1
     )

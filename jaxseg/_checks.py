@@ -239,6 +239,34 @@ def check_scalar(
     return at_least_float32(array)
 
 
+def check_broadcast(name: str, x: ArrayLike, shape: tuple[int, ...]) -> Any:
+    """Check a real number, or an array of them that broadcasts to a result of ``shape``.
+
+    An array comes back with all axes of the result, a number as it is.
+    """
+    if isinstance(x, np.ndarray | np.generic) and np.ndim(x) == 0:
+        x = x.item()
+    if isinstance(x, int | float) and not isinstance(x, bool):
+        return x
+    if isinstance(x, str | bool | complex) or x is None:
+        raise TypeError(f"{name} must be a real number or an array of them, got {x!r}.")
+    array = as_array(x)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"{name} must be real, got {array.dtype}.")
+    fits = [n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])]
+    if array.ndim > len(shape) or not all(fits):
+        raise ValueError(
+            f"{name} must be one number, or an array that broadcasts to shape {shape}; "
+            f"got shape {array.shape}."
+        )
+    return at_least_float32(array.reshape((1,) * (len(shape) - array.ndim) + array.shape))
+
+
+def check_broadcasts(shape: tuple[int, ...], **numbers: ArrayLike) -> list[Any]:
+    """``check_broadcast`` of several arguments by their names."""
+    return [check_broadcast(name, x, shape) for name, x in numbers.items()]
+
+
 def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
     """Check the share of a label that is spread; None for a plain 0, so that nothing is spread."""
     share = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)

@@ -1,6 +1,8 @@
 """Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
 
-A loss of each pixel is not reduced and 0 where masked; ``jnp.mean(loss, where=where)`` is its mean.
+A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0
+if there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+
 Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 
 With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
@@ -47,7 +49,8 @@ def cross_entropy_loss(
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       class_weights: u, ``[C]``; ``[2]`` if C is 1.
-      label_smoothing: s, the share of each label that is spread over all classes.
+      label_smoothing: s in [0, 1], the share of each label that is spread over all classes. A class
+        that is switched off, by a logit of -inf, has no part in the loss unless it is the truth.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
@@ -66,7 +69,7 @@ def cross_entropy_loss(
       >>> loss = jaxseg.cross_entropy_loss(logits, labels, where=where)
       >>> loss.tolist()
       [0.1269, 2.1269, 0.]
-      >>> jnp.mean(loss, where=where).tolist()
+      >>> (loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)).tolist()
       1.1269
 
     Note:
@@ -92,7 +95,7 @@ def softmax_focal_loss(
     Args:
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
-      gamma: 0 is the cross-entropy; 2 in the paper.
+      gamma: 0 is the cross-entropy; 2 in the paper. One number for all classes.
       alpha: weight of all classes, or of each: ``[C]``; ``[2]`` if C is 1, where the paper's alpha
         is ``[1 - alpha, alpha]``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.

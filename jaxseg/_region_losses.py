@@ -20,7 +20,9 @@ from jax.typing import ArrayLike
 from jaxseg._checks import (
     Axis,
     AxisName,
+    as_array,
     at_least_float32,
+    check_broadcasts,
     check_soft,
     normalize_axis,
     safe_divide,
@@ -252,6 +254,7 @@ def focal_tversky_loss(
     form = _form(False, soft_targets)
     c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
+    (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
     return safe_power(loss, gamma)
 
 
@@ -297,6 +300,7 @@ def log_dice_loss(
       Segmentation Models' logarithmic Dice clamps the score, and has no gradient below the clamp.
     """
     c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    (gamma,) = check_broadcasts(c.tp.shape, gamma=gamma)
     return safe_power(negative_log_dice(c, smooth, eps), gamma)
 
 
@@ -453,7 +457,13 @@ def generalized_wasserstein_dice_loss(
             f"got {activation!r} and {weighting!r}."
         )
     classes = logits.shape[-1]
-    distances = at_least_float32(jnp.asarray(distances))
+    distances = as_array(distances)
+    if not (
+        jnp.issubdtype(distances.dtype, jnp.floating)
+        or jnp.issubdtype(distances.dtype, jnp.integer)
+    ):
+        raise TypeError(f"distances must be real, got {distances.dtype}.")
+    distances = at_least_float32(distances)
     if classes == 1 or distances.shape != (classes, classes):
         raise ValueError(
             f"distances must be [C, C] of C > 1 classes, got {distances.shape} for {name} "
@@ -468,6 +478,7 @@ def generalized_wasserstein_dice_loss(
     else:
         weights = weights_of_rare(truth, 1.0)
         hits, error = (weights * hits).sum(-1), (weights * errors).sum(-1)
+    smooth, eps = check_broadcasts(hits.shape, smooth=smooth, eps=eps)
     return 1 - safe_divide(2 * hits + smooth, 2 * hits + error + smooth + eps, 1)
 
 
@@ -514,6 +525,7 @@ def matthews_correlation_loss(
       with these, false positives of an absent class can cost nothing.
     """
     c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    (smooth,) = check_broadcasts(c.tp.shape, smooth=smooth)
     c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
     undefined = jnp.where(c.fp + c.fn == 0, 1, 0)  # chance, unless nothing is wrong
     return 1 - matthews_correlation(c, zero_division=undefined)
@@ -564,13 +576,17 @@ def sensitivity_specificity_loss(
     inside, outside, truth, rest = region_sums(
         _squared_error_sums, logits, labels, activation, where, axis, axis_name
     )
+    smooth, eps, share = check_broadcasts(
+        truth.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight
+    )
     misses = 1 - safe_divide(truth - inside + smooth, truth + smooth + eps, 1)
     false_alarms = 1 - safe_divide(rest - outside + smooth, rest + smooth + eps, 1)
-    return misses * sensitivity_weight + false_alarms * (1 - sensitivity_weight)
+    return misses * share + false_alarms * (1 - share)
 
 
 def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
     """``-log(dice)``; 0 where the class is in neither map and nothing is added."""
+    smooth, eps = check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
     top, bottom = 2 * c.tp + smooth, 2 * c.tp + c.fp + c.fn + smooth + eps
     score = safe_divide(top, bottom, 1)
     distance = safe_divide(c.fp + c.fn + eps, bottom, 0)  # 1 - score, exact where that is small

@@ -154,6 +154,7 @@ def cldice_loss(
     iterations = _check_times("iterations", iterations)
     sums = _cldice_sums(p, g, maps.where, maps.axes, maps.space, iterations)
     hits, predicted, found, true = global_sum(sums, maps, axis_name)
+    (smooth,) = _checks.check_broadcasts(hits.shape, smooth=smooth)
     precision = safe_divide(hits + smooth, predicted + smooth, 1)
     sensitivity = safe_divide(found + smooth, true + smooth, 1)
     return 1 - safe_divide(2 * precision * sensitivity, precision + sensitivity, 0)
@@ -287,6 +288,7 @@ def skeleton_recall_loss(
         tubes = _checks.check_labels("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
     sums = global_sum(((p * tube).sum(maps.axes), tube.sum(maps.axes)), maps, axis_name)
+    (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)
     return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
 
 
