@@ -156,7 +156,7 @@ def hausdorff_dt_loss(
         _distance_maps("of prediction", predicted, spacing, maps.space),
     )
     loss = _mean(_squared_terms, (distances, jnp.asarray(alpha)), maps, activation, axis_name)
-    return jnp.log1p(loss) if log else loss
+    return jnp.log1p(loss) if _checks.check_flag("log", log) else loss
 
 
 def hausdorff_erosion_loss(

@@ -509,6 +509,7 @@ def unified_focal_loss(
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     gamma = _float(gamma)
+    asymmetric = _checks.check_flag("asymmetric", asymmetric)
     damping = jnp.where(
         jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
     )

@@ -21,6 +21,7 @@ from jaxseg._checks import (
     Axis,
     AxisName,
     at_least_float32,
+    check_flag,
     check_soft,
     normalize_axis,
     safe_divide,
@@ -605,6 +606,7 @@ def pools_batch(axis: Axis, ndim: int) -> bool:
 
 def _form(squared: bool, soft_targets: bool) -> Any:
     """The soft counts that make up the overlap and the sizes."""
+    squared, soft_targets = check_flag("squared", squared), check_flag("soft_targets", soft_targets)
     if squared and soft_targets:
         raise ValueError("squared and soft_targets are two forms of the loss: choose one.")
     return squared_counts if squared else _minimum_counts if soft_targets else prob_counts
