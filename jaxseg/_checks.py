@@ -244,7 +244,10 @@ def check_real(name: str, x: Any) -> Any:
 def check_flag(name: str, value: Any) -> bool:
     """Check a static ``True`` or ``False``."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is static and must be True or False, got {kind(value)}.")
+        raise TypeError(
+            f"{name} is static, so it must be True or False, got {kind(value)}; "
+            "under jit it belongs to static_argnames."
+        )
     return bool(value)
 
 
