@@ -950,7 +950,7 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
 def cohen_kappa(
     matrix: ArrayLike,
     *,
-    weights: str | ArrayLike | None = None,
+    weights: str | ArrayLike | Sequence[Sequence[float]] | None = None,
     zero_division: ArrayLike = jnp.nan,
 ) -> Array:
     r"""Cohen's kappa: agreement beyond what the two maps' class frequencies give by chance.
@@ -975,8 +975,8 @@ def cohen_kappa(
       >>> import jaxseg
       >>> jaxseg.cohen_kappa([[6, 2], [1, 3]]).tolist()
       0.4706
-      >>> jaxseg.cohen_kappa([[6, 2], [1, 3]], weights=np.array([[0, 1], [5, 0]])).tolist()
-      0.5676
+      >>> jaxseg.cohen_kappa([[6, 2], [1, 3]], weights=[[0, 1], [5, 0]]).tolist()
+      0.5333
 
     References:
       J. Cohen, "A coefficient of agreement for nominal scales", 1960; "Weighted kappa: nominal
