@@ -517,6 +517,7 @@ def unified_focal_loss(
     weight = _checks.check_scalar("weight", weight)
     delta = _checks.check_scalar("delta", delta)
     gamma = _checks.check_scalar("gamma", gamma)
+    asymmetric = _checks.check_static_bool("asymmetric", asymmetric)
     damping = jnp.where(
         jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
     )

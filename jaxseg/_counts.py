@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._arithmetic import add, multiply
 from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
@@ -34,27 +35,39 @@ class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
     Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
-    the counts of two sets of images together.
+    the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
+    shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
+    leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
+    float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> a = jaxseg.counts(jnp.array([0, 1]), jnp.array([0, 1]), num_classes=2)
-      >>> (a + a).tp.tolist()
-      [2, 2]
+      >>> (a + a).tp.tolist(), sum([a, a, a]).tp.tolist(), (0.5 * a).tp.tolist()
+      ([2, 2], [3, 3], [0.5, 0.5])
     """
 
-    tp: Array
-    fp: Array
-    fn: Array
-    tn: Array
+    # Arrays, for which numbers and NumPy's arrays may stand.
+    tp: Array | Any
+    fp: Array | Any
+    fn: Array | Any
+    tn: Array | Any
 
     def __add__(self, other: Any) -> Counts:
-        if not isinstance(other, Counts):
-            return NotImplemented
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return add(self, other)
+
+    def __radd__(self, other: Any) -> Counts:
+        return add(self, other)
+
+    def __mul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
+
+    def __rmul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
 
 
+Counts.__array_ufunc__ = None  # type: ignore[attr-defined]  # NumPy leaves + and * to Counts
 jax.export.register_namedtuple_serialization(Counts, serialized_name="jaxseg.Counts")
 
 
