@@ -1,7 +1,5 @@
 """jaxseg: scores and losses for image segmentation in JAX, as pure functions."""
 
-from __future__ import annotations
-
 from jaxseg._boundary_losses import (
     boundary_dou_loss,
     boundary_loss,

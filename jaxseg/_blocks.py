@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxseg._checks import clean_bools
+
 # A block of logits, in bytes. On CPU it should stay in the second-level cache together with its
 # half dozen temporaries; an accelerator wants enough work for one kernel launch.
 CPU_BLOCK_BYTES = 96 * 1024
@@ -58,6 +60,7 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
     """
     run = _axes_to_cut(arrays[0], axes)
     if not run:  # one block, which the backward pass still computes anew
+        arrays = tuple(clean_bools(x) for x in arrays)
         return _sum_blocks(statistic, axes, None, arrays, constants)
     classes = arrays[0].shape[-1]
     if run[-1] == arrays[0].ndim - 2 and turns(classes):
@@ -229,7 +232,9 @@ def _cut(arrays: Arrays, axis: int) -> Any:
     count = (pixels - 1) // size
 
     def block_at(start: ArrayLike, size: int) -> Arrays:
-        return tuple(None if x is None else _read_at(x, start, size, axis) for x in arrays)
+        return tuple(
+            None if x is None else clean_bools(_read_at(x, start, size, axis)) for x in arrays
+        )
 
     def loop(step: Callable[[ArrayLike, Arrays, Any], Any], carry: Any) -> Any:
         def body(i: Array, carry: Any) -> Any:

@@ -1,7 +1,8 @@
 """Boundary losses: errors weighed by their distance from the true boundary.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space:
-distances are taken in each image by itself. ``where`` makes no boundary where it begins.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
+map of two axes must say. Distances are taken in each image by itself. ``where`` makes no boundary
+where it begins.
 
 These losses see little of a class's size, and are used beside a region loss.
 """
@@ -51,7 +52,9 @@ def boundary_loss(
         computed from the labels, once a call.
       activation: "softmax" (C > 1), "sigmoid" or None.
       spacing: distance of neighbouring pixels: a number, or one for each spatial axis.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
+        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
+        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to average over; None is all, pooled over the batch.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
@@ -62,15 +65,16 @@ def boundary_loss(
       distance is taken as one (smallest) spacing, so that false positives cost something.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown ``activation``, no spatial axis, ``spacing``
-        not positive or not one for each axis.
-      TypeError: logits that are not floating point, float ids, ``where`` not bool.
+      ValueError: shapes that do not fit, an unknown ``activation``, no spatial axis, a map of two
+        axes without ``spatial_axes``, ``spacing`` not positive and finite or not one for each axis.
+      TypeError: logits that are not floating point, float ids, ``where`` not bool, ``spatial_axes``
+        that are not a tuple of integers, complex ``distances``.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
-      >>> labels = jnp.array([[0, 1, 1, 0, 0]])
-      >>> logits = jnp.array([[[-9.0], [9.0], [9.0], [-9.0], [-9.0]]])
+      >>> labels = jnp.array([[[0, 1, 1, 0, 0]]])  # [batch, H, W]
+      >>> logits = jnp.array([[[[-9.0], [9.0], [9.0], [-9.0], [-9.0]]]])
       >>> jaxseg.boundary_loss(logits, labels, activation="sigmoid").tolist()
       [-0.3998]
       >>> jaxseg.boundary_loss(-logits, labels, activation="sigmoid").tolist()
@@ -89,7 +93,9 @@ def boundary_loss(
             "signed", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
         )
     else:
-        phi = jnp.asarray(distances)
+        phi = _checks.as_array(distances)
+        if not (jnp.issubdtype(phi.dtype, jnp.floating) or jnp.issubdtype(phi.dtype, jnp.integer)):
+            raise TypeError(f"distances must be floating point, got {phi.dtype}.")
         if phi.shape != maps.logits.shape:
             raise ValueError(
                 f"distances must have the shape of logits {maps.logits.shape}, got {phi.shape}."
@@ -119,7 +125,7 @@ def hausdorff_dt_loss(
 
     Args:
       alpha: power of the distances.
-      log: return ``log(1 + loss)``.
+      log: return ``log(1 + loss)``; static.
       logits, labels, activation, spacing, spatial_axes, where, axis, axis_name: as in
         ``boundary_loss``.
 
@@ -129,13 +135,13 @@ def hausdorff_dt_loss(
       false positives cost something; a prediction without one has 0.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``.
+      ValueError, TypeError: as ``boundary_loss``; a ``log`` that is not True or False.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
-      >>> labels = jnp.array([[0, 1, 1, 0, 0]])
-      >>> logits = jnp.array([[[-9.0], [9.0], [9.0], [-9.0], [9.0]]])
+      >>> labels = jnp.array([[[0, 1, 1, 0, 0]]])
+      >>> logits = jnp.array([[[[-9.0], [9.0], [9.0], [-9.0], [9.0]]]])
       >>> jaxseg.hausdorff_dt_loss(logits, labels, activation="sigmoid").tolist()
       [0.9998]
 
@@ -147,6 +153,7 @@ def hausdorff_dt_loss(
       In MONAI a target without a boundary has distance 0: if nothing is predicted above 0.5
       either, false positives cost nothing.
     """
+    alpha, log = _checks.check_scalar("alpha", alpha), _checks.check_static_bool("log", log)
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
     distances = (
@@ -155,7 +162,7 @@ def hausdorff_dt_loss(
         ),
         _distance_maps("of prediction", predicted, spacing, maps.space),
     )
-    loss = _mean(_squared_terms, (distances, jnp.asarray(alpha)), maps, activation, axis_name)
+    loss = _mean(_squared_terms, (distances, alpha), maps, activation, axis_name)
     return jnp.log1p(loss) if log else loss
 
 
@@ -181,7 +188,7 @@ def hausdorff_erosion_loss(
 
     Args:
       alpha: power of the number of erosions.
-      erosions: K, about half the thickness of the thickest errors, in pixels.
+      erosions: K, about half the thickness of the thickest errors, in pixels; static.
       logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
 
     Returns:
@@ -190,7 +197,8 @@ def hausdorff_erosion_loss(
       the loss grows with the thickness of errors only roughly.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; ``erosions`` below 1.
+      ValueError, TypeError: as ``boundary_loss``; ``erosions`` that are no static integer of 1 or
+        more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -204,11 +212,11 @@ def hausdorff_erosion_loss(
       D. Karimi and S. E. Salcudean, "Reducing the Hausdorff distance in medical image segmentation
       with convolutional neural networks", 2019.
     """
-    if erosions < 1:
-        raise ValueError(f"erosions must be at least 1, got {erosions}.")
+    alpha = _checks.check_scalar("alpha", alpha)
+    erosions = _checks.check_static_integer("erosions", erosions, 1, 2**31)
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     terms = _erosion_terms(maps.space, erosions)
-    return _mean(terms, jnp.asarray(alpha), maps, activation, axis_name)
+    return _mean(terms, alpha, maps, activation, axis_name)
 
 
 def boundary_dou_loss(
@@ -273,6 +281,7 @@ def boundary_dou_loss(
         edges, sizes = (x.sum(maps.axes, dtype=jnp.int32) for x in (edge, masks))
     edges, sizes = global_sum((edges, sizes), maps, axis_name)
     c = region_sums(squared_counts, logits, labels, activation, where, axis, axis_name)
+    smooth, eps = _checks.check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
     edge_share = safe_divide(
         edges.astype(c.tp.dtype) + smooth, sizes.astype(c.tp.dtype) + smooth, 1
     )
@@ -303,6 +312,7 @@ def check_maps(
 ) -> Maps:
     name = "probs" if activation is None else "logits"
     logits, labels, where, axes = _checks.check_soft(name, logits, labels, where, axis)
+    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
     return Maps(logits, labels, where, axes, spatial_axes_of(spatial_axes, logits.ndim - 1))
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
 AxisName = str | tuple[str, ...] | None  # of mesh axes
+ArrayOrNone = TypeVar("ArrayOrNone", bound=Array | None)
 
 
 def check_soft(
@@ -27,16 +28,17 @@ def check_soft(
     """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
 
     Returns the four as arrays and a sorted tuple; labels are ids ``[...]`` or dense ``[..., C]``.
+    Bools are yet to be cleaned: ``blocked_sum`` does it block by block.
     """
     scores = check_scores(name, scores)
-    labels = check_labels(name, scores.shape, as_array(labels))
+    labels = check_labels(name, scores.shape, as_raw_array(labels))
     shape = scores.shape[:-1]
     return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
 
 def check_scores(name: str, scores: ArrayLike) -> Array:
     """Check logits or probabilities: floating point, with a class axis, not empty."""
-    scores = jnp.asarray(scores)
+    scores = as_array(scores)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise TypeError(
             f"{name} must be floating point, got {scores.dtype}; "
@@ -71,7 +73,8 @@ def check_labels(name: str, shape: tuple[int, ...], labels: Array) -> Array:
             )
         return labels
     if labels.shape != shape[:-1]:
-        raise ValueError(f"{rule}; got shape {labels.shape}.")
+        hint = " Drop its last axis: labels[..., 0]." if labels.shape == (*shape[:-1], 1) else ""
+        raise ValueError(f"{rule}; got shape {labels.shape}.{hint}")
     if jnp.issubdtype(labels.dtype, jnp.floating):
         raise TypeError(f"{rule}; got {labels.dtype} ids: cast class ids to an integer dtype.")
     return labels
@@ -81,22 +84,31 @@ def check_hard(
     predictions: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis, *, dense: bool
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
-    predictions, labels = as_array(predictions), as_array(labels)
+    predictions, labels = as_raw_array(predictions), as_raw_array(labels)
+    logits = predictions.ndim == labels.ndim + 1  # perhaps
     for name, x in (("predictions", predictions), ("labels", labels)):
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
                 f"{name} without num_classes must be bool masks [..., C], got {x.dtype}; "
-                "give num_classes= for integer ids, and predict_labels makes either of logits."
+                f"give num_classes= for integer ids. {_mend(name, x, logits, dense)}"
             )
         if not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)):
             raise TypeError(
-                f"{name} must be integer or bool ids, got {x.dtype}; "
-                "predict_labels makes them of logits."
+                f"{name} must be integer or bool ids, got {x.dtype}. "
+                f"{_mend(name, x, logits, dense)}"
             )
     if predictions.shape != labels.shape:
+        hints = [
+            f" Drop the last axis: {name}[..., 0]."
+            for name, x, other in (
+                ("predictions", predictions, labels),
+                ("labels", labels, predictions),
+            )
+            if x.shape == (*other.shape, 1)
+        ]
         raise ValueError(
             "predictions and labels must have the same shape, "
-            f"got {predictions.shape} and {labels.shape}."
+            f"got {predictions.shape} and {labels.shape}.{''.join(hints)}"
         )
     if dense and predictions.ndim == 0:
         raise ValueError("masks must have a class axis, last: [..., C]; got shape ().")
@@ -110,13 +122,33 @@ def check_hard(
     return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
 
+def _mend(name: str, x: Array, logits: bool, dense: bool) -> str:
+    """How to make ids or masks of ``predictions`` or ``labels`` of another dtype."""
+    if name == "predictions" and logits:
+        return "predict_labels makes either of logits."
+    if name == "predictions" and jnp.issubdtype(x.dtype, jnp.floating):
+        cast = "Cast masks to bool" if dense else "Cast ids to an integer dtype"
+        return (
+            f"{cast}, and compare probabilities with a threshold; "
+            "predict_labels makes either of logits."
+        )
+    return "Cast masks to bool." if dense else "Cast the ids to an integer dtype."
+
+
 def check_matrix(matrix: ArrayLike) -> Any:
     """Check a confusion matrix ``[..., C, C]`` of integers or floats.
 
     NumPy's 64-bit integers are left as they are: ``jnp.asarray`` would cut them to int32.
     """
     if hasattr(matrix, "_fields"):  # a NamedTuple: four leaves could pass as rows
-        raise TypeError(f"This takes a confusion matrix [..., C, C], got {type(matrix).__name__}.")
+        name = type(matrix).__name__
+        hint = {
+            "Counts": " jaxseg.confusion_matrix makes one of label maps; the mean IoU of Counts is "
+            "jnp.nanmean(jaxseg.iou(counts)).",
+            "Running": " jaxseg.total(running) is the sum that a Running holds.",
+        }.get(name, "")
+        raise TypeError(f"This takes a confusion matrix [..., C, C], got {name}.{hint}")
+    matrix = _as_native(matrix)
     if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
         matrix = jnp.asarray(matrix)
     if not (
@@ -129,10 +161,10 @@ def check_matrix(matrix: ArrayLike) -> Any:
 
 
 def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
-    """Check that ``where`` is a bool mask of exactly the label map's ``shape``."""
+    """Check that ``where`` is a bool mask of the label map's ``shape``; it is yet to be cleaned."""
     if where is None:
         return None
-    where = jnp.asarray(where)
+    where = as_raw_array(where)
     if where.dtype != bool:
         raise TypeError(
             f"where must be bool, got {where.dtype}; for an ignore label: labels != 255."
@@ -159,8 +191,8 @@ def check_linear(
     features: Array, kernel: ArrayLike, bias: ArrayLike | None
 ) -> tuple[Array, Array | None]:
     """Check a 1x1 convolution of features ``[..., F]``; its kernel comes back as ``[F, C]``."""
-    kernel = jnp.asarray(kernel)
-    bias = None if bias is None else jnp.asarray(bias)
+    kernel = as_array(kernel)
+    bias = None if bias is None else as_array(bias)
     for name, x in (("kernel", kernel), ("bias", bias)):
         if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point, got {x.dtype}.")
@@ -173,7 +205,7 @@ def check_linear(
     kernel = kernel.reshape(kernel.shape[-2:])
     if bias is not None and bias.shape != kernel.shape[1:]:
         raise ValueError(
-            f"bias must have shape {kernel.shape[1:]}, one each class; got {bias.shape}."
+            f"bias must have shape {kernel.shape[1:]}, one per class; got {bias.shape}."
         )
     return kernel, bias
 
@@ -186,23 +218,119 @@ def check_num_classes(num_classes: int) -> int:
         num_classes = operator.index(num_classes)
     except TypeError:
         raise TypeError(f"num_classes must be a static integer, got {num_classes!r}.") from None
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+    if not 1 <= num_classes < 2**31 - 1:
+        raise ValueError(f"num_classes must be at least 1 and below 2**31 - 1, got {num_classes}.")
     return num_classes
+
+
+def check_static_integer(name: str, value: int, least: int, below: float = math.inf) -> int:
+    """Check an integer that shapes or loops depend on: no array of a trace can be one."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an integer, got {value}.")
+    try:
+        value = operator.index(value)
+    except (TypeError, jax.errors.JAXTypeError):
+        raise TypeError(f"{name} must be a static integer, got {value!r}{_hint(value)}.") from None
+    if not least <= value < below:
+        limit = "" if below == math.inf else f" and below {below}"
+        raise ValueError(f"{name} must be at least {least}{limit}, got {value}.")
+    return value
+
+
+def check_static_bool(name: str, value: bool) -> bool:
+    """Check a switch that changes the program: no array of a trace can be one."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}{_hint(value)}.")
+    return bool(value)
+
+
+def _hint(value: Any) -> str:
+    if not isinstance(value, jax.core.Tracer):
+        return ""
+    return ", which is traced: name the argument in jax.jit's static_argnames, or bind its value"
+
+
+def check_scalar(
+    name: str, x: ArrayLike, rule: str = "", obeys: Callable[[float], bool] | None = None
+) -> Array:
+    """Check a real number, or an array of shape (); a value that is known before tracing too."""
+    x = check_real(name, x)
+    if isinstance(x, int | float) and obeys is not None and not obeys(x):
+        raise ValueError(f"{name} must be {rule}, got {x}.")
+    array = jnp.asarray(float(x) if isinstance(x, int) else x)  # an integer may be beyond int32
+    if array.ndim > 0:
+        raise ValueError(f"{name} must be one number, got an array of shape {array.shape}.")
+    return at_least_float32(array)
+
+
+def check_broadcast(name: str, x: ArrayLike, shape: tuple[int, ...]) -> Any:
+    """Check a real number, or an array of them that broadcasts to ``shape``.
+
+    An array comes back with all axes of ``shape``, a number as it is.
+    """
+    x = check_real(name, x)
+    if isinstance(x, int | float):
+        return x
+    array = as_array(x)
+    fits = [n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])]
+    if array.ndim > len(shape) or not all(fits):
+        raise ValueError(
+            f"{name} must be one number, or an array that broadcasts to shape {shape}; "
+            f"got shape {array.shape}."
+        )
+    return at_least_float32(array.reshape((1,) * (len(shape) - array.ndim) + array.shape))
+
+
+def check_broadcasts(shape: tuple[int, ...], **numbers: ArrayLike) -> list[Any]:
+    """``check_broadcast`` of several arguments by their names."""
+    return [check_broadcast(name, x, shape) for name, x in numbers.items()]
+
+
+def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
+    """Check the share of a label that is spread; None for a plain 0, so that nothing is spread."""
+    share = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)
+    return share if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0 else None
 
 
 def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) -> Array | None:
     """Check weights ``[C]`` of the classes; integers and bools become float32."""
     if weights is None:
         return None
-    weights = jnp.asarray(weights)
+    if not isinstance(weights, Array):  # a value that is known, eagerly and under jit
+        values = np.asarray(_as_native(weights))
+        if values.dtype.kind in "iuf" and not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"{name} must be finite and 0 or more, got {values}.")
+    weights = as_array(weights)
     if jnp.issubdtype(weights.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got {weights.dtype}.")
     if weights.shape != (num_classes,):
         raise ValueError(
-            f"{name} must have shape ({num_classes},), one each class; got {weights.shape}."
+            f"{name} must have shape ({num_classes},), one per class; got {weights.shape}."
         )
     return at_least_float32(weights)
+
+
+def check_real(name: str, x: Any) -> Any:
+    """Check a real number, or an array of them; NumPy's numbers become Python's."""
+    if not is_real(x):
+        raise TypeError(f"{name} must be a real number, got {kind(x)}.")
+    return x.item() if isinstance(x, np.ndarray | np.generic) and x.ndim == 0 else x
+
+
+def is_real(x: Any) -> bool:
+    """Whether ``x`` is a real number or an array of them; a bool is not a number."""
+    if isinstance(x, Array | np.ndarray | np.generic):
+        return bool(jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating))
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def kind(x: Any) -> str:
+    """What ``x`` is, for a message: the same of an array and of its tracer."""
+    if isinstance(x, Array | np.ndarray | np.generic):
+        return f"an array of shape {x.shape} and dtype {x.dtype}"
+    if x is None or isinstance(x, bool | str | int | float | complex):
+        return repr(x)
+    return type(x).__name__
 
 
 def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, ...]:
@@ -210,7 +338,10 @@ def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, .
     if axis is None:
         return tuple(range(ndim))
     try:
-        axes = tuple(operator.index(a) for a in (axis if isinstance(axis, Sequence) else (axis,)))
+        axes = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+        if any(isinstance(a, bool | np.bool_) for a in axes):
+            raise TypeError
+        axes = tuple(operator.index(a) for a in axes)
     except TypeError:
         raise TypeError(
             f"axis must be None, an integer or a tuple of integers; got {axis!r}."
@@ -239,15 +370,47 @@ def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
 
 
 def as_array(x: ArrayLike) -> Array:
-    """``jnp.asarray``, in which 64-bit ids of NumPy that int32 cannot hold stay outside [0, C).
+    """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped."""
+    return clean_bools(as_raw_array(x))
 
-    ``jnp.asarray`` alone would wrap 2**32 to class 0.
+
+def as_raw_array(x: ArrayLike) -> Array:
+    """``as_array``, in which bools that are JAX arrays already are yet to be cleaned.
+
+    NumPy's 64-bit ids that int32 cannot hold stay outside [0, C), where ``jnp.asarray`` alone would
+    wrap 2**32 to class 0.
     """
+    x = _as_native(x)
     if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
         dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # itself where 64 bits are enabled
         if dtype != x.dtype:
             x = np.clip(x, max(-1, np.iinfo(x.dtype).min), 2**31 - 1).astype(dtype)
     return jnp.asarray(x)
+
+
+def _as_native(x: Any) -> Any:
+    """Lists and numbers become NumPy arrays, and these get native bytes and clean bools."""
+    if not isinstance(x, np.ndarray | np.generic | list | tuple | bool | int | float | complex):
+        return x
+    if any(isinstance(leaf, Array) for leaf in jax.tree.leaves(x)):
+        return x
+    x = np.asarray(x)
+    if x.dtype == bool:
+        return x.view(np.uint8) != 0
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
+    """Bools whose bytes are 0 and 1; any other array, or None, as it is.
+
+    NumPy reads a 1-bit image file as bools with bytes of 255. XLA takes these for True in some
+    operations and for -1 in others, also once they are in a JAX array. A selection reads them
+    right, and the comparison keeps XLA from undoing it.
+    """
+    if x is None or x.dtype != bool:
+        return x
+    clean: Any = jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
+    return clean
 
 
 def at_least_float32(x: Array) -> Array:
@@ -263,14 +426,23 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
 
 
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
-    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0."""
+    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
+
+    Both are scaled by one power of two, which brings the denominator near 1: derivatives divide by
+    its square, which would under- or overflow. By multiplication, as XLA reorders divisions.
+    """
     empty = denominator == 0
     denominator = jnp.where(empty, 1, denominator)
-    # The derivative squares the denominator, which would underflow; after this it is 1, and the
-    # ratio does not depend on the scale.
-    scale = lax.stop_gradient(denominator)
-    ratio = (numerator / scale) / (denominator / scale)
-    return jnp.where(empty, jnp.asarray(zero_division, ratio.dtype), ratio)
+    near = jnp.clip(jnp.abs(1 / lax.stop_gradient(denominator)), 1e-30, 1e36)
+    bits = np.finfo(near.dtype).bits
+    scale = lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
+    return select(empty, zero_division, (numerator * scale) / (denominator * scale))
+
+
+@jax.jit  # to debug_nans an eager NaN is an error, though the selection leaves it out
+def select(empty: Array, zero_division: ArrayLike, score: Array) -> Array:
+    """``score``, and where ``empty``, ``zero_division`` with a gradient of 0."""
+    return jnp.where(empty, jnp.asarray(zero_division, score.dtype), score)
 
 
 def safe_power(base: Array, exponent: ArrayLike) -> Array:

@@ -27,8 +27,14 @@ from jaxseg._counts import (
     truth_of,
     valid_logits,
 )
-from jaxseg._pixel_losses import focal_terms, top_k_loss, two_classes, weights_of_classes
-from jaxseg._region_losses import negative_log_dice, pools_batch
+from jaxseg._pixel_losses import (
+    focal_terms,
+    log_probs,
+    top_k_loss,
+    two_classes,
+    weights_of_classes,
+)
+from jaxseg._region_losses import negative_log_dice
 from jaxseg._scores import dice, tversky
 
 
@@ -86,8 +92,8 @@ def bce_dice_loss(
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     counts, bce, valid = blocked_sum(_bce_dice_sums, (logits, labels, where), axes=axes)
     pixels = _global_mean(bce, valid, axis_name)
-    regions = _mean_dice_loss(counts, smooth, None, pools_batch(axes, labels.ndim), axis_name)
-    return pixels * bce_weight + regions * dice_weight
+    regions = _mean_dice_loss(counts, smooth, None, where, axes, axis_name)
+    return _weighted_sum(("bce_weight", bce_weight, pixels), ("dice_weight", dice_weight, regions))
 
 
 def dice_ce_loss(
@@ -161,7 +167,7 @@ def dice_ce_loss(
     ce_class_weights = _checks.check_class_weights(
         "ce_class_weights", ce_class_weights, num_classes
     )
-    smoothing = _static_none_if_zero(label_smoothing)
+    smoothing = _checks.check_smoothing(label_smoothing)
     if labels.ndim < logits.ndim and smoothing is None:
         counts, ce, valid = _weighted(*softmax_sums(logits, labels, where, axes), ce_class_weights)
     else:
@@ -169,10 +175,8 @@ def dice_ce_loss(
             _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
         )
     pixels = _global_mean(ce, valid, axis_name)
-    regions = _mean_dice_loss(
-        counts, smooth, class_weights, pools_batch(axes, labels.ndim), axis_name
-    )
-    return regions * dice_weight + pixels * ce_weight
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
+    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
 def linear_dice_ce_loss(
@@ -242,15 +246,13 @@ def linear_dice_ce_loss(
     ce_class_weights = _checks.check_class_weights(
         "ce_class_weights", ce_class_weights, num_classes
     )
-    constants = (kernel, bias, ce_class_weights, _static_none_if_zero(label_smoothing))
+    constants = (kernel, bias, ce_class_weights, _checks.check_smoothing(label_smoothing))
     counts, ce, valid = blocked_sum(
         _linear_dice_ce_sums, (features, labels, where), constants, axes=axes
     )
     pixels = _global_mean(ce, valid, axis_name)
-    regions = _mean_dice_loss(
-        counts, smooth, class_weights, pools_batch(axes, len(shape) - 1), axis_name
-    )
-    return regions * dice_weight + pixels * ce_weight
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
+    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
 def dice_focal_loss(
@@ -311,13 +313,15 @@ def dice_focal_loss(
     num_classes = logits.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
     alpha = None if alpha is None else weights_of_classes("alpha", alpha, max(num_classes, 2))
+    gamma = _checks.check_scalar("gamma", gamma)
     counts, focal, labelled = blocked_sum(
-        _dice_focal_sums, (logits, labels, where), (_float(gamma), alpha), axes=axes
+        _dice_focal_sums, (logits, labels, where), (gamma, alpha), axes=axes
     )
     pixels = _global_mean(focal, labelled, axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
-    return regions * dice_weight + pixels * focal_weight
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
+    return _weighted_sum(
+        ("dice_weight", dice_weight, regions), ("focal_weight", focal_weight, pixels)
+    )
 
 
 def dice_top_k_loss(
@@ -374,9 +378,8 @@ def dice_top_k_loss(
     activation = "sigmoid" if num_classes == 1 else "softmax"
     counts = soft_counts(logits, labels, activation=activation, where=where, axis=axes)
     pixels = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_dice_loss(counts, smooth, class_weights, pooled, axis_name)
-    return regions * dice_weight + pixels * ce_weight
+    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
+    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
 def exponential_logarithmic_loss(
@@ -439,17 +442,19 @@ def exponential_logarithmic_loss(
         ce_class_weights = weights_of_classes(
             "ce_class_weights", ce_class_weights, max(num_classes, 2)
         )
+    ce_gamma = _checks.check_scalar("ce_gamma", ce_gamma)
+    dice_gamma = _checks.check_scalar("dice_gamma", dice_gamma)
     counts, surprise, labelled = blocked_sum(
-        _exponential_sums, (logits, labels, where), (_float(ce_gamma), ce_class_weights), axes=axes
+        _exponential_sums, (logits, labels, where), (ce_gamma, ce_class_weights), axes=axes
     )
     pixels = _global_mean(surprise, labelled, axis_name)
 
     def region(counts: Counts) -> Array:
-        return safe_power(negative_log_dice(counts, smooth, 0.0), dice_gamma)
+        loss = negative_log_dice(counts, smooth, 0.0)
+        return safe_power(loss, dice_gamma.astype(loss.dtype))
 
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_region_loss(region, counts, class_weights, pooled, axis_name)
-    return regions * dice_weight + pixels * ce_weight
+    regions = _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
+    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
 
 
 def unified_focal_loss(
@@ -509,23 +514,27 @@ def unified_focal_loss(
       MONAI has two classes, smooths with 1e-7, and averages the focal term over classes too.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    gamma = _float(gamma)
+    weight = _checks.check_scalar("weight", weight)
+    delta = _checks.check_scalar("delta", delta)
+    gamma = _checks.check_scalar("gamma", gamma)
+    asymmetric = _checks.check_static_bool("asymmetric", asymmetric)
     damping = jnp.where(
         jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
     )
     counts, focal, labelled = blocked_sum(
-        _unified_focal_sums, (logits, labels, where), (_float(delta), damping), axes=axes
+        _unified_focal_sums, (logits, labels, where), (delta, damping), axes=axes
     )
     pixels = _global_mean(focal, labelled, axis_name)
     stress = jnp.where(jnp.arange(counts.tp.shape[-1]) == 0, gamma * float(not asymmetric), gamma)
 
     def region(counts: Counts) -> Array:
-        index = tversky(counts, alpha=1 - delta, beta=delta, smooth=smooth, zero_division=1.0)
+        beta = delta.astype(counts.tp.dtype)
+        index = tversky(counts, alpha=1 - beta, beta=beta, smooth=smooth, zero_division=1.0)
         return safe_power(1 - index, along_classes(1 - stress, index))
 
-    pooled = pools_batch(axes, logits.ndim - 1)
-    regions = _mean_region_loss(region, counts, None, pooled, axis_name)
-    return pixels * weight + regions * (1 - jnp.asarray(weight, regions.dtype))
+    regions = _mean_region_loss(region, counts, None, where, axes, axis_name)
+    weight = weight.astype(regions.dtype)
+    return pixels * weight + regions * (1 - weight)
 
 
 def deep_supervision(
@@ -612,7 +621,8 @@ def _bce_dice_sums(
     logits, labels, where = arrays
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    bce = optax.sigmoid_binary_cross_entropy(x, truth)
+    limit = float(np.finfo(x.dtype).max)  # a label of 0 times a logit of -inf would be NaN
+    bce = optax.sigmoid_binary_cross_entropy(jnp.clip(x, -limit, limit), truth)
     valid = (
         jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
     )
@@ -635,7 +645,7 @@ def _dice_ce_sums(
     if class_weights is not None:
         weights = along_classes(class_weights, x, class_axis)
         smoothed, truth = weights * smoothed, weights * truth
-    ce = jnp.expand_dims(optax.softmax_cross_entropy(x, smoothed, class_axis), class_axis)
+    ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
     return counts, ce.sum(axes), truth.sum(axes)
 
@@ -677,9 +687,9 @@ def _dice_focal_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, the sum of the focal loss, and how many pixels have a label."""
     gamma, alpha = constants
-    x, truth = _classes_of_pixels(arrays, class_axis)
+    x, truth = _logits_and_truth(arrays, class_axis)
     counts = _class_counts(x, arrays, axes, class_axis)
-    focal = focal_terms(x, truth, gamma.astype(x.dtype), class_axis)
+    focal = focal_terms(log_probs(x, truth, class_axis), truth, gamma.astype(x.dtype))
     if alpha is not None:
         focal = focal * along_classes(alpha, x, class_axis)
     return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
@@ -690,10 +700,10 @@ def _exponential_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, the sum of ``u (-log p)^gamma``, and how many pixels have a label."""
     gamma, class_weights = constants
-    x, truth = _classes_of_pixels(arrays, class_axis)
+    x, truth = _logits_and_truth(arrays, class_axis)
     counts = _class_counts(x, arrays, axes, class_axis)
-    surprise = safe_power(-jax.nn.log_softmax(x, class_axis), gamma.astype(x.dtype))
-    surprise = truth * surprise
+    log_p = log_probs(x, truth, class_axis)
+    surprise = truth * safe_power(-log_p, gamma.astype(x.dtype))
     if class_weights is not None:
         surprise = surprise * along_classes(class_weights, x, class_axis)
     return counts, _total(surprise, axes, class_axis), _total(truth, axes, class_axis)
@@ -704,43 +714,37 @@ def _unified_focal_sums(
 ) -> tuple[Counts, Array, Array]:
     """Soft counts of two classes or more, the sum of the focal loss, and the pixels' number."""
     delta, damping = constants
-    x, truth = _classes_of_pixels(arrays, class_axis)
-    background = jnp.arange(x.shape[class_axis]) == 0
+    x, truth = _logits_and_truth(arrays, class_axis)
+    background = jnp.arange(truth.shape[class_axis]) == 0
     weights = along_classes(jnp.where(background, 1 - delta, delta), x, class_axis)
-    focal = weights * focal_terms(x, truth, along_classes(damping, x, class_axis), class_axis)
-    counts = prob_counts(jax.nn.softmax(x, class_axis), truth, arrays[2], axes, class_axis)
+    damping = along_classes(damping, x, class_axis)
+    focal = weights * focal_terms(log_probs(x, truth, class_axis), truth, damping)
+    if x.shape[class_axis] == 1:
+        probs = jax.nn.sigmoid(jnp.concatenate([-x, x], class_axis))
+    else:
+        probs = jax.nn.softmax(x, class_axis)
+    counts = prob_counts(probs, truth, arrays[2], axes, class_axis)
     return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
 
 
-def _classes_of_pixels(arrays: Any, class_axis: int) -> tuple[Array, Array]:
-    """Logits and truth, in floats, of two classes or more."""
+def _logits_and_truth(arrays: Any, class_axis: int) -> tuple[Array, Array]:
+    """Logits ``[..., C]``, and the truth of two classes or more, in floats."""
     logits, labels, where = arrays
     x = valid_logits(logits, where, class_axis)
     truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    return two_classes(x, truth, where, class_axis) if x.shape[class_axis] == 1 else (x, truth)
+    return x, two_classes(truth, where, class_axis) if x.shape[class_axis] == 1 else truth
 
 
 def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int) -> Counts:
-    """Soft counts of the classes, from ``_classes_of_pixels``'s logits: of one class, of "it"."""
-    logits, labels, where = arrays
-    probs = jax.nn.softmax(x, class_axis)
-    if logits.shape[class_axis] == 1:
-        probs = lax.slice_in_dim(probs, 1, 2, axis=class_axis % x.ndim)
+    """Soft counts of the C classes: of a softmax, or of one logit's sigmoid."""
+    _, labels, where = arrays
+    probs = jax.nn.sigmoid(x) if x.shape[class_axis] == 1 else jax.nn.softmax(x, class_axis)
     return prob_counts(probs, labels, where, axes, class_axis)
 
 
 def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     """Sum over ``axes`` and classes, of which an axis of 1 stays."""
     return x.sum(class_axis, keepdims=True).sum(axes)
-
-
-def _static_none_if_zero(x: ArrayLike) -> Array | None:
-    """None for a plain 0, so that what it would multiply is left out."""
-    return None if isinstance(x, int | float) and x == 0 else _float(x)
-
-
-def _float(x: ArrayLike) -> Array:
-    return _checks.at_least_float32(jnp.asarray(x))
 
 
 def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
@@ -762,29 +766,23 @@ def _maps_of_outputs(
     labels: Any, where: Any, shapes: Sequence[tuple[int, ...]]
 ) -> list[tuple[Array, Array | None]]:
     """Labels and ``where`` of each output: those of a list, or one map resized to each."""
-    given = {"labels": labels, "where": where}
-    listed = {name: _is_list_of_maps(x) for name, x in given.items()}
-    each: dict[str, list[Any]] = {}
-    for name, x in given.items():
-        if x is None:
-            each[name] = [None] * len(shapes)
-        elif listed[name]:
-            each[name] = [_checks.as_array(leaf) for leaf in x]
-            if len(x) != len(shapes):
-                raise ValueError(
-                    f"A list of {name} needs one per output: "
-                    f"{len(shapes)} outputs, {len(x)} {name}."
-                )
-        else:
-            given[name] = x = _checks.as_array(x)
-            if name == "where" and not listed["labels"]:
-                space = given["labels"].shape[: len(shapes[0]) - 1]
-                if x.shape != space:
-                    raise ValueError(
-                        f"where must have the label map's shape {space}, got {x.shape}."
-                    )
-            each[name] = [_nearest(name, x, shape) for shape in shapes]
-    return list(zip(each["labels"], each["where"], strict=True))
+    own_labels = _of_each_output("labels", labels, shapes)
+    if where is None:
+        return [(x, None) for x in own_labels]
+    if not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
+        where = _checks.check_where(where, jnp.shape(labels)[: len(shapes[0]) - 1])
+    return list(zip(own_labels, _of_each_output("where", where, shapes), strict=True))
+
+
+def _of_each_output(name: str, maps: Any, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    if not _is_list_of_maps(maps):
+        maps = _checks.as_array(maps)
+        return [_nearest(name, maps, shape) for shape in shapes]
+    if len(maps) != len(shapes):
+        raise ValueError(
+            f"A list of {name} needs one per output: {len(shapes)} outputs, {len(maps)} {name}."
+        )
+    return [_checks.as_array(x) for x in maps]
 
 
 def _is_list_of_maps(x: Any) -> bool:
@@ -817,28 +815,50 @@ def _mean_dice_loss(
     counts: Counts,
     smooth: ArrayLike,
     class_weights: Array | None,
-    pooled: bool,
+    where: Array | None,
+    axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> Array:
     def region(counts: Counts) -> Array:
         return 1 - dice(counts, smooth=smooth, zero_division=1.0)
 
-    return _mean_region_loss(region, counts, class_weights, pooled, axis_name)
+    return _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
 
 
 def _mean_region_loss(
     region: Callable[[Counts], Array],
     counts: Counts,
     class_weights: Array | None,
-    pooled: bool,
+    where: Array | None,
+    axes: tuple[int, ...],
     axis_name: AxisName,
 ) -> Array:
-    """A region loss's mean over classes and images, those on other devices included."""
-    if axis_name is not None and pooled:
-        counts = lax.psum(counts, axis_name)
+    """A region loss's mean over classes and over images that have a valid pixel.
+
+    The images on other devices are included: they have their own losses, or if the batch is summed,
+    a part in each.
+    """
+    images = counts.tp.shape[:-1]
+    if where is None or not images:  # the loss of no pixel is 0
+        valid = jnp.ones(images, bool)
+    else:
+        valid = _checks.clean_bools(where.any(axes))
+    if axis_name is not None and 0 in axes:
+        counts, devices = lax.psum((counts, valid.astype(jnp.int32)), axis_name)
+        valid, axis_name = devices > 0, None
     loss = region(counts)
-    if class_weights is not None:
+    if class_weights is None:
+        loss = loss.mean(-1)
+    else:
         weights = along_classes(class_weights, loss)
         loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
-    loss = loss.mean()
-    return loss if axis_name is None or pooled else lax.pmean(loss, axis_name)
+    return _global_mean(jnp.where(valid, loss, 0), valid.astype(loss.dtype), axis_name)
+
+
+def _weighted_sum(*terms: tuple[str, ArrayLike, Array]) -> Array:
+    """Sum of values, each with the name of its weight and the weight."""
+    (first, *others) = (
+        value * _checks.check_scalar(name, weight).astype(value.dtype)
+        for name, weight, value in terms
+    )
+    return sum(others, first)

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._arithmetic import add, multiply
 from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
@@ -34,27 +35,39 @@ class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
     Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
-    the counts of two sets of images together.
+    the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
+    shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
+    leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
+    float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> a = jaxseg.counts(jnp.array([0, 1]), jnp.array([0, 1]), num_classes=2)
-      >>> (a + a).tp.tolist()
-      [2, 2]
+      >>> (a + a).tp.tolist(), sum([a, a, a]).tp.tolist(), (0.5 * a).tp.tolist()
+      ([2, 2], [3, 3], [0.5, 0.5])
     """
 
-    tp: Array
-    fp: Array
-    fn: Array
-    tn: Array
+    # Arrays, for which numbers and NumPy's arrays may stand.
+    tp: Array | Any
+    fp: Array | Any
+    fn: Array | Any
+    tn: Array | Any
 
     def __add__(self, other: Any) -> Counts:
-        if not isinstance(other, Counts):
-            return NotImplemented
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return add(self, other)
+
+    def __radd__(self, other: Any) -> Counts:
+        return add(self, other)
+
+    def __mul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
+
+    def __rmul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
 
 
+Counts.__array_ufunc__ = None  # type: ignore[attr-defined]  # NumPy leaves + and * to Counts
 jax.export.register_namedtuple_serialization(Counts, serialized_name="jaxseg.Counts")
 
 
@@ -221,8 +234,9 @@ def soft_counts(
     """
     c: Counts = soft_sums(prob_counts, probs, labels, activation, where, axis)
     # XLA may drop a NaN that is multiplied by a label of 0, in one of tp and fp: it makes all NaN.
-    nan = jnp.where(jnp.isnan(c.tp + c.fp), jnp.nan, 0)
-    return Counts(*(leaf + nan.astype(leaf.dtype) for leaf in c))
+    nan = c.tp + c.fp
+    nan = jnp.where(jnp.isnan(nan), nan, 0)
+    return Counts(*(leaf + nan for leaf in c))
 
 
 def soft_sums(
@@ -242,6 +256,7 @@ def soft_sums(
     probs, labels, where, axes = _checks.check_soft(name, probs, labels, where, axis)
     _checks.check_activation(activation, (None, "softmax", "sigmoid"), probs.shape[-1])
     if activation is None:
+        labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
         return statistic(probs, labels, where, axes, -1, constants)
     if statistic is prob_counts and activation == "softmax" and labels.ndim < probs.ndim:
         return softmax_sums(probs, labels, where, axes)[0]
@@ -360,7 +375,9 @@ def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -
     if labels.ndim < like.ndim:
         truth = _checks.membership(labels, like.shape[class_axis], class_axis)
     else:
-        truth = labels if labels.dtype == bool else labels.astype(like.dtype)
+        # Not half precision, which would round soft labels.
+        dtype = jnp.float64 if like.dtype == jnp.float64 else jnp.float32
+        truth = labels if labels.dtype == bool else labels.astype(dtype)
     if where is None:
         return truth
     return jnp.where(jnp.expand_dims(where, class_axis), truth, jnp.zeros((), truth.dtype))
@@ -381,8 +398,9 @@ def activate(x: Array, activation: str | None, class_axis: int = -1) -> Array:
 
 def masks_of(labels: Array, where: Array | None, like: Array, class_axis: int = -1) -> Array:
     """``truth_of`` as bool: of float labels, 0.5 or more is the class."""
-    truth = truth_of(labels, where, like, class_axis)
-    return truth if truth.dtype == bool else truth >= 0.5
+    if labels.ndim == like.ndim and labels.dtype != bool:
+        labels = labels >= 0.5
+    return truth_of(labels, where, like, class_axis)
 
 
 def valid_pair(
@@ -420,8 +438,8 @@ def confusion_matrix(
       ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
 
     Raises:
-      ValueError: shapes that differ, ``num_classes`` below 1, ``axis`` out of range, an empty map,
-        or 2**31 pixels or more.
+      ValueError: shapes that differ, ``num_classes`` below 1 or above 46,339, ``axis`` out of
+        range, an empty map, or 2**31 pixels or more.
       TypeError: float predictions or labels, ``where`` not bool.
 
     Example:
@@ -437,6 +455,11 @@ def confusion_matrix(
       matrix holds float32 binary counts per class instead.
     """
     num_classes = _checks.check_num_classes(num_classes)
+    if (num_classes + 1) ** 2 >= 2**31:
+        raise ValueError(
+            "A confusion matrix has fewer than 2**31 cells, so at most 46,339 classes; "
+            f"got {num_classes}."
+        )
     predictions, labels, where, axes = _checks.check_hard(
         predictions, labels, where, axis, dense=False
     )
@@ -475,6 +498,7 @@ def _pairs(
 
 def _class_index(ids: Array, num_classes: int) -> Array:
     """Index of each id's class, unsigned; ``num_classes`` for an id of no class."""
+    ids = _checks.clean_bools(ids)
     if ids.dtype not in (jnp.uint8, jnp.uint16) or num_classes > np.iinfo(ids.dtype).max:
         ids = ids.astype(jnp.uint64 if ids.dtype.itemsize == 8 else jnp.uint32)
     # Below zero, an unsigned number wraps to one above all classes.

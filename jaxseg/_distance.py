@@ -9,13 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxseg import _checks
+
 Spacing = ArrayLike | Sequence[float]
 
-# Squared distances of unit spacing are int32: exact for axes of up to 8,192 pixels, where those of
-# three axes sum to 2.0e8. Float32 would round from 2**24 on.
+# Farther than any pixel, in steps; and in squared steps, where those of the whole image are less.
 _FAR = 2**30
 
 
@@ -30,13 +32,14 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 
     Returns:
       Float32 ``[*space]``, in the units of ``spacing``; inf where no pixel is True. Squared
-      distances are compared exactly, in integers, if the spacing is one number and no axis is
-      longer than 8,192.
+      distances are compared exactly, in integers, if the spacing is one number and the diagonal of
+      the image is shorter than 32,768 pixels; otherwise in float32, with a relative error of about
+      1e-7.
 
     Raises:
-      TypeError: a mask that is not bool.
-      ValueError: an empty mask or one without axes, another number of spacings than of axes, or a
-        spacing that is not positive.
+      TypeError: a mask that is not bool, a spacing that is not a real number.
+      ValueError: an empty mask or one without axes, an axis longer than 2**30, another number of
+        spacings than of axes, or a spacing that is not positive and finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,52 +96,74 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 @partial(jax.jit, static_argnames="axes")
 def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are a batch."""
+    sides = [mask.shape[axis] for axis in axes]
+    if max(sides) > _FAR:
+        raise ValueError(f"A spatial axis can have up to 2**30 pixels; got shape {mask.shape}.")
     steps = _steps_to(mask, axes[0])
-    if isinstance(spacings, tuple):
-        first, *others = (jnp.asarray(step, jnp.float32) for step in spacings)
-        squares = jnp.where(steps < _FAR, (steps.astype(jnp.float32) * first) ** 2, jnp.inf)
-        for axis, step in zip(axes[1:], others, strict=True):
-            squares = _sweep(squares, axis, step)
-        return jnp.sqrt(squares)
-    whole = jnp.where(steps < _FAR, steps * steps, _FAR)
-    for axis in axes[1:]:
-        whole = _sweep(whole, axis, 1)
-    return jnp.where(whole < _FAR, _root(whole) * jnp.asarray(spacings, jnp.float32), jnp.inf)
+    if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
+        whole = jnp.where(steps < _FAR, steps * steps, _FAR)
+        for axis in axes[1:]:
+            whole = _sweep(whole, axis, 1)
+        return jnp.where(whole < _FAR, _root(whole) * jnp.asarray(spacings, jnp.float32), jnp.inf)
+    each = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
+    # A power of two, so that the units' squares stay in range, and nothing is rounded.
+    unit = jnp.ldexp(jnp.float32(1), jnp.frexp(each.max())[1] - 1)
+    first, *others = each / unit
+    squares = jnp.where(steps < _FAR, (steps.astype(jnp.float32) * first) ** 2, jnp.inf)
+    for axis, step in zip(axes[1:], others, strict=True):
+        squares = _sweep(squares, axis, step)
+    return jnp.sqrt(squares) * unit
 
 
-def spacing_of_axes(spacing: Any, ndim: int) -> Any:
+def spacing_of_axes(spacing: Any, ndim: int) -> Array | tuple[Array, ...]:
     """One spacing for all axes, a scalar, or a tuple of one for each."""
-    if not isinstance(spacing, Sequence) and jnp.ndim(spacing) == 0:
-        spacings: Any = spacing
-    else:
-        spacings = tuple(spacing)
-        if len(spacings) != ndim:
-            raise ValueError(
-                f"spacing must be a number or one for each of {ndim} axes, got {len(spacings)}."
-            )
-    for step in spacings if isinstance(spacings, tuple) else (spacings,):
-        if isinstance(step, int | float) and not step > 0:
-            raise ValueError(f"spacing must be positive, got {spacing}.")
-    return spacings
+    if isinstance(spacing, np.ndarray | np.generic):
+        spacing = spacing.tolist()
+    if np.ndim(spacing) == 0 or not isinstance(spacing, Sequence | Array):
+        return _one_spacing(spacing)
+    if len(spacing) != ndim:
+        raise ValueError(
+            f"spacing must be a number or one for each of {ndim} axes, got {len(spacing)}."
+        )
+    return tuple(_one_spacing(step) for step in spacing)
+
+
+def _one_spacing(step: Any) -> Array:
+    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+    rule = "positive and finite in float32"
+    return _checks.check_scalar("spacing", step, rule, lambda x: least <= x <= most)
 
 
 def spatial_axes_of(spatial_axes: Any, ndim: int) -> tuple[int, ...]:
     """Axes of a label map that are space: all but the first, the batch, unless others are named."""
+    if spatial_axes is None and ndim == 2:
+        raise ValueError(
+            "A label map of two axes is one image or a batch of signals: give spatial_axes=(0, 1) "
+            "for one image [H, W], as inside jax.vmap over images, or spatial_axes=(1,) for "
+            "signals [batch, W]."
+        )
     if spatial_axes is None:
-        axes = tuple(range(1, ndim))
-    else:
+        spatial_axes = range(1, ndim)
+    rule = (
+        "spatial_axes must be a tuple of the axes of the label map that are space, such as (1, 2) "
+        "for images [batch, H, W]"
+    )
+    try:
+        if any(isinstance(a, bool | np.bool_) for a in spatial_axes):
+            raise TypeError
         axes = tuple(operator.index(a) for a in spatial_axes)
-        if not all(-ndim <= a < ndim for a in axes):
-            raise ValueError(
-                f"spatial_axes {axes} are out of range of the label map's {ndim} axes."
-            )
-        axes = tuple(sorted({a % ndim for a in axes}))
+    except TypeError:
+        raise TypeError(f"{rule}; got {spatial_axes!r}.") from None
     if not axes:
         raise ValueError(
             "Space needs an axis: label maps are [batch, *space] unless spatial_axes says which "
-            f"axes are space; got {ndim} axes."
+            f"axes are space, as (0,) for one signal [W]; got a map of {ndim} axes."
         )
-    return axes
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(f"spatial_axes {axes} are out of range of the label map's {ndim} axes.")
+    if len({a % ndim for a in axes}) < len(axes):
+        raise ValueError(f"spatial_axes names the same axis twice: {axes}.")
+    return tuple(sorted(a % ndim for a in axes))
 
 
 def shift(x: Array, step: int, axis: int, fill: ArrayLike) -> Array:
@@ -160,19 +185,22 @@ def _steps_to(mask: Array, axis: int) -> Array:
 def _sweep(squares: Array, axis: int, step: Any) -> Array:
     """The least of ``squares[y] + ((x - y) step)^2`` over y along ``axis``.
 
-    The k-th round goes one pixel farther for ``(2 k - 1) step^2``; k pixels cost ``(k step)^2``.
-    When a round changes nothing, no later one does, as it costs more.
+    In the k-th round a pixel's own value goes k pixels far, if the pixels between took it: where
+    another one is less, it is less for all pixels behind too. When a round changes nothing, no
+    later one does.
     """
     far = jnp.asarray(_FAR if squares.dtype == jnp.int32 else jnp.inf, squares.dtype)
-    price = jnp.asarray(step, squares.dtype) ** 2
+    step = jnp.asarray(step, squares.dtype)
 
     def one_farther(state: Any) -> Any:
-        _, k, least = state
-        beside = jnp.minimum(shift(least, 1, axis, far), shift(least, -1, axis, far))
-        nearer = jnp.minimum(least, beside + (2 * k - 1).astype(price.dtype) * price)
-        return (nearer != least).any(), k + 1, nearer
+        _, k, least, moving = state
+        moved = jnp.minimum(shift(moving, 1, axis, far), shift(moving, -1, axis, far))
+        square = moved + (k.astype(step.dtype) * step) ** 2
+        nearer = square < least
+        least, moving = jnp.where(nearer, square, least), jnp.where(nearer, moved, far)
+        return nearer.any(), k + 1, least, moving
 
-    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares)  # true, on each device
+    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares, squares)  # true, everywhere
     return lax.while_loop(lambda state: state[0], one_farther, start)[2]
 
 
@@ -186,7 +214,7 @@ def _root(squares: Array) -> Array:
 
 
 def _check_mask(mask: ArrayLike) -> Array:
-    mask = jnp.asarray(mask)
+    mask = _checks.as_array(mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}; of class ids: labels == 1.")
     if mask.ndim == 0 or mask.size == 0:

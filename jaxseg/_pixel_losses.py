@@ -1,6 +1,8 @@
 """Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
 
-A loss of each pixel is not reduced and 0 where masked; ``jnp.mean(loss, where=where)`` is its mean.
+A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0
+if there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+
 Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 
 With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
@@ -47,7 +49,8 @@ def cross_entropy_loss(
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       class_weights: u, ``[C]``; ``[2]`` if C is 1.
-      label_smoothing: s, the share of each label that is spread over all classes.
+      label_smoothing: s in [0, 1], the share of each label that is spread over all classes. A class
+        that is switched off, by a logit of -inf, has no part in the loss unless it is the truth.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
@@ -66,17 +69,15 @@ def cross_entropy_loss(
       >>> loss = jaxseg.cross_entropy_loss(logits, labels, where=where)
       >>> loss.tolist()
       [0.1269, 2.1269, 0.]
-      >>> jnp.mean(loss, where=where).tolist()
+      >>> (loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)).tolist()
       1.1269
 
     Note:
       For a label of 255 Optax's loss of integer labels is NaN, and for -1 that of the last class.
     """
     x, truth, _ = _two_or_more(logits, labels, where)
-    weights = _checks.check_class_weights("class_weights", class_weights, x.shape[-1])
-    static_zero = isinstance(label_smoothing, int | float) and label_smoothing == 0
-    smoothing = None if static_zero else _checks.at_least_float32(jnp.asarray(label_smoothing))
-    return _cross_entropy(x, truth, weights, smoothing)
+    weights = _checks.check_class_weights("class_weights", class_weights, truth.shape[-1])
+    return _cross_entropy(x, truth, weights, _checks.check_smoothing(label_smoothing))
 
 
 def softmax_focal_loss(
@@ -94,7 +95,7 @@ def softmax_focal_loss(
     Args:
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
-      gamma: 0 is the cross-entropy; 2 in the paper.
+      gamma: 0 is the cross-entropy; 2 in the paper. One number for all classes.
       alpha: weight of all classes, or of each: ``[C]``; ``[2]`` if C is 1, where the paper's alpha
         is ``[1 - alpha, alpha]``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
@@ -110,6 +111,8 @@ def softmax_focal_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
+      >>> jaxseg.softmax_focal_loss(logits, labels).mean().item()
+      0.6084
       >>> jaxseg.softmax_focal_loss(logits, labels).tolist()
       [0.0018, 1.65, 0.1733]
 
@@ -121,8 +124,8 @@ def softmax_focal_loss(
       MONAI multiplies the loss by the number of classes when ``ignore_index`` is given.
     """
     x, truth, _ = _two_or_more(logits, labels, where)
-    alpha = None if alpha is None else weights_of_classes("alpha", alpha, x.shape[-1])
-    return _focal(x, truth, alpha, jnp.asarray(gamma))
+    alpha = None if alpha is None else weights_of_classes("alpha", alpha, truth.shape[-1])
+    return _focal(x, truth, alpha, _checks.check_scalar("gamma", gamma))
 
 
 def nacl_loss(
@@ -144,32 +147,40 @@ def nacl_loss(
     masked ones have no class.
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
+      logits: float ``[batch, *space, C]``; with C = 1 the two classes are "not it" and "it".
+      labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
+        C]``.
       weight: w, of the penalty.
-      kernel_size: side of the cube, odd.
+      kernel_size: side of the cube, odd; static.
       distance: "l1" as printed, or "l2" for the square.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
+        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
+        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
 
     Raises:
-      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, an even kernel.
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a kernel of an even
+        size or none, a map of two axes without ``spatial_axes``.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits = jnp.array([[[[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]]])  # [1, 1, 3, C]
-      >>> jaxseg.nacl_loss(logits, jnp.array([[[0, 0, 1]]])).tolist()
+      >>> labels = jnp.array([[[0, 0, 1]]])
+      >>> jaxseg.nacl_loss(logits, labels).mean().item()
+      0.3805
+      >>> jaxseg.nacl_loss(logits, labels).tolist()
       [[[0.2158, 0.2214, 0.7043]]]
 
     References:
       B. Murugesan et al., "Trust your neighbours: penalty-based constraints for model
       calibration", 2023.
     """
-    if distance not in ("l1", "l2") or kernel_size < 1 or kernel_size % 2 == 0:
+    kernel_size = _checks.check_static_integer("kernel_size", kernel_size, 1, 2**31)
+    if distance not in ("l1", "l2") or kernel_size % 2 == 0:
         raise ValueError(
             f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
         )
@@ -177,6 +188,7 @@ def nacl_loss(
     axes = spatial_axes_of(spatial_axes, mask.ndim)
     shares = _neighbour_shares(truth, axes, kernel_size)
 
+    weight = _checks.check_scalar("weight", weight).astype(x.dtype)
     penalty = _penalty(x, shares.astype(x.dtype), mask, distance)
     return _cross_entropy(x, truth, None, None) + penalty * weight
 
@@ -224,12 +236,10 @@ def top_k_loss(
       Z. Wu, C. Shen and A. van den Hengel, "Bridging category-level and instance-level semantic
       image segmentation", 2016.
     """
-    _check_fraction(fraction)
+    fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
-    count = jnp.floor(pixels.astype(losses.dtype) * jnp.asarray(fraction, losses.dtype)).astype(
-        jnp.int32
-    )
+    count = jnp.floor(pixels.astype(losses.dtype) * fraction.astype(losses.dtype)).astype(jnp.int32)
     return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
 
 
@@ -274,10 +284,10 @@ def ohem_loss(
       A. Shrivastava, A. Gupta and R. Girshick, "Training region-based object detectors with online
       hard example mining", 2016; per pixel as in semantic segmentation code since.
     """
-    if isinstance(min_kept, int) and min_kept < 1:
-        raise ValueError(f"min_kept must be at least 1, got {min_kept}.")
+    min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
+    threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
     axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
-    hard = valid & (losses > -jnp.log(jnp.asarray(threshold, losses.dtype)))
+    hard = valid & (losses > -jnp.log(threshold.astype(losses.dtype)))
     pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
     count = jnp.maximum(
         _global_sum(hard.astype(jnp.int32), axes, axis_name), jnp.minimum(pixels, min_kept)
@@ -317,8 +327,8 @@ def lovasz_hinge_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-0.5], [0.5]]), jnp.array([1, 0, 1])
-      >>> jaxseg.lovasz_hinge_loss(logits, masks).tolist()
-      [0.3333]
+      >>> jaxseg.lovasz_hinge_loss(logits, masks).mean().item()
+      0.3333
 
     References:
       M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
@@ -328,7 +338,6 @@ def lovasz_hinge_loss(
       cannot be ordered in a ``shard_map`` body: each device orders its own.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-
     return _lovasz("hinge", logits, labels, where, axes)[0]
 
 
@@ -421,7 +430,8 @@ def border_weights(
 
     Raises:
       TypeError: ids that are not integers.
-      ValueError: an empty map or one without axes, a wrong ``spacing``.
+      ValueError: an empty map or one without axes, a wrong ``spacing``, a ``sigma`` that is not
+        above 0, a negative ``border_weight``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -439,30 +449,41 @@ def border_weights(
     if instances.ndim == 0 or instances.size == 0:
         raise ValueError(f"instances must be [*space] and not empty, got {instances.shape}.")
     ids = instances.astype(jnp.int32)
+    sigma = _checks.check_scalar("sigma", sigma, "above 0", lambda x: x > 0)
+    highest = _checks.check_scalar("border_weight", border_weight, "0 or more", lambda x: x >= 0)
     first, second = _two_nearest(ids, spacing_of_axes(spacing, instances.ndim))
-    weights = jnp.exp(-((first + second) ** 2) / (2 * jnp.asarray(sigma) ** 2))
-    return weights * border_weight
+    gap = (first + second) / sigma.astype(jnp.float32)
+    return jnp.exp(-(gap**2) / 2) * highest.astype(jnp.float32)
 
 
 # ---------------------------------------------------------------------------------- per pixel
 
 
-def two_classes(
-    x: Array, truth: Array, where: Array | None, class_axis: int = -1
-) -> tuple[Array, Array]:
-    """Logits and truth of "not it" and "it", of those of one class; masked pixels are neither."""
+def two_classes(truth: Array, where: Array | None, class_axis: int = -1) -> Array:
+    """The truth of "not it" and "it", from that of one class; masked pixels are neither."""
     other = ~truth if truth.dtype == bool else 1 - truth
     if where is not None:
         other = jnp.where(jnp.expand_dims(where, class_axis), other, jnp.zeros((), other.dtype))
-    pair = jnp.concatenate([jnp.zeros_like(x), x], class_axis)
-    return pair, jnp.concatenate([other, truth], class_axis)
+    return jnp.concatenate([other, truth], class_axis)
 
 
-def focal_terms(x: Array, truth: Array, gamma: ArrayLike, class_axis: int = -1) -> Array:
-    """``-g (1 - p)^gamma log p`` of each class, from logits."""
-    log_p = jax.nn.log_softmax(x, class_axis)
+def log_probs(x: Array, truth: Array, class_axis: int = -1) -> Array:
+    """``log p`` of each class, of two for one logit: "not it" and "it".
+
+    A class that is switched off, by a logit of -inf, has 0 wherever it is not the truth, so that
+    products with the truth, and their gradients, are finite.
+    """
+    if x.shape[class_axis] == 1:  # a softmax of (0, x) would lose what is below 6e-8
+        log_p = jax.nn.log_sigmoid(jnp.concatenate([-x, x], class_axis))
+    else:
+        log_p = jax.nn.log_softmax(x, class_axis)
+    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, log_p)
+
+
+def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
+    """``-g (1 - p)^gamma log p`` of each class."""
     terms = -log_p * safe_power(-jnp.expm1(log_p), gamma)  # 1 - p without cancellation
-    return jnp.where(truth, terms, 0) if truth.dtype == bool else truth * terms
+    return truth * terms
 
 
 def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array:
@@ -478,12 +499,13 @@ def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array
 def _two_or_more(
     logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
 ) -> tuple[Array, Array, Array]:
-    """Checked logits of two classes or more, the truth, and which pixels are valid."""
+    """Checked logits, the truth of two classes or more, and which pixels are valid."""
     logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
+    labels, mask = _checks.clean_bools(labels), _checks.clean_bools(mask)
     x = valid_logits(logits, mask, -1)
     truth = truth_of(labels, mask, x, -1)
     if x.shape[-1] == 1:
-        x, truth = two_classes(x, truth, mask)
+        truth = two_classes(truth, mask)
     return x, truth, jnp.ones(labels.shape[: x.ndim - 1], bool) if mask is None else mask
 
 
@@ -491,7 +513,7 @@ def _two_or_more(
 @jax.jit
 @jax.checkpoint
 def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Array | None) -> Array:
-    surprise = -jax.nn.log_softmax(x)
+    surprise = -log_probs(x, truth)
     if weights is not None:
         surprise = along_classes(weights, x) * surprise
     dense = truth.dtype != bool
@@ -514,7 +536,7 @@ def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
         if alpha is None:
             return loss
         return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
-    terms = focal_terms(x, truth, gamma)
+    terms = focal_terms(log_probs(x, truth), truth, gamma)
     if alpha is not None:
         terms = terms * along_classes(alpha, x)
     return terms.sum(-1)
@@ -523,6 +545,9 @@ def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
 @partial(jax.jit, static_argnums=3)
 @partial(jax.checkpoint, static_argnums=3)
 def _penalty(x: Array, shares: Array, valid: Array, distance: str) -> Array:
+    if x.shape[-1] == 1:
+        x = jnp.concatenate([jnp.zeros_like(x), x], -1)
+    x = jnp.where(jnp.isneginf(x), shares, x)  # a class that is switched off is not drawn anywhere
     away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
     return jnp.where(valid, away.mean(-1), 0)
 
@@ -573,11 +598,6 @@ def _losses_of_pixels(
     return axes, _cross_entropy(x, truth, None, None), mask, shared
 
 
-def _check_fraction(fraction: ArrayLike) -> None:
-    if isinstance(fraction, int | float) and not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be in (0, 1], got {fraction}.")
-
-
 def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
     total = x.sum(axes, dtype=x.dtype)
     return total if axis_name is None else lax.psum(total, axis_name)
@@ -602,8 +622,8 @@ def _mean_of_largest(
     def keep(x: Array) -> Array:
         return jnp.expand_dims(x, axes)
 
-    def try_bit(i: Array, least: Array) -> Array:
-        candidate = least | (jnp.ones((), integer) << (highest - i).astype(integer))
+    def try_bit(i: ArrayLike, least: Array) -> Array:
+        candidate = least | (jnp.ones((), integer) << jnp.asarray(highest - i, integer))
         enough = total((bits >= keep(candidate)).astype(jnp.int32)) >= count
         return jnp.where(enough, candidate, least)
 
@@ -632,6 +652,7 @@ def _lovasz(
 
     The weight of an error depends on the order alone, so it has no gradient.
     """
+    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
 
     def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
         return masks_of(labels, where, logits)

@@ -20,8 +20,11 @@ from jax.typing import ArrayLike
 from jaxseg._checks import (
     Axis,
     AxisName,
+    as_array,
     at_least_float32,
+    check_broadcasts,
     check_soft,
+    check_static_bool,
     normalize_axis,
     safe_divide,
     safe_power,
@@ -85,6 +88,8 @@ def dice_loss(
       >>> import jaxseg
       >>> logits = jnp.array([[[2.0, -2.0], [1.0, 0.0]], [[-1.0, 1.0], [0.0, 3.0]]])
       >>> labels = jnp.array([[0, 0], [1, 1]])
+      >>> jaxseg.dice_loss(logits, labels).mean().item()
+      0.0907
       >>> jaxseg.dice_loss(logits, labels).tolist()
       [0.0929, 0.0886]
       >>> jax.grad(lambda x: jaxseg.dice_loss(x, labels).mean())(logits).shape
@@ -135,8 +140,8 @@ def iou_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.iou_loss(logits, masks, activation="sigmoid").tolist()
-      [0.2335]
+      >>> jaxseg.iou_loss(logits, masks, activation="sigmoid").mean().item()
+      0.2335
 
     References:
       M. A. Rahman and Y. Wang, "Optimizing intersection-over-union in deep neural networks for
@@ -186,8 +191,8 @@ def tversky_loss(
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [3.0], [-3.0]]), jnp.array([1, 0, 0])
       >>> loss = jaxseg.tversky_loss(logits, masks, alpha=0.3, beta=0.7, activation="sigmoid")
-      >>> loss.tolist()
-      [0.1458]
+      >>> loss.mean().item()
+      0.1458
 
     References:
       S. S. M. Salehi, D. Erdogmus and A. Gholipour, "Tversky loss function for image segmentation
@@ -239,8 +244,8 @@ def focal_tversky_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [3.0], [-3.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.focal_tversky_loss(logits, masks, activation="sigmoid").tolist()
-      [0.2359]
+      >>> jaxseg.focal_tversky_loss(logits, masks, activation="sigmoid").mean().item()
+      0.2359
 
     References:
       N. Abraham and N. M. Khan, "A novel focal Tversky loss function with improved attention U-Net
@@ -252,6 +257,7 @@ def focal_tversky_loss(
     form = _form(False, soft_targets)
     c = region_sums(form, logits, labels, activation, where, axis, axis_name)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
+    (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
     return safe_power(loss, gamma)
 
 
@@ -286,8 +292,8 @@ def log_dice_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.log_dice_loss(logits, masks, activation="sigmoid").tolist()
-      [0.1863]
+      >>> jaxseg.log_dice_loss(logits, masks, activation="sigmoid").mean().item()
+      0.1863
 
     References:
       K. C. L. Wong et al., "3D segmentation with exponential logarithmic loss for highly unbalanced
@@ -297,6 +303,7 @@ def log_dice_loss(
       Segmentation Models' logarithmic Dice clamps the score, and has no gradient below the clamp.
     """
     c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    (gamma,) = check_broadcasts(c.tp.shape, gamma=gamma)
     return safe_power(negative_log_dice(c, smooth, eps), gamma)
 
 
@@ -328,8 +335,8 @@ def log_cosh_dice_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.log_cosh_dice_loss(logits, masks, activation="sigmoid").tolist()
-      [0.0144]
+      >>> jaxseg.log_cosh_dice_loss(logits, masks, activation="sigmoid").mean().item()
+      0.0144
 
     References:
       S. Jadon, "A survey of loss functions for semantic segmentation", 2020.
@@ -453,7 +460,13 @@ def generalized_wasserstein_dice_loss(
             f"got {activation!r} and {weighting!r}."
         )
     classes = logits.shape[-1]
-    distances = at_least_float32(jnp.asarray(distances))
+    distances = as_array(distances)
+    if not (
+        jnp.issubdtype(distances.dtype, jnp.floating)
+        or jnp.issubdtype(distances.dtype, jnp.integer)
+    ):
+        raise TypeError(f"distances must be real, got {distances.dtype}.")
+    distances = at_least_float32(distances)
     if classes == 1 or distances.shape != (classes, classes):
         raise ValueError(
             f"distances must be [C, C] of C > 1 classes, got {distances.shape} for {name} "
@@ -468,6 +481,7 @@ def generalized_wasserstein_dice_loss(
     else:
         weights = weights_of_rare(truth, 1.0)
         hits, error = (weights * hits).sum(-1), (weights * errors).sum(-1)
+    smooth, eps = check_broadcasts(hits.shape, smooth=smooth, eps=eps)
     return 1 - safe_divide(2 * hits + smooth, 2 * hits + error + smooth + eps, 1)
 
 
@@ -488,7 +502,8 @@ def matthews_correlation_loss(
 
     Args:
       smooth: added to tp and tn: pixels that are right. Without it the correlation of a class that
-        is absent from truth or prediction is undefined, and the loss is 0.
+        is absent from truth or prediction, or fills it, is undefined: the loss is 1, as of chance,
+        with a gradient of 0, and 0 where nothing is wrong.
       logits, labels, activation, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -501,8 +516,8 @@ def matthews_correlation_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.matthews_correlation_loss(logits, masks, activation="sigmoid").tolist()
-      [0.2222]
+      >>> jaxseg.matthews_correlation_loss(logits, masks, activation="sigmoid").mean().item()
+      0.2222
 
     References:
       K. Abhishek and G. Hamarneh, "Matthews correlation coefficient loss for deep convolutional
@@ -513,8 +528,10 @@ def matthews_correlation_loss(
       with these, false positives of an absent class can cost nothing.
     """
     c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    (smooth,) = check_broadcasts(c.tp.shape, smooth=smooth)
     c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
-    return 1 - matthews_correlation(c, zero_division=1.0)
+    undefined = jnp.where(c.fp + c.fn == 0, 1, 0)  # chance, unless nothing is wrong
+    return 1 - matthews_correlation(c, zero_division=undefined)
 
 
 def sensitivity_specificity_loss(
@@ -552,8 +569,8 @@ def sensitivity_specificity_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-3.0], [0.0]]), jnp.array([1, 0, 0])
-      >>> jaxseg.sensitivity_specificity_loss(logits, masks, activation="sigmoid").tolist()
-      [0.0799]
+      >>> jaxseg.sensitivity_specificity_loss(logits, masks, activation="sigmoid").mean().item()
+      0.0799
 
     References:
       T. Brosch et al., "Deep convolutional encoder networks for multiple sclerosis lesion
@@ -562,13 +579,17 @@ def sensitivity_specificity_loss(
     inside, outside, truth, rest = region_sums(
         _squared_error_sums, logits, labels, activation, where, axis, axis_name
     )
+    smooth, eps, share = check_broadcasts(
+        truth.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight
+    )
     misses = 1 - safe_divide(truth - inside + smooth, truth + smooth + eps, 1)
     false_alarms = 1 - safe_divide(rest - outside + smooth, rest + smooth + eps, 1)
-    return misses * sensitivity_weight + false_alarms * (1 - sensitivity_weight)
+    return misses * share + false_alarms * (1 - share)
 
 
 def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
     """``-log(dice)``; 0 where the class is in neither map and nothing is added."""
+    smooth, eps = check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
     top, bottom = 2 * c.tp + smooth, 2 * c.tp + c.fp + c.fn + smooth + eps
     score = safe_divide(top, bottom, 1)
     distance = safe_divide(c.fp + c.fn + eps, bottom, 0)  # 1 - score, exact where that is small
@@ -605,6 +626,8 @@ def pools_batch(axis: Axis, ndim: int) -> bool:
 
 def _form(squared: bool, soft_targets: bool) -> Any:
     """The soft counts that make up the overlap and the sizes."""
+    squared = check_static_bool("squared", squared)
+    soft_targets = check_static_bool("soft_targets", soft_targets)
     if squared and soft_targets:
         raise ValueError("squared and soft_targets are two forms of the loss: choose one.")
     return squared_counts if squared else _minimum_counts if soft_targets else prob_counts
@@ -635,14 +658,16 @@ def _minimum_counts(
 ) -> Counts:
     """Counts of which tp is sum min(p, g)."""
     p, g = valid_pair(probs, labels, where, class_axis)
-    # At p = g the derivative by p is taken as g: that of the product, for hard labels.
-    share = lax.stop_gradient(g)
-    tie = share * p + (1 - share) * g
-    overlap = jnp.where(p < g, p, jnp.where(p > g, g, tie))
-    tp = overlap.sum(axes)
-    return Counts(
-        tp=tp, fp=(p - overlap).sum(axes), fn=(g - overlap).sum(axes), tn=jnp.zeros_like(tp)
-    )
+    excess, hard = p - g, (g == 0) | (g == 1)
+    # At p = g no derivative is given. For hard labels it is the product's, as if tp were p g; for
+    # soft ones fp and fn have none, so that the loss has none at its minimum.
+    slope = lax.stop_gradient(g)
+    tied = excess == 0
+    fp = jnp.where(tied, jnp.where(hard, 1 - slope, 0) * excess, jnp.maximum(excess, 0))
+    fn = jnp.where(tied, jnp.where(hard, -slope, 0) * excess, jnp.maximum(-excess, 0))
+    tp = jnp.where(tied, slope * p + (1 - slope) * g, jnp.minimum(p, g))
+    tp, fp, fn = (x.sum(axes) for x in (tp, fp, fn))
+    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.zeros_like(tp))
 
 
 def _squared_error_sums(

@@ -1,6 +1,7 @@
 """Topology losses: overlap of skeletons, for thin and branching structures.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
+map of two axes must say.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from jaxseg._checks import Axis, AxisName, safe_divide
 from jaxseg._distance import shift, spatial_axes_of
 from jaxseg._region_losses import dice_loss
 
+Axes = tuple[int, ...]
+Sweeps = tuple[Axes, ...]
+Choose = Callable[[Array, Array], Array]  # jnp.minimum or jnp.maximum
+
 
 def soft_skeleton(
     probs: ArrayLike,
@@ -44,19 +49,20 @@ def soft_skeleton(
 
     Args:
       probs: float, in [0, 1], or bool ``[batch, *space, C]``.
-      iterations: the largest radius, in pixels, of what still has a skeleton.
-      spatial_axes: axes of the map, without the class axis, that are space; None: all but the
-        first.
+      iterations: the largest radius, in pixels, of what still has a skeleton; static.
+      spatial_axes: axes of the map, without the class axis, that are space, as in
+        ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels neither erode nor grow into others, and are 0.
 
     Returns:
       Float32 (float64 for float64 input) ``[batch, *space, C]`` in [0, 1]. Outside the image there
-      is nothing that erodes.
+      is nothing that erodes. Equal pixels of a neighbourhood share its gradient evenly.
 
     Raises:
-      ValueError: no class axis, no spatial axis, negative ``iterations``, ``where`` of another
-        shape.
-      TypeError: integers, ``where`` not bool.
+      ValueError: no class axis, no spatial axis, a map of two axes without ``spatial_axes``,
+        negative ``iterations``, ``where`` of another shape.
+      TypeError: integers, ``where`` not bool, ``iterations`` that are no static integer,
+        ``spatial_axes`` that are not a tuple of integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,13 +79,13 @@ def soft_skeleton(
       S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure
       segmentation", 2021.
     """
-    probs = jnp.asarray(probs)
+    probs = _checks.as_array(probs)
     if probs.dtype == bool:
         probs = probs.astype(jnp.float32)
     probs = _checks.check_scores("probs", probs)
     space = spatial_axes_of(spatial_axes, probs.ndim - 1)
-    where = _checks.check_where(where, probs.shape[:-1])
-    _check_iterations(iterations)
+    where = _checks.clean_bools(_checks.check_where(where, probs.shape[:-1]))
+    iterations = _check_times("iterations", iterations)
     return _soft_skeleton(_checks.at_least_float32(probs), where, space, iterations)
 
 
@@ -108,10 +114,10 @@ def cldice_loss(
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
         C]``.
       iterations: of ``soft_skeleton``: at least the largest radius of the structures, or thick
-        ones have no skeleton.
+        ones have no skeleton; static.
       activation: "softmax" (C > 1), "sigmoid" or None.
       smooth: added to the numerators and denominators as printed.
-      spatial_axes: axes of the label map that are space; None: all but the first.
+      spatial_axes: axes of the label map that are space, as in ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over; None is all, pooled over the batch.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
@@ -122,7 +128,8 @@ def cldice_loss(
       ``dice_cldice_loss``.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; negative ``iterations``.
+      ValueError, TypeError: as ``boundary_loss``; ``iterations`` that are no static integer of 0 or
+        more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,9 +151,10 @@ def cldice_loss(
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)
     g = class_truth(maps, p.dtype)
-    _check_iterations(iterations)
+    iterations = _check_times("iterations", iterations)
     sums = _cldice_sums(p, g, maps.where, maps.axes, maps.space, iterations)
     hits, predicted, found, true = global_sum(sums, maps, axis_name)
+    (smooth,) = _checks.check_broadcasts(hits.shape, smooth=smooth)
     precision = safe_divide(hits + smooth, predicted + smooth, 1)
     sensitivity = safe_divide(found + smooth, true + smooth, 1)
     return 1 - safe_divide(2 * precision * sensitivity, precision + sensitivity, 0)
@@ -192,6 +200,7 @@ def dice_cldice_loss(
       S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure
       segmentation", 2021.
     """
+    weight = _checks.check_scalar("cldice_weight", cldice_weight)
     region = dice_loss(
         logits,
         labels,
@@ -212,7 +221,8 @@ def dice_cldice_loss(
         axis=axis,
         axis_name=axis_name,
     )
-    return region * (1 - jnp.asarray(cldice_weight, region.dtype)) + topology * cldice_weight
+    weight = weight.astype(region.dtype)
+    return region * (1 - weight) + topology * weight
 
 
 def skeleton_recall_loss(
@@ -240,7 +250,7 @@ def skeleton_recall_loss(
         C]``, as labels are; taken as they are. Else made of the labels by ``soft_skeleton``, once a
         call.
       iterations: of ``soft_skeleton``.
-      radius: how many times the skeleton is dilated by its face neighbours.
+      radius: how many times the skeleton is dilated by its face neighbours; static.
       logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
         ``cldice_loss``.
 
@@ -249,7 +259,8 @@ def skeleton_recall_loss(
       cost nothing, so use it beside a region loss.
 
     Raises:
-      ValueError, TypeError: as ``cldice_loss``.
+      ValueError, TypeError: as ``cldice_loss``; a ``radius`` that is no static integer of 0 or
+        more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -269,20 +280,20 @@ def skeleton_recall_loss(
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)
+    iterations, radius = _check_times("iterations", iterations), _check_times("radius", radius)
     if skeletons is None:
-        _check_iterations(iterations)
         truth = class_truth(maps, p.dtype)
         tube = _tubes(truth, maps.where, maps.space, iterations, radius)
     else:
         tubes = _checks.check_labels("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
     sums = global_sum(((p * tube).sum(maps.axes), tube.sum(maps.axes)), maps, axis_name)
+    (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)
     return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
 
 
-def _check_iterations(iterations: int) -> None:
-    if iterations < 0:
-        raise ValueError(f"iterations must be 0 or more, got {iterations}.")
+def _check_times(name: str, times: int) -> int:
+    return _checks.check_static_integer(name, times, 0, 2**31)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -319,7 +330,7 @@ def _tubes(
     def of_class(truth: Array) -> Array:
         tube = _skeleton(truth, where, space, iterations)
         for _ in range(radius):
-            tube = _neighbourhood(jnp.maximum, tube, space, 0)
+            tube = _extreme(jnp.maximum, (space,), tube)
         return tube * truth
 
     return class_by_class(of_class, truth)
@@ -332,12 +343,11 @@ def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations:
         return x if where is None else jnp.where(where, x, other)
 
     def erode(x: Array) -> Array:
-        return only_valid(_neighbourhood(jnp.minimum, only_valid(x, 1), space, 1), 0)
+        return only_valid(_extreme(jnp.minimum, (space,), only_valid(x, jnp.inf)), 0)
 
     def dilate(x: Array) -> Array:
-        for axis in space:
-            x = _neighbourhood(jnp.maximum, x, (axis,), 0)
-        return only_valid(x, 0)
+        sweeps = tuple((axis,) for axis in space)
+        return only_valid(_extreme(jnp.maximum, sweeps, only_valid(x, -jnp.inf)), 0)
 
     @jax.checkpoint
     def step(state: tuple[Array, Array], _: None) -> Any:
@@ -351,9 +361,39 @@ def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations:
     return lax.scan(step, (x, nothing), length=iterations + 1)[0][1]
 
 
-def _neighbourhood(
-    choose: Callable[[Array, Array], Array], x: Array, axes: tuple[int, ...], outside: float
-) -> Array:
-    """The least or greatest of each pixel and its neighbours along each of ``axes``."""
-    beside = [shift(x, step, axis, outside) for axis in axes for step in (1, -1)]
-    return reduce(choose, beside, x)
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _extreme(choose: Choose, sweeps: Sweeps, x: Array) -> Array:
+    """The least or greatest of each pixel's neighbourhood.
+
+    A sweep takes that of a pixel and its neighbours along some axes; the next goes on from there.
+    The derivative is shared evenly by the pixels of the neighbourhood that are equal to it, as is
+    needed for an image turned over to have its gradient turned over.
+    """
+    outside = jnp.inf if choose is jnp.minimum else -jnp.inf
+    for axes in sweeps:
+        x = reduce(choose, _around(x, axes, outside))
+    return x
+
+
+@_extreme.defjvp
+def _extreme_jvp(choose: Choose, sweeps: Sweeps, primals: Any, tangents: Any) -> Any:
+    (x,), (tangent,) = primals, tangents
+    result, x = _extreme(choose, sweeps, x), lax.stop_gradient(x)
+    most = 3 ** sum(len(axes) for axes in sweeps)
+    pixels = jnp.ones_like(x, jnp.uint8 if most < 256 else jnp.int32)  # those equal to x
+    for axes in sweeps:
+        best = _extreme(choose, (axes,), x)
+        equal = [value == best for value in _around(x, axes, jnp.nan)]
+
+        def of_equal(y: Array, axes: Axes = axes, equal: list[Array] = equal) -> Array:
+            beside = _around(y, axes, 0)
+            terms = [jnp.where(e, value, 0) for e, value in zip(equal, beside, strict=True)]
+            return sum(terms[1:], terms[0])
+
+        x, pixels, tangent = best, of_equal(pixels), of_equal(tangent)
+    return result, tangent / jnp.maximum(pixels, 1).astype(tangent.dtype)
+
+
+def _around(x: Array, axes: Axes, outside: float) -> list[Array]:
+    """Each pixel, and its neighbours along each of ``axes``."""
+    return [x, *(shift(x, step, axis, outside) for axis in axes for step in (1, -1))]

@@ -48,7 +48,8 @@ def test_values_and_gradients_are_those_of_the_plain_formula(case):
 
 def test_boundary_loss_of_a_hand_computed_row():
     probs = np.float32([[0.5, 1.0, 0.25, 0.0]])[..., None]
-    got = jaxseg.boundary_loss(probs, np.array([[0, 1, 1, 0]]), activation=None, spacing=2.0)
+    options = {"activation": None, "spacing": 2.0, "spatial_axes": (1,)}
+    got = jaxseg.boundary_loss(probs, np.array([[0, 1, 1, 0]]), **options)
     np.testing.assert_allclose(got, [2 * (0.5 - 1 - 0.25) / 4], rtol=1e-6)
 
 
@@ -75,7 +76,7 @@ def test_a_class_without_a_boundary_has_the_least_spacing_as_distance(spacing):
 
 def test_hausdorff_of_a_hand_computed_row():
     # truth at 1 (distances 1 1 1 2 3), prediction at 3 (3 2 1 1 1)
-    labels, probs = np.array([[0, 1, 0, 0, 0]]), np.float32([[0, 0, 0, 1, 0]])[..., None]
+    labels, probs = np.array([[[0, 1, 0, 0, 0]]]), np.float32([[[0, 0, 0, 1, 0]]])[..., None]
     for alpha in (1.0, 2.0):
         got = jaxseg.hausdorff_dt_loss(probs, labels, activation=None, alpha=alpha)
         expected = ((1 + 2**alpha) + (2**alpha + 1)) / 5
@@ -85,7 +86,7 @@ def test_hausdorff_of_a_hand_computed_row():
 
 
 def test_hausdorff_of_predictions_below_one_half_has_the_target_distances_only():
-    labels, probs = np.array([[0, 1, 0, 0, 0]]), np.full((1, 5, 1), 0.4, np.float32)
+    labels, probs = np.array([[[0, 1, 0, 0, 0]]]), np.full((1, 1, 5, 1), 0.4, np.float32)
     got = jaxseg.hausdorff_dt_loss(probs, labels, activation=None, alpha=1.0)
     np.testing.assert_allclose(got, [(0.36 + 0.16 * (1 + 1 + 2 + 3)) / 5], rtol=1e-5)
 
@@ -187,3 +188,20 @@ def test_right_and_confident_logits_have_the_least_loss(name):
     others, _ = run(LOGITS)
     assert (wrong > others).all()
     assert (others >= right).all()
+
+
+@pytest.mark.parametrize("log", [1, "no", None, np.float32(1)], ids=repr)
+def test_log_is_true_or_false(log):
+    with pytest.raises(TypeError, match="log must be True or False, got"):
+        jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log)
+
+
+def test_log_cannot_be_traced():
+    with pytest.raises(TypeError, match=r"log must be True or False, .* static_argnames"):
+        jax.jit(lambda log: jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log))(True)
+
+
+def test_distances_are_real():
+    for wrong in (DISTANCES * np.complex64(1j), DISTANCES > 0):
+        with pytest.raises(TypeError, match="distances must be floating point, got"):
+            jaxseg.boundary_loss(LOGITS[..., :1], IDS == 1, activation="sigmoid", distances=wrong)

@@ -54,6 +54,53 @@ def test_squared_distances_are_exact_on_a_long_axis(shape):
     np.testing.assert_allclose(value, np.sqrt(squares), rtol=6e-8)
 
 
+LONG = [
+    ((70_000,), 1.0),
+    ((70_000,), (0.3,)),
+    ((40_000, 3), 1.0),
+    ((40_000, 3), (0.3, 0.7)),
+    ((3, 9_000), (0.3, 0.7)),  # thousands of rounds in float32
+    ((32_766, 2), 0.3),  # the longest diagonal of squares in int32, and one pixel more
+    ((32_767, 2), 0.3),
+    pytest.param((1, 60_000), 1.0, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing"), LONG, ids=str)
+def test_distances_are_right_on_an_axis_of_any_length(shape, spacing):
+    mask = np.zeros(shape, bool)
+    mask.flat[0] = mask.flat[3 * mask.size // 5] = True
+    for pixels in (mask, mask ^ (np.arange(mask.size).reshape(shape) == 0)):
+        expected = ndimage.distance_transform_edt(~pixels, sampling=spacing)
+        got = jaxseg.distance_transform(pixels, spacing=spacing)
+        np.testing.assert_allclose(got, expected, rtol=4e-7)
+
+
+def test_functions_of_distances_are_right_on_a_long_axis():
+    # of 70,000 pixels the first is True
+    size = 70_000
+    mask, away = np.zeros(size, bool), np.arange(size, dtype=float)
+    mask[0], away[0] = True, -1
+    for spacing in (2.0, (2.0,)):
+        got = jaxseg.signed_distance(mask, spacing=spacing)
+        np.testing.assert_allclose(got, 2 * away, rtol=4e-7)
+    options = {"activation": None, "spatial_axes": (1,)}
+    probs, labels = np.ones((1, size, 1), np.float32), mask[None]
+    got = jaxseg.boundary_loss(probs, labels, **options)
+    np.testing.assert_allclose(got, [away.mean()], rtol=1e-5)
+    got = jaxseg.hausdorff_dt_loss(probs, labels, alpha=1.0, **options)
+    np.testing.assert_allclose(got, [away[1:].sum() / size], rtol=1e-5)
+    instances = np.where(away == size - 1, 2, mask.astype(int))
+    got = jaxseg.border_weights(instances, border_weight=1.0, sigma=size)
+    np.testing.assert_allclose(got, np.exp(-((1 - 1 / size) ** 2) / 2), rtol=1e-6)
+
+
+def test_an_axis_beyond_the_limit_is_refused():
+    mask = jax.ShapeDtypeStruct((2**30 + 1,), bool)
+    with pytest.raises(ValueError, match=r"up to 2\*\*30 pixels"):
+        jax.eval_shape(jaxseg.distance_transform, mask)
+
+
 def test_without_a_true_pixel_all_is_infinitely_far():
     assert np.isposinf(jaxseg.distance_transform(np.zeros((3, 4), bool))).all()
     assert np.isposinf(jaxseg.distance_transform(np.zeros((3, 4), bool), spacing=(1.0, 2.0))).all()
@@ -114,7 +161,7 @@ def test_spacing_is_in_the_order_of_the_axes():
     np.testing.assert_allclose(turned, got.T, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
 def test_spacing_scales_the_distances(scale):
     mask = np.random.default_rng(3).random((5, 6)) < 0.2
     expected = scale * np.asarray(jaxseg.distance_transform(mask), np.float64)
@@ -129,3 +176,74 @@ def test_one_image_of_a_batch_without_a_true_pixel_leaves_the_others_alone():
     got = jax.vmap(jaxseg.distance_transform)(masks)
     for each, mask in zip(got, masks, strict=True):
         np.testing.assert_allclose(each, reference.distance_transform(mask), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "error"),
+    [
+        (np.float32(-1), "ValueError: spacing must be positive and finite"),
+        (np.array([1.0, -1.0]), "ValueError: spacing must be positive and finite"),
+        ((1, 0), "ValueError: spacing must be positive and finite"),
+        (float("nan"), "ValueError: spacing must be positive and finite"),
+        (np.float64("inf"), "ValueError: spacing must be positive and finite"),
+        (1e300, "ValueError: spacing must be positive and finite in float32"),
+        (jnp.ones(3), "ValueError: spacing must be a number or one for each of 2 axes"),
+        (1j, "TypeError: spacing must be a real number"),
+        (np.complex64(1), "TypeError: spacing must be a real number"),
+        (jnp.array([1.0, 1j]), "TypeError: spacing must be a real number"),
+        (True, "TypeError: spacing must be a real number"),
+        (None, "TypeError: spacing must be a real number"),
+        ("1", "TypeError: spacing must be a real number"),
+    ],
+    ids=repr,
+)
+def test_spacings_are_positive_numbers(spacing, error):
+    name, rule = error.split(": ")
+    error = {"ValueError": ValueError, "TypeError": TypeError}[name]
+    mask, instances = np.eye(4, dtype=bool), np.eye(4, dtype=int)
+    probs = np.ones((1, 4, 4, 1), np.float32)
+    for call in (
+        lambda: jaxseg.distance_transform(mask, spacing=spacing),
+        lambda: jaxseg.signed_distance(mask, spacing=spacing),
+        lambda: jaxseg.border_weights(instances, spacing=spacing),
+        lambda: jaxseg.boundary_loss(probs, instances[None], activation=None, spacing=spacing),
+        lambda: jaxseg.hausdorff_dt_loss(probs, instances[None], activation=None, spacing=spacing),
+    ):
+        for run in (call, jax.jit(call)):
+            with pytest.raises(error, match=rule):
+                run()
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [np.array([1, 2], ">f4"), (np.float32(1), np.int64(2)), jnp.array([1, 2]), [1, jnp.float16(2)]],
+    ids=repr,
+)
+def test_spacings_of_any_number_type(spacing):
+    mask = np.eye(3, 4, dtype=bool)
+    want = jaxseg.distance_transform(mask, spacing=(1.0, 2.0))
+    np.testing.assert_array_equal(jaxseg.distance_transform(mask, spacing=spacing), want)
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "rule"),
+    [
+        (1, TypeError, r"must be a tuple of the axes .* such as \(1, 2\)"),
+        ((1, 2.0), TypeError, "must be a tuple"),
+        ((1, True), TypeError, "must be a tuple"),
+        ("12", TypeError, "must be a tuple"),
+        ((1, -2), ValueError, "names the same axis twice"),
+        ((1, 3), ValueError, "out of range"),
+        ((), ValueError, "Space needs an axis"),
+    ],
+    ids=repr,
+)
+def test_spatial_axes_are_a_tuple_of_different_axes(axes, error, rule):
+    probs, labels = np.ones((1, 4, 4, 1), np.float32), np.ones((1, 4, 4), int)
+    for call in (
+        lambda: jaxseg.soft_skeleton(probs, spatial_axes=axes),
+        lambda: jaxseg.nacl_loss(probs, labels, spatial_axes=axes),
+        lambda: jaxseg.boundary_dou_loss(probs, labels, activation=None, spatial_axes=axes),
+    ):
+        with pytest.raises(error, match=rule):
+            call()

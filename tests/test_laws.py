@@ -41,6 +41,15 @@ from jax.sharding import PartitionSpec as P
 import jaxseg
 from jaxseg import _blocks, _compound_losses, _counts
 
+
+@pytest.fixture
+def as_users_compile() -> Any:
+    """With all of XLA's optimizations, which the other tests leave out: it reorders arithmetic."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 FLOATS = ("soft", "region")  # soft, without a mean over pixels or classes
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -171,10 +180,7 @@ def test_numpy_is_jax(case: Case) -> None:
     assert_same(got, case.function(*args), rtol=1e-6 if case.kind in SPREAD else 0)
 
 
-ONE_IMAGE = {"images": lambda case: case.public != "soft_skeleton"}  # which needs a batch
-
-
-@law(*ARRAYS, once=True, heavy=True, **ONE_IMAGE)
+@law(*ARRAYS, once=True, heavy=True)
 def test_vmap_is_a_loop(case: Case) -> None:
     args = image(case.args(), slice(3))
     got = jax.vmap(partial(outcome, case))(*args)
@@ -285,6 +291,47 @@ def test_no_pixels_give_zero_and_zero_gradient(case: Case) -> None:
         assert not any(leaf.any() for leaf in jax.tree.leaves(got))  # NaN is True
 
 
+@law("compound", once=True)
+@pytest.mark.parametrize("axis", [None, (1, 2)], ids=["pooled", "each"])
+def test_padding_a_batch_changes_no_scalar_and_no_gradient(case: Case, axis: Any) -> None:
+    args, where = image(case.args(), slice(3)), where_mask()[:3]
+    padded = [jnp.concatenate([x, garbage(x)]) for x in args]
+    mask = jnp.concatenate([where, jnp.zeros_like(where)])
+    loss, gradient = outcome(case, *padded, where=mask, axis=axis)
+    want, wanted_gradient = outcome(case, *args, where=where, axis=axis)
+    assert_same((loss, gradient[:3]), (want, wanted_gradient))
+    assert not gradient[3:].any()
+    # The second image has no valid pixel either.
+    valid = jnp.array([0, 2])
+    of_two = [x[valid] for x in args]
+    assert_same(loss, case.function(*of_two, where=where[valid], axis=axis))
+
+
+@law(*GRADED, *HARD, once=True, heavy=True)
+@pytest.mark.parametrize("form", ["numpy", "jax"])
+def test_bools_of_other_bytes_are_bools(case: Case, form: str) -> None:
+    """As NumPy reads a 1-bit image: True is a byte of 255."""
+
+    def other_bytes(x: Any) -> Any:
+        x = np.asarray(x)
+        x = (x.astype(np.uint8) * 255).view(bool) if x.dtype == bool else x
+        return x if form == "numpy" else jnp.asarray(x)
+
+    first, labels = case.args()
+    if labels.dtype != bool:
+        labels = one_hot(labels, CLASSES) if case.kind in HARD else one_hot(labels, first.shape[-1])
+        first = one_hot(first, CLASSES) if case.kind in HARD else first
+    options = {"num_classes": None} if case.public == "counts" else {}
+    if case.public == "confusion_matrix":
+        first, labels, options = first[..., 0], labels[..., 0], {"num_classes": 2}
+    args, where = (first, labels), where_mask()
+    want = outcome(case, *args, where=where, **options)
+    strange = [other_bytes(x) for x in (*args, where)]
+    assert_same(outcome(case, *strange[:2], where=strange[2], **options), want)
+    run = jax.jit(lambda *args: outcome(case, *args[:2], where=args[2], **options))
+    assert_same(run(*strange), want)
+
+
 @law("region", *SCORES, *SPREAD)
 def test_an_empty_statistic_gives_zero_division(case: Case) -> None:
     if case.kind == "region":  # where a score is zero_division, its loss is 0
@@ -321,6 +368,41 @@ def test_counts_of_summed_matrices_are_summed(case: Case) -> None:
 def test_order_of_images_does_not_matter(case: Case) -> None:
     args = case.args()
     assert_same(case.function(*image(args, slice(None, None, -1))), case.function(*args))
+
+
+SEES_NEIGHBOURS = {"sees": lambda case: takes(case, "spatial_axes")}
+
+
+@law(*SPATIAL, "pixel", "space", once=True, **SEES_NEIGHBOURS)
+def test_a_map_of_two_axes_says_whether_it_is_an_image(case: Case) -> None:
+    args = case.args()
+    options = {k: v for k, v in case.options.items() if k != "spatial_axes"}
+    of_batch = partial(getattr(jaxseg, case.public), **options)
+    of_image = partial(of_batch, spatial_axes=(0, 1))
+    want = of_batch(*args, axis=(1, 2)) if takes(case, "axis") else of_batch(*args)
+    assert_same(jax.vmap(of_image)(*args), want)
+    assert_same(of_image(*image(args, 0)), want[0])
+    for call in (of_batch, jax.jit(of_batch)):
+        with pytest.raises(ValueError, match=r"=\(0, 1\) for one image .*=\(1,\) for signals"):
+            call(*image(args, 0))
+    with pytest.raises(ValueError, match=r"inside jax\.vmap"):
+        jax.vmap(of_batch)(*args)
+
+
+@law(*SPATIAL, "pixel", "space", once=True, **SEES_NEIGHBOURS)
+def test_an_image_turned_over_has_its_gradient_turned_over(case: Case) -> None:
+    """Also where pixels are equal, so that it is a choice who gets the gradient."""
+    first, *labels = case.args()
+    args = [jnp.round(2 * jax.nn.sigmoid(first)) / 2, *labels]  # 0, 1/2 or 1
+    options = {"activation": None} if takes(case, "activation") else {}
+
+    @jax.jit
+    def run(*args: Any) -> Any:
+        return jax.grad(lambda *args: (case.function(*args, **options) ** 2).sum())(*args)
+
+    want = run(*args)
+    for turn in (jnp.fliplr, partial(jnp.flip, axis=2), partial(jnp.swapaxes, axis1=1, axis2=2)):
+        assert_same(run(*map(turn, args)), turn(want))
 
 
 # ---------------------------------------------------------------------------------- classes
@@ -430,6 +512,64 @@ def test_scores_of_matrices_keep_their_bounds(case: Case) -> None:
     assert_within(case.function(m), case.bounds)
     gradient = jax.grad(scalar(case, zero_division=0.0))(jnp.asarray(m, jnp.float32))
     assert jnp.isfinite(gradient).all()
+
+
+SCALES = (3e-38, 1e-30, 1e-20, 1.0, 1e20, 1e30, 2e37)
+
+
+@law(*SCORES)
+@pytest.mark.usefixtures("as_users_compile")
+def test_scores_do_not_depend_on_the_scale_of_counts(case: Case) -> None:
+    """Jitted and eagerly: XLA may reorder divisions, whose products then under- or overflow."""
+    grid = np.array(list(itertools.product([0, 1, 3], repeat=4)), np.float32)  # [81, 4]
+    scaled = jnp.asarray(np.stack([scale * grid for scale in SCALES]), jnp.float32)
+    if case.kind == "counts":
+        args = jaxseg.Counts(*jnp.moveaxis(scaled, -1, 0)[..., None])  # [scales, 81, 1]
+    else:
+        args = scaled.reshape(len(SCALES), -1, 2, 2)
+    eager, jitted = case.function(args), jax.jit(case.function)(args)
+    assert_same(jitted, eager)
+    want = jnp.broadcast_to(eager[SCALES.index(1.0)], eager.shape)
+    assert_same(jitted, want)
+
+
+MARGINS = (0.0, 20.0, 46.0, 60.0, 87.0, 89.0, 104.0, 120.0)  # exp(-104) is 0 in float32
+
+
+@law(*GRADED, once=True, logits=lambda case: case.options.get("activation", 1))
+@pytest.mark.usefixtures("as_users_compile")
+def test_jit_is_eager_at_all_margins(case: Case) -> None:
+    """Also where classes are absent from the truth and hardly predicted, without smoothing."""
+    first, labels = case.args()
+    options: dict[str, Any] = {"smooth": 0.0} if takes(case, "smooth") else {}
+    options |= {"axis": (1, 2)} if takes(case, "axis") else {}
+    margin = jnp.asarray(MARGINS)[:, None, None, None]  # one for each image
+    random = jnp.where(first > 0, margin, -margin)
+    absent = jnp.broadcast_to(-margin, first.shape)
+    if first.shape[-1] > 1 and case.options.get("activation") != "sigmoid":
+        absent = absent.at[..., 0].set(0.0)
+    run = jax.jit(lambda *args: outcome(case, *args, **options))
+    for args in ((random, labels), (absent, jnp.zeros_like(labels))):
+        got, want = run(*args), outcome(case, *args, **options)
+        assert_same(got, want, rtol=1e-4, atol=1e-6)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
+
+
+@law(*GRADED, once=True, logits=lambda case: case.options.get("activation", 1))
+def test_a_class_that_is_switched_off_does_no_harm(case: Case) -> None:
+    """By a logit of -inf, where it is not the truth: it is as -200, with ids and dense labels."""
+    first, ids = case.args()
+    truth = ids if ids.dtype == bool else one_hot(ids, first.shape[-1])
+    off = (~truth).at[:, :, ::2].set(False)
+    if first.shape[-1] > 1 and case.options.get("activation") != "sigmoid":
+        off &= jnp.roll(truth, 1, -1)  # one class of each pixel
+    want = outcome(case, jnp.where(off, -200.0, first), truth)
+    for labels in (ids, truth, truth.astype(jnp.float32)):
+        got = outcome(case, jnp.where(off, -jnp.inf, first), labels)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
+        # A penalty of the logits themselves, and a share of each label, are of the others alone.
+        if case.public != "nacl_loss" and "label_smoothing" not in case.options:
+            assert_same(got, want)
 
 
 @law(*GRADED, once=True, heavy=True)
@@ -549,6 +689,32 @@ def test_pure_forward_mode(case: Case) -> None:
     gradient = jax.grad(f)(first, *labels)
     products = jax.tree.map(jnp.vdot, gradient, direction)
     assert_same(got, sum(jax.tree.leaves(products)), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- strict modes
+
+
+STRICT = {
+    "disable_jit": jax.disable_jit,
+    "debug_nans": partial(jax.debug_nans, True),
+    "check_tracer_leaks": jax.checking_leaks,
+    "enable_x64": partial(jax.enable_x64, True),
+}
+
+
+@law(*ARRAYS, once=True)
+@pytest.mark.parametrize("mode", STRICT)
+def test_strict_modes_change_nothing(case: Case, mode: str) -> None:
+    """Beside strict dtype promotion and rank promotion, in which all tests run."""
+    args = case.args()
+    if case.kind in SCORES:  # of integers, scores are of the default float dtype
+        args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
+    want = outcome(case, *args)
+    with STRICT[mode]():
+        assert_same(outcome(case, *args), want, rtol=1e-4, atol=1e-5)
+        if mode == "debug_nans" and case.kind in GRADED:  # nothing valid, nothing added
+            options = {"smooth": 0.0} if takes(case, "smooth") else {}
+            outcome(case, *args, where=jnp.zeros(MAP, bool), **options)
 
 
 # ---------------------------------------------------------------------------------- devices

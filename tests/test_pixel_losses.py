@@ -119,16 +119,17 @@ def test_a_pixel_of_no_class_has_no_cross_entropy(name):
 def test_neighbours_shares_of_a_hand_computed_row():
     # one row 0 0 1 under a kernel of 3: shares of class 0 are 2/3 (one is outside), 2/3, 1/3
     logits = np.zeros((1, 3, 2), np.float32)
-    got = jaxseg.nacl_loss(logits, np.array([[0, 0, 1]]), weight=6.0) - math.log(2)
+    loss = functools.partial(jaxseg.nacl_loss, labels=np.array([[0, 0, 1]]), spatial_axes=(1,))
+    got = loss(logits, weight=6.0) - math.log(2)
     np.testing.assert_allclose(got, [[2, 3, 2]], rtol=1e-6)
-    squared = jaxseg.nacl_loss(logits, np.array([[0, 0, 1]]), weight=18.0, distance="l2")
+    squared = loss(logits, weight=18.0, distance="l2")
     np.testing.assert_allclose(squared - math.log(2), [[4, 5, 2]], rtol=1e-6)
 
 
 def test_a_masked_neighbour_is_of_no_class():
     logits, labels = np.zeros((1, 3, 2), np.float32), np.array([[0, 0, 1]])
     where = np.array([[True, True, False]])
-    got = jaxseg.nacl_loss(logits, labels, weight=6.0, where=where)
+    got = jaxseg.nacl_loss(logits, labels, weight=6.0, spatial_axes=(1,), where=where)
     np.testing.assert_allclose(got, [[2 + math.log(2), 2 + math.log(2), 0]], rtol=1e-6)
 
 
@@ -323,3 +324,20 @@ def test_border_weights_of_a_volume():
     instances[0, 0], instances[3, 4] = 1, 2
     got = jaxseg.border_weights(instances)
     np.testing.assert_allclose(got, reference.border_weights(instances), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "rule"),
+    [
+        ({"sigma": 0.0}, ValueError, "sigma must be above 0"),
+        ({"sigma": np.float32(-1)}, ValueError, "sigma must be above 0"),
+        ({"sigma": 1j}, TypeError, "sigma must be a real number"),
+        ({"border_weight": -1}, ValueError, "border_weight must be 0 or more"),
+        ({"border_weight": np.ones(2)}, ValueError, "border_weight must be one number"),
+        ({"border_weight": True}, TypeError, "border_weight must be a real number"),
+    ],
+    ids=repr,
+)
+def test_arguments_of_border_weights(options, error, rule):
+    with pytest.raises(error, match=rule):
+        jaxseg.border_weights(np.eye(3, dtype=int), **options)

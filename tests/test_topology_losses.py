@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import losses
 import numpy as np
 import pytest
@@ -95,6 +96,82 @@ def test_masked_pixels_are_as_if_outside_the_image():
     expected = np.zeros_like(probs)
     expected[:, 1:5, 2:8] = jaxseg.soft_skeleton(probs[:, 1:5, 2:8], iterations=2)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_masked_pixels_have_no_share_in_the_gradient():
+    # of ones and zeros, to which a masked pixel could be equal
+    probs = rng(8).integers(0, 2, (1, 6, 9, 1)).astype(np.float32)
+    where = np.zeros((1, 6, 9), bool)
+    where[:, 1:5, 2:8] = True
+    gradient = jax.grad(lambda x, **options: (jaxseg.soft_skeleton(x, **options) ** 2).sum())
+    expected = np.zeros_like(probs)
+    expected[:, 1:5, 2:8] = gradient(probs[:, 1:5, 2:8], iterations=2)
+    np.testing.assert_allclose(gradient(probs, iterations=2, where=where), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 10])
+def test_equal_pixels_share_the_gradient(iterations):
+    probs = np.float32([[0.1, 0.3, 0.1]])[..., None]
+    options = {"iterations": iterations, "spatial_axes": (1,)}
+    gradient = jax.grad(lambda x: jaxseg.soft_skeleton(x, **options).sum())(probs)
+    np.testing.assert_allclose(gradient.ravel(), [-0.5, 1, -0.5], rtol=1e-6)
+
+
+def test_a_volume_turned_over_has_its_gradient_turned_over():
+    probs = rng(9).integers(0, 3, (5, 5, 5, 1)).astype(np.float32) / 2
+    options = {"iterations": 1, "spatial_axes": (0, 1, 2)}
+    run = jax.jit(jax.grad(lambda x: (jaxseg.soft_skeleton(x, **options) ** 2).sum()))
+    want = run(probs)
+    for axes in ((1, 0, 2, 3), (0, 2, 1, 3), (2, 1, 0, 3), (1, 2, 0, 3)):
+        got = run(probs.transpose(axes))
+        np.testing.assert_allclose(got, want.transpose(axes), rtol=1e-5, atol=1e-6)
+
+
+def test_forward_mode_from_probabilities():
+    # of equal pixels, whose derivatives go another way than JAX's own
+    probs, direction = rng(10).integers(0, 3, (1, 5, 6, 2)) / 2, rng(11).random((1, 5, 6, 2))
+    probs, direction = probs.astype(np.float32), direction.astype(np.float32)
+    options = {"labels": rng(12).integers(0, 2, (1, 5, 6)), "activation": None, "iterations": 2}
+
+    @jax.jit
+    def total(x):
+        return jaxseg.cldice_loss(x, **options).sum()
+
+    _, forward = jax.jvp(total, (probs,), (direction,))
+    np.testing.assert_allclose(forward, (jax.grad(total)(probs) * direction).sum(), rtol=1e-5)
+
+
+def test_more_neighbours_than_a_byte_counts_share_the_gradient():
+    # 3^6 in a cube of six axes: a flat map keeps the sum of its gradient
+    probs = np.full((3, 3, 3, 3, 3, 4, 1), 0.5, np.float32)
+    options = {"iterations": 0, "spatial_axes": tuple(range(6))}
+    gradient = jax.grad(lambda x: jaxseg.soft_skeleton(x, **options).sum())(probs)
+    np.testing.assert_allclose(gradient.sum(), 0, atol=1e-3)
+    np.testing.assert_allclose(gradient, gradient[::-1], atol=1e-6)
+
+
+STATIC = [
+    ("iterations", lambda x, y, n: jaxseg.soft_skeleton(x, iterations=n)),
+    ("iterations", lambda x, y, n: jaxseg.cldice_loss(x, y, activation=None, iterations=n)),
+    ("iterations", lambda x, y, n: jaxseg.dice_cldice_loss(x, y, activation=None, iterations=n)),
+    ("radius", lambda x, y, n: jaxseg.skeleton_recall_loss(x, y, activation=None, radius=n)),
+    ("erosions", lambda x, y, n: jaxseg.hausdorff_erosion_loss(x, y, activation=None, erosions=n)),
+    ("kernel_size", lambda x, y, n: jaxseg.nacl_loss(x, y, kernel_size=n)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), STATIC)
+def test_numbers_of_times_are_static_integers(name, call):
+    x, y = np.ones((1, 4, 4, 1), np.float32), np.ones((1, 4, 4), int)
+    for n in (2.0, True, np.float32(3), None, "2"):
+        with pytest.raises(TypeError, match=f"{name} must be a.* integer, got"):
+            call(x, y, n)
+    for n in (-1, np.int64(-1), 2**31):
+        with pytest.raises(ValueError, match=f"{name} must be at least . and below 2147483648"):
+            call(x, y, n)
+    with pytest.raises(TypeError, match=f"{name} must be a static integer, .*static_argnames"):
+        jax.jit(lambda n: call(x, y, n))(3)
+    jax.eval_shape(lambda: call(x, y, np.uint8(3)))
 
 
 # ---------------------------------------------------------------------------------- losses

@@ -55,7 +55,7 @@ def zero(statistic: Statistic, num_classes: int, ndim: int, dense: bool) -> Runn
 
 def masked(where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
     """``where`` of the label map's shape, and a mask of it or of its examples ``[B]``."""
-    where = _checks.check_where(where, shape)
+    where = _checks.clean_bools(_checks.check_where(where, shape))
     if mask is None:
         return where
     mask = jnp.asarray(mask).astype(bool)
