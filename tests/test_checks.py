@@ -63,8 +63,8 @@ BAD = [
     # activation
     Bad("unknown activation", ValueError, ("one of None, 'softmax', 'sigmoid'", "'tanh'"),
         SOFT_COUNTS, (X, Y), {"activation": "tanh"}),
-    Bad("no activation to predict by", ValueError, ("one of 'softmax', 'sigmoid'", "None"),
-        PREDICT, (X,), {"activation": None}),
+    Bad("unknown activation to predict by", ValueError, ("None, 'softmax', 'sigmoid'", "'probs'"),
+        PREDICT, (X,), {"activation": "probs"}),
     Bad("softmax of one class", ValueError, ("softmax over one class", "[..., 1]"),
         jaxseg.dice_loss, (X[..., :1], Y)),
     Bad("softmax of one class, compound", ValueError, ("softmax over one class", "[..., 1]"),
