@@ -31,7 +31,7 @@ def check_soft(
     Bools are yet to be cleaned: ``blocked_sum`` does it block by block.
     """
     scores = check_scores(name, scores)
-    labels = check_labels(name, scores.shape, as_raw_array(labels))
+    labels = check_label_format(name, scores.shape, as_raw_array(labels))
     shape = scores.shape[:-1]
     return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
@@ -50,7 +50,7 @@ def check_scores(name: str, scores: ArrayLike) -> Array:
     return scores
 
 
-def check_labels(name: str, shape: tuple[int, ...], labels: Array) -> Array:
+def check_label_format(name: str, shape: tuple[int, ...], labels: Array) -> Array:
     """Check labels against scores ``[..., C]`` of ``shape``: ids ``[...]`` or dense ``[..., C]``.
 
     The one place where the two formats are told apart, by number of axes and dtype alone.

@@ -239,7 +239,7 @@ def linear_dice_ce_loss(
     num_classes = kernel.shape[-1]
     _checks.check_activation("softmax", ("softmax",), num_classes)
     shape = (*features.shape[:-1], num_classes)
-    labels = _checks.check_labels("logits", shape, _checks.as_array(labels))
+    labels = _checks.check_label_format("logits", shape, _checks.as_array(labels))
     where = _checks.check_where(where, shape[:-1])
     axes = _checks.normalize_axis(axis, len(shape) - 1)
     class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)

@@ -148,7 +148,7 @@ def check_labels(
                 f"predictions must have a class axis, last, of num_classes={num_classes}; "
                 f"got shape {given.shape}."
             )
-        found = _checks.check_labels("predictions", given.shape, found)
+        found = _checks.check_label_format("predictions", given.shape, found)
     mask = _on_host("where", where)
     found, shape = _label_map(found, num_classes, mask)
     mask = None if mask is None else np.asarray(_checks.check_where(mask, shape))
