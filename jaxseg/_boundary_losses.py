@@ -23,6 +23,7 @@ from jaxseg._checks import Axis, AxisName, safe_divide
 from jaxseg._counts import activate, counts, masks_of, truth_of, valid_logits
 from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
 from jaxseg._region_losses import pools_batch, region_sums, squared_counts
+from jaxseg._sharding import psum_each
 
 
 def boundary_loss(
@@ -331,7 +332,7 @@ def class_truth(maps: Maps, dtype: Any) -> Array:
 def global_sum(sums: Any, maps: Maps, axis_name: AxisName) -> Any:
     """Sums over devices too, where these share the images that are summed."""
     shared = axis_name is not None and pools_batch(maps.axes, maps.logits.ndim - 1)
-    return lax.psum(sums, axis_name) if shared else sums
+    return psum_each(sums, axis_name) if shared else sums
 
 
 def class_by_class(function: Callable[..., Array], *arrays: Array) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
@@ -36,6 +36,7 @@ from jaxseg._pixel_losses import (
 )
 from jaxseg._region_losses import negative_log_dice
 from jaxseg._scores import dice, tversky
+from jaxseg._sharding import psum_each
 
 
 def bce_dice_loss(
@@ -807,7 +808,7 @@ def _global_mean(total: Array, weight: Array, axis_name: AxisName) -> Array:
     """``total / weight`` over images and devices; 0 if nothing weighs."""
     total, weight = total.sum(), weight.sum()
     if axis_name is not None:
-        total, weight = lax.psum((total, weight), axis_name)
+        total, weight = psum_each((total, weight), axis_name)
     return safe_divide(total, weight, 0)
 
 
@@ -844,7 +845,7 @@ def _mean_region_loss(
     else:
         valid = _checks.clean_bools(where.any(axes))
     if axis_name is not None and 0 in axes:
-        counts, devices = lax.psum((counts, valid.astype(jnp.int32)), axis_name)
+        counts, devices = psum_each((counts, valid.astype(jnp.int32)), axis_name)
         valid, axis_name = devices > 0, None
     loss = region(counts)
     if class_weights is None:

@@ -38,6 +38,7 @@ from jaxseg._scores import (
     tversky,
     weights_of_rare,
 )
+from jaxseg._sharding import psum_each
 
 
 def dice_loss(
@@ -616,7 +617,7 @@ def region_sums(
         sums = soft_sums(statistic, logits, labels, activation, where, axis, constants)
     if axis_name is None or not pools_batch(axis, jnp.ndim(logits) - 1):
         return sums
-    return lax.psum(sums, axis_name)
+    return psum_each(sums, axis_name)
 
 
 def pools_batch(axis: Axis, ndim: int) -> bool:

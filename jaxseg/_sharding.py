@@ -88,6 +88,14 @@ def _sum_auto(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
     return run(*arrays)
 
 
+def psum_each(sums: Any, axis_name: Any) -> Any:
+    """``lax.psum`` of each leaf by itself.
+
+    JAX 0.8.0 cannot transpose that of several leaves if one of them has no derivative.
+    """
+    return jax.tree.map(lambda x: lax.psum(x, axis_name), sums)
+
+
 def _map_spec(spec: Spec, ndim: int) -> Spec:
     return (*spec, *(None for _ in range(ndim)))[:ndim]
 

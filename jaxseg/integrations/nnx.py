@@ -9,7 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from jaxseg import Running
 from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, masked, scored, zero
+
+GET_VALUE = hasattr(nnx.Variable, "get_value")  # Flax 0.12.0 has ``value`` alone
 
 
 class SegmentationMetric(nnx.Metric):
@@ -56,7 +59,7 @@ class SegmentationMetric(nnx.Metric):
 
     def reset(self) -> None:
         """Start anew."""
-        self.state.set_value(jax.tree.map(jnp.zeros_like, self.state.get_value()))
+        self._keep(jax.tree.map(jnp.zeros_like, self._sum()))
 
     def update(
         self,
@@ -77,9 +80,18 @@ class SegmentationMetric(nnx.Metric):
         """
         where = masked(where, mask, jnp.shape(logits)[:-1])
         batch = self.statistic(logits, labels, where=where)
-        self.state.set_value(self.state.get_value() + batch)
+        self._keep(self._sum() + batch)
 
     def compute(self) -> Any:
         """Scores of the sum: a dict, or one value. On the host they see exact NumPy integers."""
         scores = self.scores if callable(self.scores) else dict(self.scores)
-        return scored(scores, self.state.get_value())
+        return scored(scores, self._sum())
+
+    def _sum(self) -> Running:
+        return self.state.get_value() if GET_VALUE else self.state.value
+
+    def _keep(self, state: Running) -> None:
+        if GET_VALUE:
+            self.state.set_value(state)
+        else:
+            self.state.value = state
