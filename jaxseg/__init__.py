@@ -21,10 +21,10 @@ from jaxseg._counts import (
     confusion_matrix,
     counts,
     counts_from_confusion,
-    predict_labels,
     soft_counts,
 )
 from jaxseg._distance import distance_transform, signed_distance
+from jaxseg._labels import check_labels, predict_labels
 from jaxseg._moments import Moments, mean, moments, std
 from jaxseg._pixel_losses import (
     border_weights,
@@ -99,7 +99,9 @@ __all__ = [
     "soft_counts",
     "confusion_matrix",
     "counts_from_confusion",
+    # labels
     "predict_labels",
+    "check_labels",
     # moments of values per case
     "Moments",
     "moments",

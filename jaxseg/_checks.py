@@ -73,7 +73,8 @@ def check_labels(name: str, shape: tuple[int, ...], labels: Array) -> Array:
             )
         return labels
     if labels.shape != shape[:-1]:
-        raise ValueError(f"{rule}; got shape {labels.shape}.")
+        hint = " Drop its last axis: labels[..., 0]." if labels.shape == (*shape[:-1], 1) else ""
+        raise ValueError(f"{rule}; got shape {labels.shape}.{hint}")
     if jnp.issubdtype(labels.dtype, jnp.floating):
         raise TypeError(f"{rule}; got {labels.dtype} ids: cast class ids to an integer dtype.")
     return labels
@@ -84,21 +85,30 @@ def check_hard(
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
     predictions, labels = as_raw_array(predictions), as_raw_array(labels)
+    logits = predictions.ndim == labels.ndim + 1  # perhaps
     for name, x in (("predictions", predictions), ("labels", labels)):
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
                 f"{name} without num_classes must be bool masks [..., C], got {x.dtype}; "
-                "give num_classes= for integer ids, and predict_labels makes either of logits."
+                f"give num_classes= for integer ids. {_mend(name, x, logits, dense)}"
             )
         if not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)):
             raise TypeError(
-                f"{name} must be integer or bool ids, got {x.dtype}; "
-                "predict_labels makes them of logits."
+                f"{name} must be integer or bool ids, got {x.dtype}. "
+                f"{_mend(name, x, logits, dense)}"
             )
     if predictions.shape != labels.shape:
+        hints = [
+            f" Drop the last axis: {name}[..., 0]."
+            for name, x, other in (
+                ("predictions", predictions, labels),
+                ("labels", labels, predictions),
+            )
+            if x.shape == (*other.shape, 1)
+        ]
         raise ValueError(
             "predictions and labels must have the same shape, "
-            f"got {predictions.shape} and {labels.shape}."
+            f"got {predictions.shape} and {labels.shape}.{''.join(hints)}"
         )
     if dense and predictions.ndim == 0:
         raise ValueError("masks must have a class axis, last: [..., C]; got shape ().")
@@ -112,13 +122,32 @@ def check_hard(
     return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
 
+def _mend(name: str, x: Array, logits: bool, dense: bool) -> str:
+    """How to make ids or masks of ``predictions`` or ``labels`` of another dtype."""
+    if name == "predictions" and logits:
+        return "predict_labels makes either of logits."
+    if name == "predictions" and jnp.issubdtype(x.dtype, jnp.floating):
+        cast = "Cast masks to bool" if dense else "Cast ids to an integer dtype"
+        return (
+            f"{cast}, and compare probabilities with a threshold; "
+            "predict_labels makes either of logits."
+        )
+    return "Cast masks to bool." if dense else "Cast the ids to an integer dtype."
+
+
 def check_matrix(matrix: ArrayLike) -> Any:
     """Check a confusion matrix ``[..., C, C]`` of integers or floats.
 
     NumPy's 64-bit integers are left as they are: ``jnp.asarray`` would cut them to int32.
     """
     if hasattr(matrix, "_fields"):  # a NamedTuple: four leaves could pass as rows
-        raise TypeError(f"This takes a confusion matrix [..., C, C], got {type(matrix).__name__}.")
+        name = type(matrix).__name__
+        hint = {
+            "Counts": " jaxseg.confusion_matrix makes one of label maps; the mean IoU of Counts is "
+            "jnp.nanmean(jaxseg.iou(counts)).",
+            "Running": " jaxseg.total(running) is the sum that a Running holds.",
+        }.get(name, "")
+        raise TypeError(f"This takes a confusion matrix [..., C, C], got {name}.{hint}")
     matrix = _as_native(matrix)
     if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
         matrix = jnp.asarray(matrix)
@@ -225,34 +254,24 @@ def check_scalar(
     name: str, x: ArrayLike, rule: str = "", obeys: Callable[[float], bool] | None = None
 ) -> Array:
     """Check a real number, or an array of shape (); a value that is known before tracing too."""
-    if isinstance(x, np.ndarray | np.generic) and np.ndim(x) == 0:
-        x = x.item()
-    if isinstance(x, bool | complex) or not isinstance(x, int | float | np.ndarray | Array):
-        raise TypeError(f"{name} must be a real number, got {x!r}.")
+    x = check_real(name, x)
     if isinstance(x, int | float) and obeys is not None and not obeys(x):
         raise ValueError(f"{name} must be {rule}, got {x}.")
     array = jnp.asarray(float(x) if isinstance(x, int) else x)  # an integer may be beyond int32
     if array.ndim > 0:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}.")
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} must be a real number, got {array.dtype}.")
     return at_least_float32(array)
 
 
 def check_broadcast(name: str, x: ArrayLike, shape: tuple[int, ...]) -> Any:
-    """Check a real number, or an array of them that broadcasts to a result of ``shape``.
+    """Check a real number, or an array of them that broadcasts to ``shape``.
 
-    An array comes back with all axes of the result, a number as it is.
+    An array comes back with all axes of ``shape``, a number as it is.
     """
-    if isinstance(x, np.ndarray | np.generic) and np.ndim(x) == 0:
-        x = x.item()
-    if isinstance(x, int | float) and not isinstance(x, bool):
+    x = check_real(name, x)
+    if isinstance(x, int | float):
         return x
-    if isinstance(x, str | bool | complex) or x is None:
-        raise TypeError(f"{name} must be a real number or an array of them, got {x!r}.")
     array = as_array(x)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
-        raise TypeError(f"{name} must be real, got {array.dtype}.")
     fits = [n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])]
     if array.ndim > len(shape) or not all(fits):
         raise ValueError(
@@ -289,6 +308,29 @@ def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) 
             f"{name} must have shape ({num_classes},), one per class; got {weights.shape}."
         )
     return at_least_float32(weights)
+
+
+def check_real(name: str, x: Any) -> Any:
+    """Check a real number, or an array of them; NumPy's numbers become Python's."""
+    if not is_real(x):
+        raise TypeError(f"{name} must be a real number, got {kind(x)}.")
+    return x.item() if isinstance(x, np.ndarray | np.generic) and x.ndim == 0 else x
+
+
+def is_real(x: Any) -> bool:
+    """Whether ``x`` is a real number or an array of them; a bool is not a number."""
+    if isinstance(x, Array | np.ndarray | np.generic):
+        return bool(jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating))
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def kind(x: Any) -> str:
+    """What ``x`` is, for a message: the same of an array and of its tracer."""
+    if isinstance(x, Array | np.ndarray | np.generic):
+        return f"an array of shape {x.shape} and dtype {x.dtype}"
+    if x is None or isinstance(x, bool | str | int | float | complex):
+        return repr(x)
+    return type(x).__name__
 
 
 def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, ...]:

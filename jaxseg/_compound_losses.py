@@ -517,6 +517,7 @@ def unified_focal_loss(
     weight = _checks.check_scalar("weight", weight)
     delta = _checks.check_scalar("delta", delta)
     gamma = _checks.check_scalar("gamma", gamma)
+    asymmetric = _checks.check_static_bool("asymmetric", asymmetric)
     damping = jnp.where(
         jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
     )
@@ -537,27 +538,33 @@ def unified_focal_loss(
 
 
 def deep_supervision(
-    loss: Callable[..., Array], weights: Sequence[float] | None = None
+    loss: Callable[..., Array], weights: Sequence[float] | ArrayLike | None = None
 ) -> Callable[..., Array]:
     r"""A loss of a list of logits at several resolutions, from a loss of one.
 
     .. math:: \sum_i \frac{w_i}{\sum_j w_j}\, loss(logits_i, labels_i)
 
-    with the labels resized to each output by nearest neighbour.
+    with one label map resized to each output by nearest neighbour, or a list of them. A resized
+    pixel has the label under its centre, as in PyTorch's "nearest-exact".
 
     Args:
-      loss: a function ``loss(logits, labels, *, where=None, ...)`` of which all results have one
-        shape, such as any loss here but those of each pixel.
-      weights: one for each output, divided by their sum; None is ``1/2^i``, the finest first.
+      loss: a function ``loss(logits, labels, *, where=None, ...)`` whose result is a scalar, as
+        that of a compound loss. Any other is reduced first: ``lambda *args, **options:
+        jaxseg.dice_loss(*args, **options).mean()``.
+      weights: ``[outputs]``, divided by their sum; None is ``1/2^i``, the finest first. They may be
+        traced: then they are not checked, and the loss is NaN if all are 0.
 
     Returns:
-      A function ``(outputs, labels, *, where=None, **arguments)``, with ``outputs`` a list of
-      logits ``[B, *space_i, C]``, ``labels`` ids ``[B, *space]`` or dense ``[B, *space, C]`` and
-      ``where`` of the finest map; ``arguments`` go to ``loss``.
+      A function ``(outputs, labels, *, where=None, **arguments)`` that returns a scalar of the
+      loss's dtype. ``outputs`` are a list of logits ``[B, *space_i, C]``; ``labels`` are ids ``[B,
+      *space]`` or dense ``[B, *space, C]``, or a list with a label map for each output, of its own
+      resolution; ``where`` is the same of bools ``[B, *space]``; ``arguments`` go to ``loss``.
 
     Raises:
-      ValueError: an empty list of outputs, another number of weights than of outputs, weights that
-        are negative or all 0, outputs whose number of axes is not that of the labels.
+      ValueError: a loss that is not a scalar, an empty list of outputs, another number of weights
+        or of label maps than of outputs, weights that are negative, not finite or all 0, outputs
+        whose number of axes is not that of the labels.
+      TypeError: weights that are not real numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -566,36 +573,43 @@ def deep_supervision(
       >>> outputs = [jnp.zeros((1, 8, 8, 2)), jnp.zeros((1, 4, 4, 2))]
       >>> jaxseg.deep_supervision(jaxseg.dice_ce_loss)(outputs, labels).tolist()
       1.2086
+      >>> def mean_dice_loss(logits, labels, *, where=None):
+      ...     return jaxseg.dice_loss(logits, labels, where=where).mean()
+      >>> jaxseg.deep_supervision(mean_dice_loss)(outputs, labels).tolist()
+      0.5154
 
     References:
       C.-Y. Lee et al., "Deeply-supervised nets", 2015; the weights are those of F. Isensee et al.,
       "nnU-Net", 2021, which gives the coarsest output none.
     """
-    if weights is not None and (any(w < 0 for w in weights) or not sum(weights) > 0):
-        raise ValueError(f"weights must be 0 or more and not all 0, got {weights}.")
+    if weights is not None:
+        weights = _output_weights(weights)
 
     def supervised(
         outputs: Sequence[ArrayLike],
-        labels: ArrayLike,
+        labels: ArrayLike | Sequence[ArrayLike],
         *,
-        where: ArrayLike | None = None,
+        where: ArrayLike | Sequence[ArrayLike] | None = None,
         **arguments: Any,
     ) -> Array:
         count = len(outputs)
-        shares = [0.5**i for i in range(count)] if weights is None else list(weights)
+        shares: Any = np.exp2(-np.arange(count)) if weights is None else weights
         if count == 0 or len(shares) != count:
             raise ValueError(f"Each output needs a weight: {count} outputs, {len(shares)} weights.")
-        labels = _checks.as_array(labels)
-        where = None if where is None else jnp.asarray(where)
-        total = jnp.zeros(())
-        for share, logits in zip(shares, outputs, strict=True):
-            shape = jnp.shape(logits)
-            dense = labels.ndim == len(shape)
-            resized = _nearest(labels, shape if dense else shape[:-1], dense)
-            mask = None if where is None else _nearest(where, shape[:-1], False)
-            value = loss(logits, resized, where=mask, **arguments)
-            total = total + value * jnp.asarray(share / sum(shares), value.dtype)
-        return total
+        shares = shares / shares.sum()
+        shapes = [jnp.shape(logits) for logits in outputs]
+        maps = _maps_of_outputs(labels, where, shapes)
+        values = []
+        for logits, (own_labels, mask) in zip(outputs, maps, strict=True):
+            value = jnp.asarray(loss(logits, own_labels, where=mask, **arguments))
+            if value.shape != ():
+                raise ValueError(
+                    f"The loss has to be a scalar, and that of an output has shape {value.shape}: "
+                    "reduce it, as lambda *args, **options: loss(*args, **options).mean() does."
+                )
+            values.append(value)
+        each = jnp.stack(values)
+        return (each * jnp.asarray(shares).astype(each.dtype)).sum()
 
     return supervised
 
@@ -733,14 +747,64 @@ def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     return x.sum(class_axis, keepdims=True).sum(axes)
 
 
-def _nearest(x: Array, shape: tuple[int, ...], dense: bool) -> Array:
-    """A label map resized to ``shape`` by nearest neighbour; batch and classes stay."""
+def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
+    """Weights ``[outputs]``; values that are known, eagerly and under jit, are checked."""
+    known = not any(isinstance(leaf, Array) for leaf in jax.tree.leaves(weights))
+    array: Any = np.asarray(weights) if known else jnp.asarray(weights)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise TypeError(f"weights must be real numbers, got {array.dtype}.")
+    if array.ndim != 1:
+        raise ValueError(f"weights must be one number per output, got shape {array.shape}.")
+    if not known:
+        return _checks.at_least_float32(array)
+    if not (np.isfinite(array) & (array >= 0)).all() or not array.any():
+        raise ValueError(f"weights must be finite, 0 or more and not all 0, got {weights}.")
+    return array.astype(np.float64)
+
+
+def _maps_of_outputs(
+    labels: Any, where: Any, shapes: Sequence[tuple[int, ...]]
+) -> list[tuple[Array, Array | None]]:
+    """Labels and ``where`` of each output: those of a list, or one map resized to each."""
+    given = {"labels": labels, "where": where}
+    listed = {name: _is_list_of_maps(x) for name, x in given.items()}
+    each: dict[str, list[Any]] = {}
+    for name, x in given.items():
+        if x is None:
+            each[name] = [None] * len(shapes)
+        elif listed[name]:
+            each[name] = [_checks.as_array(leaf) for leaf in x]
+            if len(x) != len(shapes):
+                raise ValueError(
+                    f"A list of {name} needs one per output: "
+                    f"{len(shapes)} outputs, {len(x)} {name}."
+                )
+        else:
+            given[name] = x = _checks.as_array(x)
+            if name == "where" and not listed["labels"]:
+                space = given["labels"].shape[: len(shapes[0]) - 1]
+                if x.shape != space:
+                    raise ValueError(
+                        f"where must have the label map's shape {space}, got {x.shape}."
+                    )
+            each[name] = [_nearest(name, x, shape) for shape in shapes]
+    return list(zip(each["labels"], each["where"], strict=True))
+
+
+def _is_list_of_maps(x: Any) -> bool:
+    return isinstance(x, list | tuple) and all(isinstance(leaf, np.ndarray | Array) for leaf in x)
+
+
+def _nearest(name: str, x: Array, shape: tuple[int, ...]) -> Array:
+    """A map ``[B, *space]``, or dense labels, resized to an output's; batch and classes stay."""
+    dense = name == "labels" and x.ndim == len(shape)
+    shape = shape if dense else shape[:-1]
     kept = (0, x.ndim - 1) if dense else (0,)
     if x.ndim != len(shape) or any(x.shape[a] != shape[a] for a in kept):
-        raise ValueError(f"labels {x.shape} cannot be resized to an output's map {shape}.")
+        raise ValueError(f"{name} of shape {x.shape} cannot be resized to an output's {shape}.")
     for axis in set(range(x.ndim)) - set(kept):
         if x.shape[axis] != shape[axis]:
-            centres = (jnp.arange(shape[axis]) * 2 + 1) * x.shape[axis] // (2 * shape[axis])
+            centres = (np.arange(shape[axis]) * 2 + 1) * x.shape[axis] // (2 * shape[axis])
             x = jnp.take(x, centres, axis)
     return x
 

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._arithmetic import add, multiply
 from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
@@ -34,27 +35,39 @@ class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
     Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
-    the counts of two sets of images together.
+    the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
+    shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
+    leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
+    float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> a = jaxseg.counts(jnp.array([0, 1]), jnp.array([0, 1]), num_classes=2)
-      >>> (a + a).tp.tolist()
-      [2, 2]
+      >>> (a + a).tp.tolist(), sum([a, a, a]).tp.tolist(), (0.5 * a).tp.tolist()
+      ([2, 2], [3, 3], [0.5, 0.5])
     """
 
-    tp: Array
-    fp: Array
-    fn: Array
-    tn: Array
+    # Arrays, for which numbers and NumPy's arrays may stand.
+    tp: Array | Any
+    fp: Array | Any
+    fn: Array | Any
+    tn: Array | Any
 
     def __add__(self, other: Any) -> Counts:
-        if not isinstance(other, Counts):
-            return NotImplemented
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return add(self, other)
+
+    def __radd__(self, other: Any) -> Counts:
+        return add(self, other)
+
+    def __mul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
+
+    def __rmul__(self, factor: Any) -> Counts:
+        return multiply(self, factor)
 
 
+Counts.__array_ufunc__ = None  # type: ignore[attr-defined]  # NumPy leaves + and * to Counts
 jax.export.register_namedtuple_serialization(Counts, serialized_name="jaxseg.Counts")
 
 
@@ -534,52 +547,3 @@ def _float_counts_from_confusion(m: Array) -> Counts:
     unequal = other.astype(m.dtype)
     tn = jnp.einsum("...ij,ci,cj->...c", m, unequal, unequal, precision="highest")
     return Counts(tp=tp, fp=off.sum(-2), fn=off.sum(-1), tn=tn)
-
-
-def predict_labels(
-    logits: ArrayLike, *, activation: str = "softmax", threshold: ArrayLike = 0.5
-) -> Array:
-    r"""Predicted ids (softmax) or masks (sigmoid) of logits.
-
-    .. math:: \operatorname{argmax}_c x_c \quad\text{or}\quad \sigma(x_c) \ge threshold
-
-    Args:
-      logits: float ``[..., C]``.
-      activation: "softmax": the class of the largest logit, the lowest of equal ones; "sigmoid":
-        each class by itself.
-      threshold: probability from which a class is predicted, for "sigmoid": a scalar or ``[C]``.
-
-    Returns:
-      int32 ids ``[...]`` for "softmax", with -1, no class, where any logit is NaN; bool masks
-      ``[..., C]`` for "sigmoid", False where the logit is NaN.
-
-    Raises:
-      ValueError: an unknown ``activation``, a softmax over one class, a missing class axis, a
-        ``threshold`` of another shape, empty logits.
-      TypeError: logits that are not floating point.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxseg
-      >>> jaxseg.predict_labels(jnp.array([[0.1, 2.0, -1.0], [jnp.nan, 0.0, 0.0]])).tolist()
-      [1, -1]
-      >>> jaxseg.predict_labels(jnp.array([[0.0], [-0.1]]), activation="sigmoid").tolist()
-      [[True], [False]]
-
-    Note:
-      A plain argmax of NaN logits is class 0, so that in TorchMetrics, metrax and Keras all-NaN
-      logits can score as a perfect background. Keras and SMP also predict at equality with the
-      threshold; TorchMetrics does not.
-    """
-    logits = _checks.check_scores("logits", logits)
-    _checks.check_activation(activation, ("softmax", "sigmoid"), logits.shape[-1])
-    if activation == "softmax":
-        invalid = jnp.isnan(logits).any(-1)
-        return jnp.where(invalid, -1, logits.argmax(-1).astype(jnp.int32))
-    threshold = jnp.asarray(threshold)
-    if threshold.shape not in ((), logits.shape[-1:]):
-        raise ValueError(
-            f"threshold must be a scalar or have shape {logits.shape[-1:]}, got {threshold.shape}."
-        )
-    probs = jax.nn.sigmoid(_checks.at_least_float32(logits))
-    return probs >= jnp.broadcast_to(threshold, probs.shape).astype(probs.dtype)

@@ -15,13 +15,17 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._arithmetic import add, multiply
 from jaxseg._checks import Axis, safe_divide, safe_power, select
+from jaxseg._running import Running
 
 
 class Moments(NamedTuple):
     """Sums over cases: their number, of values, of squares; and how many were NaN, thus excluded.
 
     Counts are integers, sums are floats. ``a + b`` adds leaf by leaf: both sets of cases together.
+    So does ``sum([a, b])``. ``2 * a`` is ``a + a``, each case twice, and not cases of twice the
+    value; so a factor is a weight of the cases.
 
     Example:
       >>> import jax.numpy as jnp
@@ -31,17 +35,25 @@ class Moments(NamedTuple):
       (2, 1, 0.75)
     """
 
-    count: Array  # type: ignore[assignment]  # a tuple's method, which nobody calls here
-    total: Array
-    squares: Array
-    excluded: Array
+    count: Array | Any  # type: ignore[assignment]  # a tuple's method, which nobody calls here
+    total: Array | Any
+    squares: Array | Any
+    excluded: Array | Any
 
     def __add__(self, other: Any) -> Moments:
-        if not isinstance(other, Moments):
-            return NotImplemented
-        return Moments(*(a + b for a, b in zip(self, other, strict=True)))
+        return add(self, other)
+
+    def __radd__(self, other: Any) -> Moments:
+        return add(self, other)
+
+    def __mul__(self, factor: Any) -> Moments:
+        return multiply(self, factor)
+
+    def __rmul__(self, factor: Any) -> Moments:
+        return multiply(self, factor)
 
 
+Moments.__array_ufunc__ = None  # type: ignore[attr-defined]  # NumPy leaves + and * to Moments
 jax.export.register_namedtuple_serialization(Moments, serialized_name="jaxseg.Moments")
 
 
@@ -154,17 +166,23 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
     """
     count, total, squares = _sums(moments)
     with np.errstate(invalid="ignore"):  # of infinite sums
-        deviations = _float(squares - total * (total / count.clip(1)))
+        some = count.clip(float(np.finfo(np.float32).tiny))  # of weighted cases it may be below 1
+        deviations = _float(squares - total * (total / some))
     cases = (_float(count) - ddof).clip(0)
     variance = safe_divide(deviations, cases, 0.0)
     spread = safe_power(variance, 0.5)
     return select(cases == 0, zero_division, spread)
 
 
-def _sums(moments: Moments) -> Any:
+def _sums(moments: Any) -> Any:
     """The count and the sums as floats of one dtype: of NumPy's in float64."""
     if not isinstance(moments, Moments):
-        raise TypeError(f"This takes Moments, got {type(moments).__name__}.")
+        hint = (
+            "jaxseg.total(running) is the sum that a Running holds."
+            if isinstance(moments, Running)
+            else "jaxseg.moments makes them of values, one per case."
+        )
+        raise TypeError(f"This takes Moments, got {_checks.kind(moments)}. {hint}")
     sums = moments[:3]
     if all(isinstance(x, np.ndarray | np.generic) for x in sums):
         return [np.asarray(x, np.float64) for x in sums]

@@ -111,6 +111,8 @@ def softmax_focal_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, labels = jnp.array([[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]), jnp.array([0, 1, 0])
+      >>> jaxseg.softmax_focal_loss(logits, labels).mean().item()
+      0.6084
       >>> jaxseg.softmax_focal_loss(logits, labels).tolist()
       [0.0018, 1.65, 0.1733]
 
@@ -167,7 +169,10 @@ def nacl_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits = jnp.array([[[[2.0, 0.0], [1.0, -1.0], [0.0, 0.0]]]])  # [1, 1, 3, C]
-      >>> jaxseg.nacl_loss(logits, jnp.array([[[0, 0, 1]]])).tolist()
+      >>> labels = jnp.array([[[0, 0, 1]]])
+      >>> jaxseg.nacl_loss(logits, labels).mean().item()
+      0.3805
+      >>> jaxseg.nacl_loss(logits, labels).tolist()
       [[[0.2158, 0.2214, 0.7043]]]
 
     References:
@@ -322,8 +327,8 @@ def lovasz_hinge_loss(
       >>> import jax.numpy as jnp
       >>> import jaxseg
       >>> logits, masks = jnp.array([[3.0], [-0.5], [0.5]]), jnp.array([1, 0, 1])
-      >>> jaxseg.lovasz_hinge_loss(logits, masks).tolist()
-      [0.3333]
+      >>> jaxseg.lovasz_hinge_loss(logits, masks).mean().item()
+      0.3333
 
     References:
       M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,25 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from jaxseg import _checks
 from jaxseg._checks import AxisName
 
+State = TypeVar("State")
+if TYPE_CHECKING:  # Python's TypeVar has defaults from 3.13 on; type checkers have this one
+    import typing_extensions
 
-class Running(NamedTuple):
+    Statistic = typing_extensions.TypeVar("Statistic", default=Any)
+else:
+    Statistic = TypeVar("Statistic")
+
+
+class Running(NamedTuple, Generic[Statistic]):
     """An exact sum of statistics: two pytrees like the statistic, of limbs.
 
     ``running + statistic`` and ``running + running`` give a ``Running`` of the same shapes and
-    dtypes, in one compiled call. Every statistic of one sum has the same shapes. A leaf is an
-    integer ``high * 2**32 + low``, exact to 2**63, or a float ``high + low``, of twice the digits.
+    dtypes, in one compiled call; ``sum`` adds a list of them. Every statistic of one sum has the
+    same shapes. A leaf is an integer ``high * 2**32 + low``, exact to 2**63, or a float ``high +
+    low``, of twice the digits. To type checkers ``Running[Counts]`` is a sum of ``Counts``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,22 +49,33 @@ class Running(NamedTuple):
       True
     """
 
-    high: Any
-    low: Any
+    high: Statistic
+    low: Statistic
 
-    def __add__(self, other: Any) -> Running:
+    def __add__(self, other: Any) -> Running[Statistic]:
+        if type(other) is int and other == 0:
+            return self  # the start of Python's sum
         return _sum(self, other if isinstance(other, Running) else _kept(other))
 
-    def __radd__(self, other: Any) -> Running:
+    def __radd__(self, other: Any) -> Running[Statistic]:
         return self + other
 
+    def __mul__(self, factor: Any) -> Running[Statistic]:
+        raise TypeError(
+            "A Running is not multiplied: it holds exact sums. Multiply each statistic before it "
+            f"is added, or the total; got {_checks.kind(factor)}."
+        )
 
-# NumPy would take it for a sequence; so it leaves + to __radd__.
+    def __rmul__(self, factor: Any) -> Running[Statistic]:
+        return self * factor
+
+
+# NumPy would take it for a sequence; so it leaves + and * to the methods.
 Running.__array_ufunc__ = None  # type: ignore[attr-defined]
 jax.export.register_namedtuple_serialization(Running, serialized_name="jaxseg.Running")
 
 
-def running(statistic: Any) -> Running:
+def running(statistic: Statistic) -> Running[Statistic]:
     r"""Start an exact sum of statistics, to carry through steps.
 
     .. math:: x = 2^{32}\,high + low \quad\text{(integers)}, \qquad x = high + low
@@ -66,9 +87,10 @@ def running(statistic: Any) -> Running:
 
     Returns:
       ``Running`` with leaves of the same shapes: int32 and uint32 for an integer, a pair of float32
-      (float64 for float64) for a float. Adding a statistic or another ``Running`` gives the same
-      shapes and dtypes, so that it is a carry of ``lax.scan`` and may be donated. A NaN stays; an
-      integer of 2**63 or more wraps, and a float beyond float32's range is infinite.
+      (float64 for JAX's float64) for a float. Adding a statistic or another ``Running`` keeps the
+      shapes and dtypes of this one, so that it is a carry of ``lax.scan`` and may be donated; a
+      float64 added to a pair of float32 is split over both. A NaN stays; an integer of 2**63 or
+      more wraps, and a float beyond float32's range is infinite.
 
     Raises:
       TypeError: a ``Running``, or leaves that are not real numbers. In a sum: another structure, or
@@ -100,7 +122,7 @@ def running(statistic: Any) -> Running:
     return _start(_kept(statistic))
 
 
-def total(running: Running) -> Any:
+def total(running: Running[Statistic]) -> Statistic:
     r"""The sum that a ``Running`` holds, as a statistic for scores.
 
     .. math:: 2^{32}\,high + low \quad\text{(integers)}, \qquad high + low \quad\text{(floats)}
@@ -128,7 +150,7 @@ def total(running: Running) -> Any:
     return jax.tree.map(_value if traced else _host_value, running.high, running.low)
 
 
-def psum(state: Any, axis_name: AxisName) -> Any:
+def psum(state: State, axis_name: AxisName) -> State:
     r"""Sum a statistic or a ``Running`` over devices, in the body of a ``shard_map`` or ``pmap``.
 
     .. math:: \sum_{d} x_d
@@ -170,7 +192,7 @@ def psum(state: Any, axis_name: AxisName) -> Any:
     return jax.tree.map(of_leaf, state, is_leaf=_is_running)
 
 
-def pad_batch(batch: Any, size: int) -> tuple[Any, Array | np.ndarray]:
+def pad_batch(batch: State, size: int) -> tuple[State, Array | np.ndarray]:
     r"""Pad the last batch of a data set with zeros, so that all batches have one shape.
 
     .. math:: where_i = [i < n]
@@ -299,9 +321,18 @@ def _add_floats(
     high: Array, low: Array, other_high: Array, other_low: Array
 ) -> tuple[Array, Array]:
     """The sum of two pairs, as a pair; ``low`` of a sum that is not finite is 0."""
+    if other_high.dtype == jnp.float64 != high.dtype:
+        other_high, rest = _split(other_high)
+        other_low = rest + other_low
     other_high, other_low = other_high.astype(high.dtype), other_low.astype(low.dtype)
     sum_, error = _two_sum(high, other_high)
     return _two_sum(sum_, error + (low + other_low))
+
+
+def _split(x: Array) -> tuple[Array, Array]:
+    """A float64 rounded to the digits and the range of float32, and the rest."""
+    near = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
+    return near, jnp.where(jnp.isfinite(near), x - near, 0)
 
 
 def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
@@ -337,9 +368,9 @@ def _psum_floats(high: Array, low: Array, axis_name: AxisName) -> tuple[Array, A
 
 def _value(high: Array, low: Array) -> Array:
     """A leaf as a float, in a trace."""
-    if not _is_integer(low):
-        return high  # what low adds is below its last digit
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
+    if not _is_integer(low):
+        return high.astype(dtype) + low.astype(dtype)
     # The nearest multiple of 2**32, and what is left, of either sign: a small negative number is
     # not the difference of two large ones.
     nearest = high.astype(dtype) + (low >> 31).astype(dtype)

@@ -1,14 +1,16 @@
 """Scores of ``Counts`` and of a confusion matrix: pure functions, one formula each.
 
-All scores of ``Counts`` take leaves ``[..., C]`` and return ``[..., C]``, one score a class;
+All scores of ``Counts`` take leaves ``[..., C]`` and return ``[..., C]``, one score per class;
 averages are reductions of that (``docs/conventions.md`` has the table). Counts become floats
 before anything is multiplied, so no product of pixel counts overflows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +20,48 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._checks import safe_divide, select
 from jaxseg._counts import Counts, counts_from_confusion
+from jaxseg._running import Running
+
+Options = ParamSpec("Options")
+Result = TypeVar("Result")
+
+
+def _of_one_statistic(score: Callable[Options, Result]) -> Callable[Options, Result]:
+    """``score`` with clear errors for label maps in the statistic's place, and for its numbers."""
+    name, data = score.__name__, next(iter(inspect.signature(score).parameters))
+    expected, maker = {
+        "counts": ("Counts", "counts"),
+        "matrix": ("a confusion matrix", "confusion_matrix"),
+    }[data]
+
+    @functools.wraps(score)
+    def checked(*statistic: Options.args, **options: Options.kwargs) -> Result:
+        if len(statistic) > 1:
+            raise TypeError(
+                f"{name} takes {expected}, got {len(statistic)} arguments; of label maps it is "
+                f"jaxseg.{name}(jaxseg.{maker}(predictions, labels, num_classes=...))."
+            )
+        shape = _result_shape(name, *statistic, *(v for k, v in options.items() if k == data))
+        numbers: dict[str, Any] = dict(options)
+        for option in numbers.keys() & {"smooth", "eps", "alpha", "beta", "zero_division"}:
+            numbers[option] = _checks.check_broadcast(option, numbers[option], shape)
+        return score(*statistic, **numbers)
+
+    return checked
+
+
+def _result_shape(name: str, statistic: Any = None) -> tuple[int, ...]:
+    """The shape of a score: that of the leaves of ``Counts``, or a matrix's without its classes."""
+    if isinstance(statistic, Counts):
+        shape = jnp.shape(statistic.tp)
+        return shape[:-1] if name == "generalized_dice" else shape
+    return jnp.shape(statistic)[:-2] if _checks.is_real(statistic) else ()
+
 
 # ---------------------------------------------------------------------------------- overlap
 
 
+@_of_one_statistic
 def dice(
     counts: Counts,
     *,
@@ -64,6 +104,7 @@ def dice(
     return safe_divide(2 * tp + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def iou(
     counts: Counts,
     *,
@@ -105,6 +146,7 @@ def iou(
 jaccard = iou
 
 
+@_of_one_statistic
 def tversky(
     counts: Counts,
     *,
@@ -147,6 +189,7 @@ def tversky(
     return safe_divide(tp + smooth, tp + alpha * fp + beta * fn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def fbeta(
     counts: Counts,
     *,
@@ -190,6 +233,7 @@ def fbeta(
 # ---------------------------------------------------------------------------------- rates
 
 
+@_of_one_statistic
 def precision(
     counts: Counts,
     *,
@@ -221,6 +265,7 @@ def precision(
     return safe_divide(tp + smooth, tp + fp + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def recall(
     counts: Counts,
     *,
@@ -255,6 +300,7 @@ def recall(
 sensitivity = recall
 
 
+@_of_one_statistic
 def specificity(
     counts: Counts,
     *,
@@ -286,6 +332,7 @@ def specificity(
     return safe_divide(tn + smooth, tn + fp + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def negative_predictive_value(
     counts: Counts,
     *,
@@ -317,6 +364,7 @@ def negative_predictive_value(
     return safe_divide(tn + smooth, tn + fn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def false_positive_rate(
     counts: Counts,
     *,
@@ -348,6 +396,7 @@ def false_positive_rate(
     return safe_divide(fp + smooth, fp + tn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def false_negative_rate(
     counts: Counts,
     *,
@@ -379,6 +428,7 @@ def false_negative_rate(
     return safe_divide(fn + smooth, fn + tp + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def false_discovery_rate(
     counts: Counts,
     *,
@@ -410,6 +460,7 @@ def false_discovery_rate(
     return safe_divide(fp + smooth, fp + tp + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def false_omission_rate(
     counts: Counts,
     *,
@@ -441,6 +492,7 @@ def false_omission_rate(
     return safe_divide(fn + smooth, fn + tn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def accuracy(
     counts: Counts,
     *,
@@ -475,6 +527,7 @@ def accuracy(
     return safe_divide(tp + tn + smooth, tp + fp + fn + tn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def prevalence(
     counts: Counts,
     *,
@@ -509,6 +562,7 @@ def prevalence(
 # ---------------------------------------------------------------------------------- of two rates
 
 
+@_of_one_statistic
 def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Balanced accuracy per class: the mean of recall and specificity.
 
@@ -535,6 +589,7 @@ def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> 
     return _unless_zero(score, (tp + fn, tn + fp), zero_division)
 
 
+@_of_one_statistic
 def informedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Informedness (Youden's J) per class: recall + specificity - 1.
 
@@ -564,6 +619,7 @@ def informedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array
     return _unless_zero(score, (tp + fn, tn + fp), zero_division)
 
 
+@_of_one_statistic
 def markedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Markedness per class: precision + negative predictive value - 1.
 
@@ -594,6 +650,7 @@ def markedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     return _unless_zero(score, (tp + fp, tn + fn), zero_division)
 
 
+@_of_one_statistic
 def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Matthews correlation coefficient per class, one class against the rest.
 
@@ -630,6 +687,7 @@ def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) 
     return _unless_zero(score, margins, zero_division)
 
 
+@_of_one_statistic
 def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Fowlkes-Mallows index per class: the geometric mean of precision and recall.
 
@@ -663,6 +721,7 @@ def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Ar
 # ---------------------------------------------------------------------------------- volumes
 
 
+@_of_one_statistic
 def volumetric_similarity(
     counts: Counts,
     *,
@@ -699,6 +758,7 @@ def volumetric_similarity(
     return safe_divide(similar + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
 
 
+@_of_one_statistic
 def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Relative volume difference per class: positive where too much is predicted.
 
@@ -725,6 +785,7 @@ def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp
     return _unless_zero(value, (tp + fp + fn,), zero_division)
 
 
+@_of_one_statistic
 def generalized_dice(
     counts: Counts,
     *,
@@ -776,6 +837,7 @@ def generalized_dice(
 # ---------------------------------------------------------------------------------- of a matrix
 
 
+@_of_one_statistic
 def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Pixel accuracy: the share of pixels labelled right.
 
@@ -802,6 +864,7 @@ def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> 
     return safe_divide(right, matrix.sum((-2, -1)), zero_division)
 
 
+@_of_one_statistic
 def mean_class_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Mean class accuracy: recall, averaged over the classes that are in the truth.
 
@@ -827,6 +890,7 @@ def mean_class_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan
     return _mean_of_present(recall(c, zero_division=0), c.tp + c.fn > 0, zero_division)
 
 
+@_of_one_statistic
 def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Mean IoU, averaged over the classes that are in either map: the mIoU of a data set.
 
@@ -861,6 +925,7 @@ def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     return _mean_of_present(iou(c, zero_division=0), c.tp + c.fp + c.fn > 0, zero_division)
 
 
+@_of_one_statistic
 def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Frequency-weighted IoU: IoU of the classes, weighted by their share of the truth.
 
@@ -890,8 +955,12 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
     return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
 
 
+@_of_one_statistic
 def cohen_kappa(
-    matrix: ArrayLike, *, weights: str | None = None, zero_division: ArrayLike = jnp.nan
+    matrix: ArrayLike,
+    *,
+    weights: str | ArrayLike | Sequence[Sequence[float]] | None = None,
+    zero_division: ArrayLike = jnp.nan,
 ) -> Array:
     r"""Cohen's kappa: agreement beyond what the two maps' class frequencies give by chance.
 
@@ -899,37 +968,37 @@ def cohen_kappa(
 
     Args:
       matrix: confusion matrix ``[..., C, C]``, rows truth.
-      weights: of a disagreement: None, all alike; for ordered classes "linear", ``|i - j|``, or
-        "quadratic", ``(i - j)^2``.
-      zero_division: the score where chance alone agrees wholly: both maps hold the same one class.
+      weights: the cost w of predicting j where i is true. None is 1 for every error; for ordered
+        classes "linear" is ``|i - j|`` and "quadratic" is ``(i - j)^2``; any others are an array
+        ``[C, C]`` of numbers of 0 or more, as a rule with 0 on the diagonal.
+      zero_division: the score where chance costs nothing: both maps hold the same one class.
 
     Returns:
       Float array ``[...]`` up to 1; 0 is chance.
 
     Raises:
-      ValueError: unknown ``weights``; else TypeError, ValueError as ``pixel_accuracy``.
+      ValueError: unknown ``weights``, or an array of another shape; else TypeError, ValueError as
+        ``pixel_accuracy``.
 
     Example:
       >>> import jaxseg
       >>> jaxseg.cohen_kappa([[6, 2], [1, 3]]).tolist()
       0.4706
+      >>> jaxseg.cohen_kappa([[6, 2], [1, 3]], weights=[[0, 1], [5, 0]]).tolist()
+      0.5333
 
     References:
-      J. Cohen, "A coefficient of agreement for nominal scales", 1960.
+      J. Cohen, "A coefficient of agreement for nominal scales", 1960; "Weighted kappa: nominal
+      scale agreement with provision for scaled disagreement or partial credit", 1968.
     """
     shares = _shares(matrix)
-    classes = jnp.arange(shares.shape[-1], dtype=shares.dtype)
-    steps = jnp.abs(classes[:, None] - classes[None, :])
-    costs = {None: (steps > 0).astype(shares.dtype), "linear": steps, "quadratic": steps**2}
-    if weights not in costs:
-        raise ValueError(f"weights must be None, 'linear' or 'quadratic'; got {weights!r}.")
-    observed = _total_cost(shares, costs[weights])
-    expected = _total_cost(
-        shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs[weights]
-    )
+    costs = _disagreement(weights, shares)
+    observed = _total_cost(shares, costs)
+    expected = _total_cost(shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs)
     return select(expected == 0, zero_division, 1 - safe_divide(observed, expected, 0))
 
 
+@_of_one_statistic
 def multiclass_matthews_correlation(
     matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan
 ) -> Array:
@@ -974,6 +1043,7 @@ def multiclass_matthews_correlation(
     return _unless_zero(covariance / a / b, variances, zero_division)
 
 
+@_of_one_statistic
 def expected_cost(
     matrix: ArrayLike, *, costs: ArrayLike | None = None, zero_division: ArrayLike = jnp.nan
 ) -> Array:
@@ -1006,12 +1076,7 @@ def expected_cost(
     num_classes = shares.shape[-1]
     if costs is None:
         costs = 1 - jnp.eye(num_classes)
-    costs = jnp.asarray(costs)
-    if costs.shape != (num_classes, num_classes):
-        raise ValueError(
-            f"costs must have shape {(num_classes, num_classes)}, rows truth; got {costs.shape}."
-        )
-    costs = costs.astype(shares.dtype)
+    costs = _costs("costs", costs, shares)
     rows = jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))
     naive = (shares.sum(-1, keepdims=True) * rows).sum(-2).min(-1)
     return safe_divide(_total_cost(shares, costs), naive, zero_division)
@@ -1020,6 +1085,7 @@ def expected_cost(
 # ---------------------------------------------------------------------------------- report
 
 
+@_of_one_statistic
 def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     """A plain text table: precision, recall, Dice, IoU and support of each class, and their means.
 
@@ -1028,10 +1094,10 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
 
     Args:
       counts: ``Counts`` with leaves ``[C]``, not traced: the table is made on the host.
-      names: one name a class; None numbers them from 0.
+      names: one name per class; None numbers them from 0.
 
     Returns:
-      The table, a line each class, without a newline at its end; "-" stands for 0/0.
+      The table, one line per class, with no trailing newline; "-" stands for 0/0.
 
     Raises:
       TypeError: anything but ``Counts``.
@@ -1059,7 +1125,7 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     num_classes = len(leaves.tp)
     names = [str(name) for name in (range(num_classes) if names is None else names)]
     if len(names) != num_classes:
-        raise ValueError(f"names must be {num_classes}, one each class; got {len(names)}.")
+        raise ValueError(f"expected {num_classes} names, one per class; got {len(names)}.")
     scores = {"precision": precision, "recall": recall, "dice": dice, "iou": iou}
     columns = np.stack([np.asarray(score(leaves)) for score in scores.values()], axis=1)
     summed = Counts(*(leaf.sum(keepdims=True) for leaf in leaves))
@@ -1104,13 +1170,19 @@ def weights_of_rare(sizes: Array, power: float) -> Array:
     return jnp.where(present, smallest / jnp.where(present, sizes, 1), 1) ** power
 
 
-def _floats(counts: Counts) -> Counts:
+def _floats(counts: Any) -> Counts:
     """Checked counts in float32 or better, so that products of counts do not overflow."""
     if not isinstance(counts, Counts):
-        raise TypeError(
-            f"A score takes Counts, got {type(counts).__name__}; "
-            "jaxseg.counts and jaxseg.soft_counts make them of maps."
-        )
+        if isinstance(counts, Running):
+            hint = "jaxseg.total(running) is the sum that a Running holds."
+        elif isinstance(counts, Array | np.ndarray | list):
+            hint = (
+                "jaxseg.counts_from_confusion makes them of a confusion matrix, jaxseg.counts of "
+                "predicted and true label maps, jaxseg.soft_counts of probabilities and labels."
+            )
+        else:
+            hint = "jaxseg.counts and jaxseg.soft_counts make them of maps."
+        raise TypeError(f"A score takes Counts, got {_checks.kind(counts)}. {hint}")
     shapes = [jnp.shape(leaf) for leaf in counts]
     if len(set(shapes)) > 1:
         raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
@@ -1136,6 +1208,32 @@ def _shares(matrix: ArrayLike) -> Array:
 
 def _total_cost(shares: Array, costs: Array) -> Array:
     return (shares * jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))).sum((-2, -1))
+
+
+def _disagreement(weights: Any, shares: Array) -> Array:
+    """Costs ``[C, C]`` of a weighted kappa."""
+    classes = jnp.arange(shares.shape[-1], dtype=shares.dtype)
+    steps = jnp.abs(classes[:, None] - classes[None, :])
+    if weights is None:
+        return (steps > 0).astype(shares.dtype)
+    if isinstance(weights, str):
+        if weights not in ("linear", "quadratic"):
+            raise ValueError(
+                f"weights must be None, 'linear', 'quadratic' or an array [C, C]; got {weights!r}."
+            )
+        return steps if weights == "linear" else steps**2
+    return _costs("weights", weights, shares)
+
+
+def _costs(name: str, costs: Any, shares: Array) -> Array:
+    """Checked costs ``[C, C]``, in the dtype of the shares."""
+    shape = shares.shape[-2:]
+    costs = jnp.asarray(costs)
+    if costs.dtype != bool:
+        _checks.check_real(name, costs)
+    if costs.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, rows truth; got {costs.shape}.")
+    return costs.astype(shares.dtype)
 
 
 def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: ArrayLike) -> Array:

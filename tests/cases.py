@@ -182,6 +182,10 @@ CASES = [
     Case("predict_labels", "predict", lambda rng: (logits(rng),), "sigmoid")._replace(
         options={"activation": "sigmoid"}
     ),
+    Case("predict_labels", "predict", lambda rng: (shares(rng),), "probs")._replace(
+        options={"activation": None}
+    ),
+    Case("check_labels", "check", lambda rng: (ids(rng),), options={"num_classes": CLASSES}),
     # scores of Counts
     score("dice"),
     score("iou"),
@@ -287,7 +291,7 @@ CASES = [
     Case("psum", "state", a_counts, second=("b",)),
     Case("pad_batch", "state", lambda rng: (ids(rng),), second=(MAP[0] + 3,)),
     # of a loss
-    Case("deep_supervision", "wrapper", lambda rng: (jaxseg.dice_loss,)),
+    Case("deep_supervision", "wrapper", lambda rng: (jaxseg.dice_ce_loss,)),
 ]
 
 

@@ -274,11 +274,13 @@ def frequency_weighted_iou(matrix, zero_division=nan):
 
 def cohen_kappa(matrix, weights=None, zero_division=nan):
     m, truth, predicted, n = rows_and_columns(matrix)
-    cost = {
+    named = {
         None: lambda i, j: i != j,
         "linear": lambda i, j: abs(i - j),
         "quadratic": lambda i, j: (i - j) ** 2,
-    }[weights]
+    }
+    is_matrix = isinstance(weights, list)
+    cost = (lambda i, j: weights[i][j]) if is_matrix else named[weights]
     pairs = [(i, j) for i in range(len(m)) for j in range(len(m))]
     observed = sum(cost(i, j) * m[i][j] for i, j in pairs)
     expected = sum(cost(i, j) * truth[i] * predicted[j] for i, j in pairs)

@@ -29,6 +29,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "compound": ["logits", "labels"],
     **{kind: ["logits", "labels"] for kind in ("pixel", "ordered", "spatial")},
     "predict": ["logits"],
+    "check": ["labels"],
     "counts": ["counts"],
     "text": ["counts"],
     "space": ["mask"],
@@ -52,6 +53,7 @@ OWN_DATA = {  # of functions unlike others of their kind
 LAST = ["where", "axis", "axis_name"]  # in this order, where a function has them
 NEEDED = {  # what every function of the kind has
     "hard": ["num_classes", "where", "axis"],
+    "check": ["num_classes", "where"],
     "soft": ["activation", "where", "axis"],
     "region": ["activation", "smooth", *LAST],
     "pixel": ["where"],
@@ -85,6 +87,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 OWN_DEFAULTS = {  # the numbers that design and docs state
     "counts": {"num_classes": None},
     "confusion_matrix": {"num_classes": inspect.Parameter.empty},
+    "check_labels": {"num_classes": inspect.Parameter.empty, "predictions": None},
     "tversky": {"alpha": 0.5, "beta": 0.5},
     "fbeta": {"beta": 1.0},
     "generalized_dice": {"power": 2.0},
@@ -225,6 +228,8 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
     assert not FORBIDDEN & set(names)
     assert set(NEEDED.get(KIND[name], [])) <= set(names)
     last = [argument for argument in LAST if argument in names]
+    if name == "check_labels":  # what it can check besides comes after
+        last.append("predictions")
     assert names[len(names) - len(last) :] == last
     weights = {argument for argument in names if "class_weights" in argument}
     assert not weights or KIND[name] == "compound" or name == "cross_entropy_loss"

@@ -1,7 +1,9 @@
 """Bad input: the error's type, the rule and what came, the same eagerly and under ``jit``."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cases
@@ -61,8 +63,8 @@ BAD = [
     # activation
     Bad("unknown activation", ValueError, ("one of None, 'softmax', 'sigmoid'", "'tanh'"),
         SOFT_COUNTS, (X, Y), {"activation": "tanh"}),
-    Bad("no activation to predict by", ValueError, ("one of 'softmax', 'sigmoid'", "None"),
-        PREDICT, (X,), {"activation": None}),
+    Bad("unknown activation to predict by", ValueError, ("None, 'softmax', 'sigmoid'", "'probs'"),
+        PREDICT, (X,), {"activation": "probs"}),
     Bad("softmax of one class", ValueError, ("softmax over one class", "[..., 1]"),
         jaxseg.dice_loss, (X[..., :1], Y)),
     Bad("softmax of one class, compound", ValueError, ("softmax over one class", "[..., 1]"),
@@ -113,8 +115,12 @@ BAD = [
         Bad(f"Counts to {f.__name__}", TypeError, ("takes a confusion matrix", "Counts"), f, (C,))
         for f in (jaxseg.mean_iou, jaxseg.counts_from_confusion)
     ),
-    Bad("weights of kappa", ValueError, ("None, 'linear' or 'quadratic'", "'cubic'"),
+    Bad("weights of kappa", ValueError, ("'linear', 'quadratic' or an array [C, C]", "'cubic'"),
         jaxseg.cohen_kappa, (MATRIX,), {"weights": "cubic"}),
+    Bad("array of weights", ValueError, ("weights must have shape (3, 3)", "(3,)"),
+        jaxseg.cohen_kappa, (MATRIX,), {"weights": jnp.ones(3)}),
+    Bad("complex weights of kappa", TypeError, ("weights must be a number", "complex64"),
+        jaxseg.cohen_kappa, (MATRIX,), {"weights": jnp.ones((3, 3), jnp.complex64)}),
     Bad("costs", ValueError, ("costs must have shape (3, 3)", "(3,)"),
         jaxseg.expected_cost, (MATRIX,), {"costs": jnp.ones(3)}),
 ]  # fmt: skip
@@ -246,8 +252,8 @@ def test_axes_by_other_names_are_no_error(case: Case) -> None:
 def test_scores_take_counts(case: Case) -> None:
     function = case.function
     leaves = [jnp.ones(CLASSES)] * 4
-    for other in (tuple(leaves), leaves, leaves[0], None):
-        with pytest.raises(TypeError, match=rf"takes Counts, got {type(other).__name__}"):
+    for other, kind in [(tuple(leaves), "tuple"), (leaves, "list"), (None, "None")]:
+        with pytest.raises(TypeError, match=f"takes Counts, got {kind}.*jaxseg.soft_counts"):
             function(other)
     for shapes in [((3,), (3,), (3,), (2,)), ((3,), (1,), (3,), (3,)), ((3,), (1, 3), (3,), (3,))]:
         c = jaxseg.Counts(*(jnp.ones(shape) for shape in shapes))
@@ -283,10 +289,135 @@ def test_sums_over_classes_need_classes() -> None:
 
 def test_report_needs_one_name_a_class() -> None:
     for names in (["a"], ["a"] * 4, []):
-        with pytest.raises(ValueError, match=f"names must be 3.*got {len(names)}"):
+        with pytest.raises(ValueError, match=f"expected 3 names, one per class; got {len(names)}"):
             jaxseg.class_report(C, names=names)
     with pytest.raises(ValueError, match=r"leaves \[C\].*\(2, 3\)"):
         jaxseg.class_report(jaxseg.Counts(*jnp.ones((4, 2, 3))))
+
+
+# ---------------------------------------------------------------------------------- what leads on
+
+SHAPES = "(2, 3, 4)", "(2, 3, 4, 1)"
+RUNNING = jaxseg.running(C)
+XENT = jaxseg.cross_entropy_loss
+
+LEADS = [
+    Bad("float labels", TypeError, ("labels must be", "Cast the ids to an integer dtype."),
+        COUNTS, (Y, Y.astype(float)), IDS),
+    Bad("float labels of a matrix", TypeError, ("labels must be", "Cast the ids to an integer"),
+        MATRIX_OF, (Y, Y.astype(float)), IDS),
+    Bad("logits as predictions", TypeError, ("predictions must be", "predict_labels"),
+        COUNTS, (X, Y), IDS),
+    Bad("float predictions", TypeError, ("predictions must be", "Cast ids to an integer dtype"),
+        COUNTS, (Y.astype(float), Y), IDS),
+    Bad("probabilities", TypeError, ("predictions must be", "with a threshold"),
+        COUNTS, (X[..., 0], W), {"num_classes": 1}),
+    Bad("float masks of the truth", TypeError, ("labels without", "Cast masks to bool."),
+        COUNTS, (M, X)),
+    *(
+        Bad(f"ids with an axis of 1 of {f.__name__} {hint}", ValueError, (hint, *SHAPES), f, ids,
+            IDS)
+        for f in (COUNTS, MATRIX_OF)
+        for hint, ids in [
+            ("Drop the last axis: labels[..., 0].", (Y, Y[..., None])),
+            ("Drop the last axis: predictions[..., 0].", (Y[..., None], Y)),
+        ]
+    ),
+    *(
+        Bad(f"labels with an axis of 1 of {f.__name__}", ValueError,
+            ("labels[..., 0]", "(2, 3, 4, 1)"), f, (X, Y[..., None]))
+        for f in (SOFT_COUNTS, jaxseg.dice_loss, XENT, DICE_CE)
+    ),
+    Bad("squared", TypeError, ("squared is static", "static_argnames"),
+        jaxseg.dice_loss, (X, Y), {"squared": jnp.array(True)}),
+    Bad("soft_targets", TypeError, ("soft_targets is static", "static_argnames"),
+        jaxseg.tversky_loss, (X, Y), {"soft_targets": jnp.array(True)}),
+    Bad("soft_targets as None", TypeError, ("soft_targets is static", "None"),
+        jaxseg.iou_loss, (X, Y), {"soft_targets": None}),
+    Bad("log", TypeError, ("log is static", "static_argnames"),
+        jaxseg.hausdorff_dt_loss, (X, Y), {"log": jnp.array(True)}),
+    Bad("asymmetric", TypeError, ("asymmetric is static", "static_argnames"),
+        jaxseg.unified_focal_loss, (X, Y), {"asymmetric": jnp.array(True)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", LEADS, ids=lambda bad: bad.name)
+def test_errors_lead_on(bad: Bad) -> None:
+    test_bad_input(bad)
+
+
+def by_kind(case: Case) -> tuple[Any, str, str]:
+    """A right argument of a score, what it is called, and the function that makes it of maps."""
+    if case.kind == "matrix":
+        return MATRIX, "a confusion matrix", "confusion_matrix"
+    return C, "Counts", "counts"
+
+
+@each("counts", "text", "matrix")
+def test_scores_of_label_maps_name_the_statistic(case: Case) -> None:
+    statistic, takes, maker = by_kind(case)
+    score = getattr(jaxseg, case.public)
+    for maps in ((Y, Y), (Y, Y, Y)):
+        with pytest.raises(TypeError, match=f"takes {takes}, got {len(maps)} arguments") as error:
+            score(*maps)
+        call = f"{score.__name__}(jaxseg.{maker}(predictions, labels, num_classes"
+        assert call in str(error.value)
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        score()
+    named = score(**{"matrix" if case.kind == "matrix" else "counts": statistic})
+    np.testing.assert_array_equal(named, score(statistic))
+
+
+@each("counts", "text", "matrix", "convert", "spread")
+def test_scores_of_a_running_sum_name_total(case: Case) -> None:
+    assert_raises(TypeError, ("got Running", "jaxseg.total"), case.function, _r=RUNNING)
+
+
+@each("counts", "text")
+def test_scores_of_a_matrix_name_its_conversion(case: Case) -> None:
+    fragments = ("takes Counts, got an array of shape (3, 3)", "jaxseg.counts_from_confusion")
+    assert_raises(TypeError, fragments, case.function, _m=MATRIX)
+    with pytest.raises(TypeError, match=r"counts_from_confusion.*jaxseg\.counts"):
+        case.function(np.asarray(MATRIX))
+
+
+@each("matrix", "convert")
+def test_scores_of_counts_that_need_a_matrix_say_so(case: Case) -> None:
+    fragments = ("matrix [..., C, C], got Counts", "jaxseg.confusion_matrix", "nanmean(jaxseg.iou")
+    assert_raises(TypeError, fragments, case.function, _c=C)
+
+
+def test_moments_are_made_of_values() -> None:
+    for function in (jaxseg.mean, jaxseg.std):
+        fragments = ("takes Moments, got an array of shape (3,)", "jaxseg.moments")
+        assert_raises(TypeError, fragments, function, _x=jnp.ones(3))
+
+
+@each("counts", "matrix")
+def test_numbers_of_scores_are_numbers(case: Case) -> None:
+    """None, text, a bool or a complex number: a TypeError that names the argument."""
+    statistic, _, _ = by_kind(case)
+    score = getattr(jaxseg, case.public)
+    numbers = [
+        p.name
+        for p in inspect.signature(score).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and p.name not in ("weights", "costs")
+    ]
+    assert "zero_division" in numbers
+    for name in numbers:
+        for bad in (None, "1", True, 1j, [1.0], jnp.ones((), bool), jnp.ones((), jnp.complex64)):
+            with pytest.raises(TypeError, match=f"{name} must be a number, got"):
+                score(statistic, **{name: bad})
+        for good in (1, np.float32(0.5), jnp.float32(0.5)):
+            jax.eval_shape(lambda s, n=name, x=good: score(s, **{n: x}), statistic)
+
+
+def test_errors_are_plain_english() -> None:
+    package = Path(jaxseg.__file__).parent
+    for path in package.rglob("*.py"):
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        for odd in ("one each class", "a line each class", "one name a class", "one score a class"):
+            assert odd not in text, path
 
 
 # ---------------------------------------------------------------------------------- faults

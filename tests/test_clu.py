@@ -1,7 +1,12 @@
 """The adapter to clu: a collection in a train loop, merged, reduced and gathered."""
 
+import copy
 import functools
+import pickle
+import subprocess
+import sys
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,3 +212,53 @@ def test_a_state_passes_through_serialization():
 def test_num_classes_is_checked():
     with pytest.raises(ValueError, match="the same shapes"):
         segmentation_metric(SCORES, num_classes=2).from_model_output(**outputs(2))
+
+
+@flax.struct.dataclass
+class Pickled(metrics.Collection):
+    """clu's own ``Collection.create`` makes a class that cannot be pickled."""
+
+    segmentation: Segmentation
+    dice: segmentation_metric(jaxseg.dice, num_classes=3)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_metric_is_pickled_with_its_sums(again):
+    """Alone and in a collection; what comes back is of the same class, and is merged."""
+    out = outputs(4)
+    metric = Segmentation.from_model_output(**part(out, slice(0, 3)))
+    restored = again(metric)
+    assert type(restored) is Segmentation
+    assert jax.tree.structure(restored) == jax.tree.structure(metric)
+    assert_scores(restored.compute(), expected_of(out, slice(0, 3)))
+    last = Segmentation.from_model_output(**part(out, slice(3, 4)))
+    assert_scores(restored.merge(last).compute(), expected_of(out))
+
+    both = again(Pickled.single_from_model_output(**out))
+    assert type(both) is Pickled
+    assert_scores(both.compute()["segmentation"], expected_of(out))
+    np.testing.assert_array_equal(both.compute()["dice"], both.compute()["segmentation"]["dice"])
+
+
+def test_a_pickled_metric_is_read_by_another_process():
+    metric = segmentation_metric(SCORES, num_classes=3).from_model_output(**outputs(2))
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).compute()['dice'].tolist())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(metric), capture_output=True, check=True
+    )
+    np.testing.assert_allclose(eval(run.stdout), metric.compute()["dice"], rtol=1e-6)
+
+
+def test_the_same_arguments_give_the_same_class():
+    assert segmentation_metric(dict(SCORES), num_classes=np.int64(3)) is Segmentation
+    assert segmentation_metric(SCORES, num_classes=2) is not Segmentation
+    assert segmentation_metric(SCORES, num_classes=3, dense=True) is not Segmentation
+    with pytest.raises(TypeError, match="static integer"):
+        segmentation_metric(SCORES, num_classes=3.0)
+
+
+def test_what_clu_cannot_pickle_is_refused_and_not_changed():
+    renamed = Segmentation.from_fun(lambda *, x, **_: {"logits": x})
+    with pytest.raises((pickle.PicklingError, AttributeError), match=r"FromFun"):
+        pickle.dumps(renamed.empty())
+    assert type(copy.deepcopy(renamed.empty())) is renamed

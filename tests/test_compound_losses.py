@@ -523,19 +523,23 @@ def test_deep_supervision_is_that_of_the_plain_formula(kind, weights):
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def mean_dice_loss(*args, **options):
+    return jaxseg.dice_loss(*args, **options).mean()
+
+
 def test_deep_supervision_of_volumes_passes_arguments_on():
     outputs, labels = pyramid(VOLUMES), losses.ids(5, VOLUMES[0], 3)
-    loss = jaxseg.deep_supervision(jaxseg.dice_loss)
+    loss = jaxseg.deep_supervision(mean_dice_loss)
     got = loss(outputs, labels, axis=(1, 2, 3), smooth=0.5)
     plain = reference.deep_supervision(reference.dice_loss)
     expected = plain([x.astype(np.float64) for x in outputs], labels, axis=(1, 2, 3), smooth=0.5)
-    assert got.shape == (1, 3)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert got.shape == ()
+    np.testing.assert_allclose(got, expected.mean(), rtol=1e-5)
 
 
 def test_deep_supervision_of_one_output_is_the_loss():
-    got = jaxseg.deep_supervision(jaxseg.dice_loss)([LOGITS], IDS)
-    np.testing.assert_allclose(got, jaxseg.dice_loss(LOGITS, IDS), rtol=1e-6)
+    got = jaxseg.deep_supervision(jaxseg.dice_ce_loss)([LOGITS], IDS)
+    np.testing.assert_allclose(got, jaxseg.dice_ce_loss(LOGITS, IDS), rtol=1e-6)
 
 
 def test_deep_supervision_weighs_an_output_half_as_much_as_the_finer_one():
@@ -543,6 +547,94 @@ def test_deep_supervision_weighs_an_output_half_as_much_as_the_finer_one():
     outputs = [jnp.full((*shape, 3), float(n)) for n, shape in enumerate(PLANES)]
     got = loss(outputs, jnp.zeros(PLANES[0], jnp.int32))
     np.testing.assert_allclose(got, (1 / 2 + 2 / 4) / (1 + 1 / 2 + 1 / 4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ids", "dense", "where"])
+def test_deep_supervision_takes_a_label_map_for_each_output(kind):
+    """As nnU-Net's loader makes them; those that it would resize itself give the same."""
+    outputs, labels = pyramid(PLANES), losses.ids(5, PLANES[0], 3)
+    where = rng(6).random(PLANES[0]) < 0.8 if kind == "where" else None
+    labels = reference.one_hot(labels, 3) if kind == "dense" else labels
+    own = [reference.nearest(labels, shape) for shape in PLANES]
+    masks = None if where is None else [reference.nearest(where, shape) for shape in PLANES]
+    loss = jax.jit(jaxseg.deep_supervision(jaxseg.dice_ce_loss))
+    expected = loss(outputs, labels, where=where)
+    np.testing.assert_allclose(loss(outputs, own, where=masks), expected, rtol=1e-6)
+    np.testing.assert_allclose(loss(outputs, tuple(own), where=where), expected, rtol=1e-6)
+    own[1] = np.roll(own[1], 1, axis=1)
+    assert abs(loss(outputs, own, where=masks) - expected) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("weights", [None, [3, 1], np.array([3.0, 1.0], np.float32)])
+def test_deep_supervision_keeps_the_dtype_of_the_loss(dtype, weights):
+    with jax.enable_x64(True):
+        outputs = [x.astype(dtype) for x in pyramid(PLANES[:2])]
+        labels = losses.ids(5, PLANES[0], 3)
+        got = jaxseg.deep_supervision(jaxseg.dice_ce_loss, weights)(outputs, labels)
+        assert got.dtype == jaxseg.dice_ce_loss(outputs[0], labels).dtype
+
+
+@pytest.mark.parametrize("form", [jnp.asarray, list], ids=["array", "list"])
+def test_deep_supervision_takes_traced_weights(form):
+    outputs, labels = pyramid(PLANES), losses.ids(5, PLANES[0], 3)
+
+    def loss(weights):
+        return jaxseg.deep_supervision(jaxseg.dice_ce_loss, form(weights))(outputs, labels)
+
+    weights = jnp.array([3.0, 0.0, 1.0])
+    expected = jaxseg.deep_supervision(jaxseg.dice_ce_loss, [3, 0, 1])(outputs, labels)
+    np.testing.assert_allclose(loss(weights), expected, rtol=1e-6)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert np.isfinite(gradient).all() and gradient.any()
+
+
+@pytest.mark.parametrize(
+    "loss", [jaxseg.cross_entropy_loss, jaxseg.dice_loss], ids=["of pixels", "of classes"]
+)
+def test_the_loss_of_an_output_has_to_be_a_scalar(loss):
+    """A map of 1x1 would broadcast against the others."""
+    outputs, labels = pyramid([(1, 4, 4), (1, 1, 1)]), losses.ids(5, (1, 4, 4), 3)
+    with pytest.raises(ValueError, match=r"loss has to be a scalar.*\.mean\(\)"):
+        jaxseg.deep_supervision(loss)(outputs, labels)
+    with pytest.raises(ValueError, match="loss has to be a scalar"):
+        jax.jit(jaxseg.deep_supervision(loss))(outputs, labels)
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ([1.0, np.nan], ValueError, "finite, 0 or more"),
+        ([np.inf, 1.0], ValueError, "finite, 0 or more"),
+        (np.array([1.0, -1.0]), ValueError, "finite, 0 or more"),
+        ([0, 0], ValueError, "not all 0"),
+        (2.0, ValueError, r"one number per output, got shape \(\)"),
+        (["a", "b"], TypeError, "real numbers"),
+        ([True, False], TypeError, "real numbers, got bool"),
+    ],
+)
+def test_weights_of_outputs_are_checked(weights, error, message):
+    with pytest.raises(error, match=message):
+        jaxseg.deep_supervision(jaxseg.dice_ce_loss, weights)
+
+
+def test_deep_supervision_names_what_does_not_fit():
+    outputs, labels = pyramid(PLANES), losses.ids(5, PLANES[0], 3)
+    loss = jaxseg.deep_supervision(jaxseg.dice_ce_loss)
+    for where in (np.ones(PLANES[0][1:], bool), np.ones(PLANES[1], bool)):
+        with pytest.raises(ValueError, match=r"where must have the label map's shape \(2, 9, 12\)"):
+            loss(outputs, labels, where=where)
+    with pytest.raises(ValueError, match=r"^where of shape \(3, 9, 12\) cannot be resized"):
+        loss(outputs, [labels] * 3, where=np.ones((3, 9, 12), bool))
+    with pytest.raises(ValueError, match=r"^labels of shape \(9, 12\) cannot be resized"):
+        loss(outputs, labels[0])
+    with pytest.raises(ValueError, match="A list of labels needs one per output: 3 outputs, 2"):
+        loss(outputs, [labels, labels])
+    with pytest.raises(ValueError, match="A list of where needs one per output: 3 outputs, 1"):
+        loss(outputs, labels, where=[labels < 2])
+    with pytest.raises(TypeError, match="where must be bool"):
+        loss(outputs, labels, where=labels)
 
 
 def test_labels_are_those_under_the_centre_of_each_coarser_pixel():
@@ -555,3 +647,13 @@ def test_labels_are_those_under_the_centre_of_each_coarser_pixel():
 
     jaxseg.deep_supervision(loss)([np.zeros((1, 3, 2, 1), np.float32)], labels)
     np.testing.assert_array_equal(seen[0], labels[:, 1::3, 1::3])
+    # torch.nn.functional.interpolate(mode="nearest-exact"), PyTorch 2.13.0; "nearest" differs.
+    for size, new, exact in (
+        (9, 4, [1, 3, 5, 7]),
+        (7, 3, [1, 3, 5]),
+        (12, 5, [1, 3, 6, 8, 10]),
+        (5, 8, [0, 0, 1, 2, 2, 3, 4, 4]),
+    ):
+        outputs = [np.zeros((1, new, 1), np.float32)]
+        jaxseg.deep_supervision(loss)(outputs, np.arange(size)[None])
+        assert seen[-1].tolist() == [exact]

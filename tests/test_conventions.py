@@ -99,7 +99,7 @@ def test_every_score_has_its_row():
     listed = {name for name, _ in rows("score of Counts") + rows("score of a confusion matrix")}
     makers = ("counts", "soft_counts", "counts_from_confusion", "confusion_matrix", "class_report")
     public = {n for n in jaxseg.__all__ if not n.endswith("_loss") and n[0].islower()}
-    others = ("space", "moments", "spread", "running", "state")
+    others = ("check", "space", "moments", "spread", "running", "state")
     of_others = {case.public for case in cases.cases(*others)}
     assert listed == public - {*makers, "predict_labels", "deep_supervision"} - of_others
 

@@ -62,7 +62,7 @@ LONG = [
     ((3, 9_000), (0.3, 0.7)),  # thousands of rounds in float32
     ((32_766, 2), 0.3),  # the longest diagonal of squares in int32, and one pixel more
     ((32_767, 2), 0.3),
-    pytest.param((2, 70_000), 1.0, marks=pytest.mark.slow),
+    pytest.param((1, 60_000), 1.0, marks=pytest.mark.slow),
 ]
 
 

@@ -1,5 +1,9 @@
 """The adapter to Keras: fit and evaluate, labels as Keras hands them out, exact sums, errors."""
 
+import copy
+import functools
+import pickle
+
 import jax
 import jax.numpy as jnp
 import keras
@@ -169,10 +173,10 @@ def test_a_network_that_ends_in_probabilities():
     """Of a softmax nothing changes; of a sigmoid the statistic is one's own."""
     logits, masks = logits_of(1), IDS == 1
     softmax = np.asarray(jax.nn.softmax(logits_of(3)))
-    metric = SegmentationMetric(jaxseg.dice, num_classes=3)
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3, where=valid)
     metric.update_state(IDS, softmax)
     np.testing.assert_array_equal(
-        metric_counts(metric), reference.hard_counts(softmax.argmax(-1), IDS, 3)
+        metric_counts(metric), reference.hard_counts(softmax.argmax(-1), IDS, 3, where=IDS != 255)
     )
 
     def counts_of_probs(probs, labels, *, where=None):
@@ -294,3 +298,105 @@ def test_a_saved_model_is_compiled_anew(tmp_path):
     again.compile(**options)
     result = again.evaluate(images, labels, verbose=0)
     np.testing.assert_allclose(result, model.evaluate(images, labels, verbose=0), rtol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- wrong labels
+
+PNG = np.where(IDS == 1, 255, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("of", [np.asarray, np.float32, jnp.asarray])
+def test_a_loss_checks_its_first_labels(of):
+    logits = of(logits_of(1))
+    with pytest.raises(ValueError, match=r"hold 255 .*For masks: labels > 0"):
+        as_loss(jaxseg.bce_dice_loss)(of(PNG), logits)
+    with pytest.raises(ValueError, match=r"hold 255 .*where=labels != 255"):
+        as_loss(functools.partial(jaxseg.dice_ce_loss))(of(IDS), of(logits_of(3)))
+    loss = as_loss(jaxseg.bce_dice_loss)
+    right = loss(of(PNG > 0), logits)
+    assert loss(of(PNG), logits) != right  # once per data set
+
+
+def test_a_loss_checks_its_first_predictions():
+    """Unless it is told that they are probabilities, or is not jaxseg's."""
+    probs = np.asarray(jax.nn.softmax(logits_of(3)))
+    for loss in (as_loss(jaxseg.dice_loss, where=valid), as_loss(jaxseg.dice_ce_loss, where=valid)):
+        with pytest.raises(ValueError, match=r"remove it, .* activation=None"):
+            loss(IDS, probs)
+    expected = jaxseg.dice_loss(probs, IDS, where=IDS != 255, activation=None).mean()
+    for loss in (
+        as_loss(jaxseg.dice_loss, where=valid, activation=None),
+        as_loss(functools.partial(jaxseg.dice_loss, activation=None), where=valid),
+        as_loss(
+            lambda p, y, where: jaxseg.dice_loss(p, y, where=where, activation=None), where=valid
+        ),
+    ):
+        np.testing.assert_allclose(loss(IDS, probs), expected, rtol=1e-6)
+
+
+def test_a_metric_checks_its_first_labels():
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3)
+    with pytest.raises(ValueError, match=r"hold 255 .*where=labels != 255"):
+        metric.update_state(IDS, logits_of(3))
+    assert not any(v.value.any() for v in metric.variables)
+    soft = np.float32(PNG[..., None])
+    with pytest.raises(ValueError, match=r"must be 0 or 1, but hold 255 .*labels > 0"):
+        SegmentationMetric(jaxseg.dice, num_classes=1).update_state(soft, logits_of(1))
+    own = SegmentationMetric(jaxseg.dice, num_classes=3, statistic=lambda x, y, where: sums(x, y))
+    own.update_state(IDS, logits_of(3))  # what its labels mean is not known
+
+
+def sums(logits, labels):
+    return jaxseg.counts(jaxseg.predict_labels(logits), labels, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "message"),
+    [
+        ((data()[1] == 2).astype(np.uint8) * 255, 1, "outside of their 1 classes, from 0 to 255"),
+        (data()[1], 3, r"outside of their 3 classes, from 0 to 255\. jaxseg\.check_labels"),
+        (data()[1].astype(np.float32) - 1, 3, "from -1 to 254"),
+        (np.float32(data()[1][..., None] == range(3)) * 255, 3, "from 0 to 255"),
+    ],
+    ids=["masks of 0 and 255", "void", "from -1", "one-hot of 255"],
+)
+def test_fit_and_evaluate_end_at_wrong_labels(labels, num_classes, message):
+    """All is traced there: a metric finds them at the end of the epoch, and works again after."""
+    images = data()[0]
+    model = network(num_classes)
+    score = SegmentationMetric({"dice": lambda c: jaxseg.dice(c)[0]}, num_classes=num_classes)
+    model.compile(
+        keras.optimizers.SGD(0.1), as_loss(lambda x, y, where: (x**2).mean()), metrics=[score]
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(images, labels, batch_size=5, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(images, labels, batch_size=5, verbose=0)
+    right = np.clip(labels, 0, 1 if num_classes == 1 or labels.ndim == 4 else 2)
+    history = model.fit(images, right, batch_size=5, verbose=0).history
+    assert 0 <= history["dice"][0] <= 1
+
+
+def test_a_step_that_is_not_traced_ends_at_once():
+    images, labels = data()
+    model = network(3)
+    model.compile(keras.optimizers.SGD(0.1), as_loss(jaxseg.dice_ce_loss), run_eagerly=True)
+    with pytest.raises(ValueError, match=r"hold 255 .*where=labels != 255"):
+        model.fit(images, labels, batch_size=5, verbose=0)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_loss_and_a_metric_are_pickled_with_their_sums(again):
+    logits = logits_of(3)
+    loss = as_loss(jaxseg.dice_loss, where=valid, smooth=0.5)
+    restored = again(loss)
+    assert restored.name == loss.name
+    assert restored(IDS, logits) == loss(IDS, logits)
+    metric = SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid, name="mine")
+    metric.update_state(IDS, logits)
+    restored = again(metric)
+    assert restored.name == "mine"
+    assert restored.result() == metric.result()
+    restored.update_state(IDS[:2], logits[:2])
+    metric.update_state(IDS[:2], logits[:2])
+    np.testing.assert_array_equal(metric_counts(restored), metric_counts(metric))

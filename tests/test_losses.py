@@ -238,9 +238,9 @@ def test_half_precision_of_a_512_plane_is_within_a_percent_of_float64(name):
             r"distances must be \[C, C\]",
         ),
         (lambda x, y: jaxseg.softmax_focal_loss(x, y, alpha=jnp.ones(2)), r"shape \(3,\)"),
-        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_loss)([], y), "needs a weight"),
-        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_loss, [-1.0]), "0 or more"),
-        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_loss)([x], y[0]), "cannot be resized"),
+        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_ce_loss)([], y), "needs a weight"),
+        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_ce_loss, [-1.0]), "0 or more"),
+        (lambda x, y: jaxseg.deep_supervision(jaxseg.dice_ce_loss)([x], y[0]), "cannot be resized"),
         (lambda x, y: jaxseg.distance_transform(y[0] == 0, spacing=0.0), "must be positive"),
     ],
 )

@@ -1,6 +1,8 @@
 """The adapter to flax.nnx: a train loop, exact sums, masks, other statistics."""
 
+import copy
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -267,3 +269,15 @@ def test_logits_of_nan_are_misses():
     metric = SegmentationMetric(jaxseg.recall, num_classes=3)
     metric.update(logits=logits, labels=labels)
     assert metric.compute()[0] == 0
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_metric_is_pickled_with_its_sums(again):
+    logits, labels = noise((4, 6, 5, 3)), data(4)[1]
+    metric = SegmentationMetric({"dice": jaxseg.dice}, num_classes=3, statistic=soft)
+    metric.update(logits=logits, labels=labels, where=labels != 255)
+    restored = again(metric)
+    restored.update(logits=logits, labels=labels, where=labels != 255)
+    np.testing.assert_array_equal(sums(restored), jax.tree.map(lambda x: 2 * x, sums(metric)))
+    restored.reset()
+    assert sums(metric).tp.any() and not sums(restored).tp.any()

@@ -331,6 +331,70 @@ def test_float64_stays_float64():
         assert jax.jit(jaxseg.total)(r).dtype == jnp.float64
 
 
+KEEPS = {  # ways to add a float64, none of which is JAX's with 64 bits disabled
+    "right": lambda r, x: r + x,
+    "left": lambda r, x: x + r,
+    "jit": jax.jit(lambda r, x: r + x),
+    "running": lambda r, x: r + jaxseg.running(x),
+    "numpy": lambda r, x: r + np.asarray(x),
+    "psum": lambda r, x: over_devices(
+        lambda r: jaxseg.psum(r, "d"),
+        jax.tree.map(lambda *xs: jnp.stack(xs), r + x, jaxseg.running(r.high * 0)),
+    ),
+    "scan": lambda r, x: jax.lax.scan(lambda r, x: (r + x, None), r, x[None])[0],
+}
+
+
+@pytest.mark.parametrize("way", KEEPS)
+def test_a_float64_keeps_its_digits_in_a_pair_of_float32(way):
+    with jax.enable_x64(True):
+        r = jaxseg.running(jnp.zeros(5, jnp.float32))
+        x = jnp.array([0.1, 1 / 3, -1e9 - 0.123, np.inf, np.nan], jnp.float64)
+        got = KEEPS[way](r, x)
+        assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {jnp.float32.dtype}
+        np.testing.assert_allclose(jaxseg.total(got), x, rtol=2**-47)
+        in_trace = jax.jit(jaxseg.total)(got)
+        assert in_trace.dtype == jnp.float64
+        np.testing.assert_allclose(in_trace, x, rtol=2**-47)
+
+
+def test_a_float64_beyond_float32_is_infinite_in_a_pair_of_float32():
+    with jax.enable_x64(True):
+        r = jaxseg.running(jnp.zeros(3, jnp.float32)) + jnp.array([1e300, -1e300, 1e-300])
+        assert jaxseg.total(r).tolist() == [np.inf, -np.inf, 0]
+
+
+def test_sums_of_float32_and_of_float64_mix():
+    """The left of two sums gives the dtype, since it is the carry; digits stay on either side."""
+    with jax.enable_x64(True):
+        tenth, third = jnp.float64(0.1), jnp.float32(1 / 3)
+        wide = jaxseg.running(tenth)
+        narrow = jaxseg.running(third) + tenth
+        want = 2 * 0.1 + float(third)
+        for r, dtype in ((narrow + wide, jnp.float32), (wide + narrow, jnp.float64)):
+            assert {leaf.dtype for leaf in r} == {jnp.dtype(dtype)}
+            assert float(jaxseg.total(r)) == pytest.approx(want, rel=2**-45)
+        steps = jnp.full(1000, 0.1)
+        r, _ = jax.lax.scan(lambda r, x: (r + x, None), narrow, steps)
+        assert float(jaxseg.total(r)) == pytest.approx(100.1 + float(third), rel=1e-12)
+
+
+@pytest.mark.parametrize("start", ["int8", "uint8", "int32", "uint32", "int64", "uint64", "bool"])
+def test_integers_of_64_bits_add_to_any(start):
+    steps = [
+        (2**40 + 1, "int64"),
+        (-(2**61), "int64"),
+        (2**62 + 3, "uint64"),
+        (2**32 - 1, "uint32"),
+    ]
+    with jax.enable_x64(True):
+        r = jaxseg.running(jnp.ones((), start))
+        jitted = jax.jit(operator.add)
+        for n, dtype in steps:
+            r = jitted(r + jnp.asarray(n, dtype), jnp.asarray(n, dtype))
+        assert exact(r) == 1 + 2 * sum(n for n, _ in steps)
+
+
 def test_int64_of_x64_is_exact():
     with jax.enable_x64(True):
         r = jaxseg.running(jnp.array([2**40 + 1, -5])) + jnp.array([2**61, -(2**61)])
@@ -947,7 +1011,7 @@ MISFITS = [
     pytest.param(STATE, {"tp": C.tp}, TypeError, "same structure", id="structure"),
     pytest.param(STATE, tuple(C), TypeError, "same structure", id="tuple for Counts"),
     pytest.param(STATE, C.tp, TypeError, "same structure", id="an array"),
-    pytest.param(STATE, 0, TypeError, "same structure", id="a number"),
+    pytest.param(STATE, 1, TypeError, "same structure", id="a number"),
     pytest.param(STATE, None, TypeError, "same structure", id="None"),
     pytest.param(STATE, all_counts(1, 2), ValueError, "same shapes", id="shape"),
     pytest.param(STATE, all_counts(1, 1), ValueError, "same shapes", id="would broadcast"),

@@ -395,6 +395,37 @@ def test_weighted_kappa_equals_the_reference(weights, case):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", MATRICES)
+def test_kappa_with_costs_equals_the_reference(case, dtype):
+    matrix = MATRICES[case]
+    costs = rng(4).integers(1, 9, matrix.shape) * (1 - np.eye(len(matrix), dtype=int))
+    actual = jaxseg.cohen_kappa(matrix, weights=costs.astype(dtype), zero_division=-2.0)
+    expected = reference.cohen_kappa(matrix, weights=costs.tolist(), zero_division=-2.0)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_kappa_takes_the_named_weights_as_arrays():
+    matrices = rng(2).integers(0, 40, (2, 3, 3))
+    steps = np.abs(np.arange(3)[:, None] - np.arange(3))
+    for name, costs in {None: steps > 0, "linear": steps, "quadratic": steps**2}.items():
+        want = jaxseg.cohen_kappa(matrices, weights=name)
+        for weights in (costs, costs.tolist(), 7.0 * costs):  # whatever their scale
+            got = jaxseg.cohen_kappa(matrices, weights=weights)
+            np.testing.assert_allclose(got, want, rtol=1e-5)
+    traced = jax.jit(lambda w: jaxseg.cohen_kappa(matrices, weights=w))(jnp.asarray(steps))
+    np.testing.assert_allclose(traced, jaxseg.cohen_kappa(matrices, weights="linear"), rtol=1e-5)
+
+
+def test_costs_of_rows_and_columns_are_not_exchanged():
+    """Predicting 1 where 0 is true costs 5, the other way 1; by hand."""
+    matrix, costs = np.array([[6, 2], [1, 3]]), np.array([[0, 5], [1, 0]])
+    observed, expected = 5 * 2 + 1, (5 * 8 * 5 + 1 * 4 * 7) / 12
+    np.testing.assert_allclose(
+        jaxseg.cohen_kappa(matrix, weights=costs), 1 - observed / expected, rtol=1e-6
+    )
+
+
 def test_kappa_weights_change_nothing_for_two_classes():
     scores = [
         jaxseg.cohen_kappa([[6, 2], [1, 3]], weights=w) for w in (None, "linear", "quadratic")

@@ -98,6 +98,17 @@ def test_masked_pixels_are_as_if_outside_the_image():
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+def test_masked_pixels_have_no_share_in_the_gradient():
+    # of ones and zeros, to which a masked pixel could be equal
+    probs = rng(8).integers(0, 2, (1, 6, 9, 1)).astype(np.float32)
+    where = np.zeros((1, 6, 9), bool)
+    where[:, 1:5, 2:8] = True
+    gradient = jax.grad(lambda x, **options: (jaxseg.soft_skeleton(x, **options) ** 2).sum())
+    expected = np.zeros_like(probs)
+    expected[:, 1:5, 2:8] = gradient(probs[:, 1:5, 2:8], iterations=2)
+    np.testing.assert_allclose(gradient(probs, iterations=2, where=where), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("iterations", [0, 1, 10])
 def test_equal_pixels_share_the_gradient(iterations):
     probs = np.float32([[0.1, 0.3, 0.1]])[..., None]

@@ -102,6 +102,8 @@ def evaluate(
     number = -(-len(left) // batch)
     seconds = 0.0
     for i, maps in track(steps, "Counting", total=number, disable=not show):
+        if i == 1:
+            check_maps(*maps)
         start = time.perf_counter()
         state = jax.block_until_ready(compiled(state, *jax.device_put(maps, sharded)))
         seconds += time.perf_counter() - start
@@ -112,6 +114,12 @@ def evaluate(
     if saved is not None:
         saved.close()
     return state, len(left), seconds
+
+
+def check_maps(predictions: np.ndarray, labels: np.ndarray, where: np.ndarray) -> None:
+    """Once, before the maps are on devices: no compiled function can refuse a value."""
+    where = where[:, None, None] & (labels != VOID)
+    jaxseg.check_labels(labels, num_classes=len(CLASSES), where=where, predictions=predictions)
 
 
 def compile_count(state: jaxseg.Running, sharded: NamedSharding, shape: tuple[int, ...]) -> Any:

@@ -526,6 +526,7 @@ def evaluate(network: Network, images: np.ndarray, labels: np.ndarray) -> Evalua
     """Logits, label maps from them, and the scores of both."""
     logits = predict(network, images)  # [n, 64, 84, classes]
     predictions = to_label_maps(logits)
+    jaxseg.check_labels(labels, num_classes=logits.shape[-1], predictions=logits)
     scores = score_label_maps(predictions, labels, max(logits.shape[-1], 2))
     keras_style = keras_style_scores(logits, labels)
     return Evaluation(*jax.device_get((labels, predictions, *scores, keras_style)))
@@ -733,6 +734,8 @@ def main(
         f"{TEST_IMAGES} test images from {len(test_part)} others"
     )
 
+    classes = 1 if options.task == "binary" else len(CLASS_NAMES[options.task])
+    jaxseg.check_labels(train_labels, num_classes=classes)  # once: no train step can see values
     network, optimizer = make_network(options.task, options.seed, options.steps)
     data = batches(train_images, train_labels, options.steps, batch_rng)
     training = time.perf_counter()

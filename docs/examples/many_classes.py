@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> np.ndarray:
 
     network, optimizer = make_network(options.classes)
     images, labels = volume(test_rng)
+    jaxseg.check_labels(labels, num_classes=options.classes)  # once: no train step can see values
     logits = 4 * labels.size * options.classes
     console.print(f"logits of {options.classes} classes would take {logits / 1e6:.1f} MB")
     steps = {}

@@ -11,7 +11,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._counts import Counts, counts, predict_labels
+from jaxseg._counts import Counts, counts
+from jaxseg._labels import predict_labels
 from jaxseg._running import Running, running, total
 
 Statistic = Callable[..., Any]  # (logits, labels, *, where=None) -> pytree of sums

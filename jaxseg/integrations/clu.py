@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import flax
@@ -10,8 +12,16 @@ import jax.numpy as jnp
 from clu import metrics, values
 from jax.typing import ArrayLike
 
-from jaxseg import Running
-from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, masked, scored, zero
+from jaxseg import Running, _checks
+from jaxseg.integrations._evaluation import (
+    Score,
+    Scores,
+    Statistic,
+    hard_counts,
+    masked,
+    scored,
+    zero,
+)
 
 
 def segmentation_metric(
@@ -37,7 +47,9 @@ def segmentation_metric(
       A class for ``clu.metrics.Collection``. Its ``from_model_output`` takes ``logits``,
       ``labels``, and if given ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]`` or
       ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or one
-      value, and ``compute_value`` only one scalar, since clu's writers take no other.
+      value, and ``compute_value`` only one scalar, since clu's writers take no other. The same
+      arguments give the same class. Its instances can be pickled if the functions can, that is, if
+      they are defined at the top of a module; so can a collection that is.
 
     Raises:
       ValueError, TypeError: as the statistic, of ids or dense labels of one pixel.
@@ -54,6 +66,25 @@ def segmentation_metric(
       >>> Metrics.empty().merge(batch).compute()["dice"].tolist()
       [0.6667, 0.6667]
     """
+    return _metric_class(
+        tuple(scores.items()) if isinstance(scores, Mapping) else scores,
+        _checks.check_num_classes(num_classes),
+        statistic,
+        ndim,
+        dense,
+    )
+
+
+@lru_cache(maxsize=None, typed=True)  # an unpickled metric is of the class of its original
+def _metric_class(
+    scores_or_items: Score | tuple[tuple[str, Score], ...],
+    num_classes: int,
+    statistic: Statistic,
+    ndim: int,
+    dense: bool,
+) -> type[metrics.Metric]:
+    scores = scores_or_items if callable(scores_or_items) else dict(scores_or_items)
+    arguments = (scores_or_items, num_classes, statistic, ndim, dense)
     start = zero(statistic, num_classes, ndim, dense)
 
     @flax.struct.dataclass
@@ -93,4 +124,13 @@ def segmentation_metric(
                 )
             return values.Scalar(value)
 
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            if type(self) is not SegmentationMetric:  # made by from_fun, which clu cannot pickle
+                return super().__reduce_ex__(protocol)
+            return _restored, (arguments, self.state)
+
     return SegmentationMetric
+
+
+def _restored(arguments: tuple[Any, ...], state: Running) -> metrics.Metric:
+    return _metric_class(*arguments)(state=state)

@@ -7,15 +7,17 @@ for ``where``. Here ids are integers again, and ``where`` is a function of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxseg import Running
+from jaxseg import Running, check_labels
 from jaxseg._checks import as_array
 from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, scored, zero
 
@@ -38,7 +40,8 @@ def as_loss(loss: Callable[..., Array], *, where: Where = None, **options: Any) 
 
     Raises:
       RuntimeError: Keras on another backend.
-      ValueError: in a call, ``sample_weight`` that is not of each pixel of a pixel loss.
+      ValueError: in a call, ``sample_weight`` that is not of each pixel of a pixel loss; in the
+        first call that is not traced, of a loss of jaxseg's, what ``jaxseg.check_labels`` finds.
 
     Example:
       >>> import jaxseg
@@ -59,6 +62,10 @@ class _Loss(keras.losses.Loss):
     def __init__(self, loss: Callable[..., Array], where: Where, options: dict[str, Any]) -> None:
         super().__init__(name=getattr(loss, "__name__", type(loss).__name__))
         self._loss, self._where, self._options = loss, where, options
+        self._checked = False
+
+    def __reduce__(self) -> Any:
+        return _Loss, (self._loss, self._where, self._options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if sample_weight is not None:
@@ -77,7 +84,19 @@ class _Loss(keras.losses.Loss):
         where = None if self._where is None else self._where(labels)
         if logits.shape[-1] == 1 and labels.ndim < logits.ndim:  # a mask may be soft
             labels = jnp.asarray(y_true).astype(logits.dtype).reshape(*labels.shape, 1)
-        return self._loss(logits, labels, where=where, **self._options)
+        loss = self._loss(logits, labels, where=where, **self._options)
+        if not self._checked and self._is_jaxsegs():
+            self._checked = _are_right(labels, where, logits, self._takes_logits())
+        return loss
+
+    def _is_jaxsegs(self) -> bool:
+        """Whether it is known what labels and predictions mean."""
+        function = self._loss.func if isinstance(self._loss, partial) else self._loss
+        return getattr(function, "__module__", "").startswith("jaxseg.")
+
+    def _takes_logits(self) -> bool:
+        given = self._loss.keywords if isinstance(self._loss, partial) else {}
+        return (given | self._options).get("activation", "") is not None
 
 
 class SegmentationMetric(keras.metrics.Metric):
@@ -100,6 +119,9 @@ class SegmentationMetric(keras.metrics.Metric):
     Raises:
       RuntimeError: Keras on another backend.
       ValueError: ``sample_weight`` in ``update_state``, a score that is not a scalar in ``result``.
+        With the default statistic also labels of valid pixels that are no class: at the first
+        ``update_state`` that is not traced, else in ``result``, which ``fit`` and ``evaluate`` call
+        when an epoch ends.
 
     Example:
       >>> import jaxseg
@@ -125,9 +147,25 @@ class SegmentationMetric(keras.metrics.Metric):
     ) -> None:
         _check_backend()
         super().__init__(name=name)
+        self._again = partial(
+            SegmentationMetric,
+            scores,
+            num_classes=num_classes,
+            statistic=statistic,
+            where=where,
+            ndim=ndim,
+            dense=dense,
+            name=self.name,
+        )
         self._scores, self._statistic, self._where = scores, statistic, where
         limbs, self._structure = jax.tree.flatten(zero(statistic, num_classes, ndim, dense))
         self._limbs = [self.add_variable(x.shape, "zeros", dtype=x.dtype.name) for x in limbs]
+        self._num_classes, self._checked, self._outside = num_classes, False, None
+        if statistic is hard_counts:  # any other may have labels of its own
+            self._outside = self.add_variable((2,), "zeros", dtype="float32", name="outside")
+
+    def __reduce__(self) -> Any:
+        return _restored, (self._again, [np.asarray(v.value) for v in self.variables])
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch."""
@@ -140,11 +178,21 @@ class SegmentationMetric(keras.metrics.Metric):
         labels = _labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
         state = self._state() + self._statistic(logits, labels, where=where)
+        if self._outside is not None:
+            self._checked = self._checked or _are_right(labels, where, logits, False)
+            self._outside.assign(_extremes(self._outside.value, labels, where, logits.shape))
         for limb, value in zip(self._limbs, jax.tree.leaves(state), strict=True):
             limb.assign(value)
 
     def result(self) -> Any:
         """Scores of the sum: a dict of scalars, or one."""
+        if self._outside is not None and not isinstance(self._outside.value, jax.core.Tracer):
+            low, high = np.asarray(self._outside.value).tolist()
+            if low != 0 or high != 0:
+                raise ValueError(
+                    f"Labels of valid pixels were outside of their {self._num_classes} classes, "
+                    f"from {low:g} to {high:g}. jaxseg.check_labels says how to mend them."
+                )
         result = scored(self._scores, self._state())
         for name, value in (result if isinstance(result, dict) else {self.name: result}).items():
             if jnp.ndim(value) > 0:
@@ -156,6 +204,35 @@ class SegmentationMetric(keras.metrics.Metric):
 
     def _state(self) -> Running:
         return jax.tree.unflatten(self._structure, [limb.value for limb in self._limbs])
+
+
+def _restored(again: Callable[[], SegmentationMetric], values: list[Any]) -> SegmentationMetric:
+    metric = again()
+    for variable, value in zip(metric.variables, values, strict=True):
+        variable.assign(value)
+    return metric
+
+
+def _are_right(labels: Array, where: Array | None, logits: Array, are_logits: bool) -> bool:
+    """Check labels whose values are known, and logits if theirs are too."""
+    if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
+        return False
+    known = are_logits and not isinstance(logits, jax.core.Tracer)
+    predictions = logits if known else None
+    check_labels(labels, num_classes=logits.shape[-1], where=where, predictions=predictions)
+    return True
+
+
+def _extremes(before: Array, labels: Array, where: Array | None, shape: tuple[int, ...]) -> Array:
+    """The least and the largest label that is no class, of valid pixels; 0 if there is none."""
+    dense = labels.ndim == len(shape)
+    x = labels.astype(jnp.float32)
+    last = 1 + 1e-6 if dense else max(shape[-1] - 1, 1)
+    outside = ~((x >= 0) & (x <= last))
+    if where is not None:
+        outside &= where[..., None] if dense else where
+    x = jnp.where(outside, x, 0)
+    return jnp.stack([jnp.minimum(before[0], x.min()), jnp.maximum(before[1], x.max())])
 
 
 def _labels(y_true: ArrayLike, shape: tuple[int, ...]) -> Array:
