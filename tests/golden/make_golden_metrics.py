@@ -117,6 +117,7 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
         f"aggregate(MeanIoU(), {data}",
         f"aggregate(MeanIoU(ignore_empty=False, reduction='mean_batch'), {data}",
         f"aggregate(MeanIoU(include_background=False), {data}",
+        f"aggregate(MeanIoU(ignore_index=0), {data}",
         "aggregate(DiceMetric(reduction='mean_batch'), multi_predictions, multi_labels)",
         f"aggregate(GeneralizedDiceScore(), {data}",
         f"aggregate(GeneralizedDiceScore(weight_type='simple'), {data}",
@@ -283,24 +284,32 @@ def keras_calls(x: dict[str, np.ndarray]) -> Calls:
 def smp_calls(x: dict[str, np.ndarray]) -> Calls:
     names, _ = make_golden.smp_calls(dict(np.load(HERE / "inputs.npz")))
     names |= torch_names(x)
-    mode = "mode='multiclass', num_classes=4"
-    stats = f"*get_stats(predictions, labels, {mode})"
-    no_3 = f"*get_stats(predictions_without_3, labels_without_3, {mode})"
-    void = f"*get_stats(predictions, labels_with_void, {mode}, ignore_index=255)"
-    multi = "*get_stats(multi_predictions, multi_labels, mode='multilabel')"
+    get_stats, ids = names["get_stats"], {"mode": "multiclass", "num_classes": 4}
+    names |= {
+        "stats": get_stats(names["predictions"], names["labels"], **ids),
+        "stats_without_3": get_stats(
+            names["predictions_without_3"], names["labels_without_3"], **ids
+        ),
+        "stats_with_void": get_stats(
+            names["predictions"], names["labels_with_void"], **ids, ignore_index=255
+        ),
+        "stats_multi": get_stats(
+            names["multi_predictions"], names["multi_labels"], mode="multilabel"
+        ),
+    }
     return names, [
-        f"iou_score({stats}, reduction='micro')",
-        f"iou_score({stats}, reduction='macro')",
-        f"iou_score({stats}, reduction='weighted', class_weights=[0.1, 0.2, 0.3, 0.4])",
-        f"iou_score({stats}, reduction='micro-imagewise')",
-        f"iou_score({stats}, reduction='macro-imagewise', zero_division=1.0)",
-        f"iou_score({no_3}, reduction='macro', zero_division=0.0)",
-        f"iou_score({void}, reduction='macro')",
-        f"f1_score({multi}, reduction='macro')",
-        f"fbeta_score({stats}, beta=2.0, reduction='macro')",
-        f"recall({stats}, reduction='macro')",
-        f"balanced_accuracy({stats}, reduction='macro')",
-        f"accuracy({stats}, reduction='micro')",
+        "iou_score(*stats, reduction='micro')",
+        "iou_score(*stats, reduction='macro')",
+        "iou_score(*stats, reduction='weighted', class_weights=[0.1, 0.2, 0.3, 0.4])",
+        "iou_score(*stats, reduction='micro-imagewise')",
+        "iou_score(*stats, reduction='macro-imagewise', zero_division=1.0)",
+        "iou_score(*stats_without_3, reduction='macro', zero_division=0.0)",
+        "iou_score(*stats_with_void, reduction='macro')",
+        "f1_score(*stats_multi, reduction='macro')",
+        "fbeta_score(*stats, beta=2.0, reduction='macro')",
+        "recall(*stats, reduction='macro')",
+        "balanced_accuracy(*stats, reduction='macro')",
+        "accuracy(*stats, reduction='micro')",
     ]
 
 
