@@ -31,7 +31,7 @@ def check_soft(
     Bools are yet to be cleaned: ``blocked_sum`` does it block by block.
     """
     scores = check_scores(name, scores)
-    labels = check_labels(name, scores.shape, as_raw_array(labels))
+    labels = check_label_format(name, scores.shape, as_raw_array(labels))
     shape = scores.shape[:-1]
     return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
@@ -50,7 +50,7 @@ def check_scores(name: str, scores: ArrayLike) -> Array:
     return scores
 
 
-def check_labels(name: str, shape: tuple[int, ...], labels: Array) -> Array:
+def check_label_format(name: str, shape: tuple[int, ...], labels: Array) -> Array:
     """Check labels against scores ``[..., C]`` of ``shape``: ids ``[...]`` or dense ``[..., C]``.
 
     The one place where the two formats are told apart, by number of axes and dtype alone.
@@ -230,7 +230,10 @@ def check_static_integer(name: str, value: int, least: int, below: float = math.
     try:
         value = operator.index(value)
     except (TypeError, jax.errors.JAXTypeError):
-        raise TypeError(f"{name} must be a static integer, got {value!r}{_hint(value)}.") from None
+        raise TypeError(
+            f"{name} must be a static integer, got {kind(value)}; under jit it belongs to "
+            "static_argnames."
+        ) from None
     if not least <= value < below:
         limit = "" if below == math.inf else f" and below {below}"
         raise ValueError(f"{name} must be at least {least}{limit}, got {value}.")
@@ -240,14 +243,11 @@ def check_static_integer(name: str, value: int, least: int, below: float = math.
 def check_static_bool(name: str, value: bool) -> bool:
     """Check a switch that changes the program: no array of a trace can be one."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}{_hint(value)}.")
+        raise TypeError(
+            f"{name} must be True or False, got {kind(value)}; "
+            "it is static, so under jit it belongs to static_argnames."
+        )
     return bool(value)
-
-
-def _hint(value: Any) -> str:
-    if not isinstance(value, jax.core.Tracer):
-        return ""
-    return ", which is traced: name the argument in jax.jit's static_argnames, or bind its value"
 
 
 def check_scalar(

@@ -239,7 +239,7 @@ def linear_dice_ce_loss(
     num_classes = kernel.shape[-1]
     _checks.check_activation("softmax", ("softmax",), num_classes)
     shape = (*features.shape[:-1], num_classes)
-    labels = _checks.check_labels("logits", shape, _checks.as_array(labels))
+    labels = _checks.check_label_format("logits", shape, _checks.as_array(labels))
     where = _checks.check_where(where, shape[:-1])
     axes = _checks.normalize_axis(axis, len(shape) - 1)
     class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
@@ -767,29 +767,23 @@ def _maps_of_outputs(
     labels: Any, where: Any, shapes: Sequence[tuple[int, ...]]
 ) -> list[tuple[Array, Array | None]]:
     """Labels and ``where`` of each output: those of a list, or one map resized to each."""
-    given = {"labels": labels, "where": where}
-    listed = {name: _is_list_of_maps(x) for name, x in given.items()}
-    each: dict[str, list[Any]] = {}
-    for name, x in given.items():
-        if x is None:
-            each[name] = [None] * len(shapes)
-        elif listed[name]:
-            each[name] = [_checks.as_array(leaf) for leaf in x]
-            if len(x) != len(shapes):
-                raise ValueError(
-                    f"A list of {name} needs one per output: "
-                    f"{len(shapes)} outputs, {len(x)} {name}."
-                )
-        else:
-            given[name] = x = _checks.as_array(x)
-            if name == "where" and not listed["labels"]:
-                space = given["labels"].shape[: len(shapes[0]) - 1]
-                if x.shape != space:
-                    raise ValueError(
-                        f"where must have the label map's shape {space}, got {x.shape}."
-                    )
-            each[name] = [_nearest(name, x, shape) for shape in shapes]
-    return list(zip(each["labels"], each["where"], strict=True))
+    own_labels = _of_each_output("labels", labels, shapes)
+    if where is None:
+        return [(x, None) for x in own_labels]
+    if not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
+        where = _checks.check_where(where, jnp.shape(labels)[: len(shapes[0]) - 1])
+    return list(zip(own_labels, _of_each_output("where", where, shapes), strict=True))
+
+
+def _of_each_output(name: str, maps: Any, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    if not _is_list_of_maps(maps):
+        maps = _checks.as_array(maps)
+        return [_nearest(name, maps, shape) for shape in shapes]
+    if len(maps) != len(shapes):
+        raise ValueError(
+            f"A list of {name} needs one per output: {len(shapes)} outputs, {len(maps)} {name}."
+        )
+    return [_checks.as_array(x) for x in maps]
 
 
 def _is_list_of_maps(x: Any) -> bool:

@@ -72,8 +72,8 @@ def predict_labels(
 
 def _threshold(threshold: ArrayLike, scores: Array, of_logits: bool) -> Array:
     """The least score that is predicted, a scalar or ``[C]``; a logit if the scores are."""
-    known = not isinstance(threshold, Array)  # eagerly and under jit
-    t: Any = np.asarray(threshold) if known else threshold
+    known = not any(isinstance(x, Array) for x in jax.tree.leaves(threshold))  # under jit too
+    t: Any = np.asarray(threshold) if known else jnp.asarray(threshold)
     if not (jnp.issubdtype(t.dtype, jnp.floating) or jnp.issubdtype(t.dtype, jnp.integer)):
         raise TypeError(f"threshold must be a real number, got {t.dtype}.")
     if t.shape not in ((), scores.shape[-1:]):
@@ -148,7 +148,7 @@ def check_labels(
                 f"predictions must have a class axis, last, of num_classes={num_classes}; "
                 f"got shape {given.shape}."
             )
-        found = _checks.check_labels("predictions", given.shape, found)
+        found = _checks.check_label_format("predictions", given.shape, found)
     mask = _on_host("where", where)
     found, shape = _label_map(found, num_classes, mask)
     mask = None if mask is None else np.asarray(_checks.check_where(mask, shape))

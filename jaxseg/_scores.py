@@ -45,6 +45,8 @@ def _of_one_statistic(score: Callable[Options, Result]) -> Callable[Options, Res
         numbers: dict[str, Any] = dict(options)
         for option in numbers.keys() & {"smooth", "eps", "alpha", "beta", "zero_division"}:
             numbers[option] = _checks.check_broadcast(option, numbers[option], shape)
+        if "power" in numbers:
+            numbers["power"] = _checks.check_broadcast("power", numbers["power"], ())
         return score(*statistic, **numbers)
 
     return checked

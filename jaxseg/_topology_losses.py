@@ -285,7 +285,7 @@ def skeleton_recall_loss(
         truth = class_truth(maps, p.dtype)
         tube = _tubes(truth, maps.where, maps.space, iterations, radius)
     else:
-        tubes = _checks.check_labels("logits", maps.logits.shape, _checks.as_array(skeletons))
+        tubes = _checks.check_label_format("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
     sums = global_sum(((p * tube).sum(maps.axes), tube.sum(maps.axes)), maps, axis_name)
     (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)

@@ -119,7 +119,7 @@ BAD = [
         jaxseg.cohen_kappa, (MATRIX,), {"weights": "cubic"}),
     Bad("array of weights", ValueError, ("weights must have shape (3, 3)", "(3,)"),
         jaxseg.cohen_kappa, (MATRIX,), {"weights": jnp.ones(3)}),
-    Bad("complex weights of kappa", TypeError, ("weights must be a number", "complex64"),
+    Bad("complex weights of kappa", TypeError, ("weights must be a real number", "complex64"),
         jaxseg.cohen_kappa, (MATRIX,), {"weights": jnp.ones((3, 3), jnp.complex64)}),
     Bad("costs", ValueError, ("costs must have shape (3, 3)", "(3,)"),
         jaxseg.expected_cost, (MATRIX,), {"costs": jnp.ones(3)}),
@@ -328,15 +328,15 @@ LEADS = [
             ("labels[..., 0]", "(2, 3, 4, 1)"), f, (X, Y[..., None]))
         for f in (SOFT_COUNTS, jaxseg.dice_loss, XENT, DICE_CE)
     ),
-    Bad("squared", TypeError, ("squared is static", "static_argnames"),
+    Bad("squared", TypeError, ("squared must be True or False", "static_argnames"),
         jaxseg.dice_loss, (X, Y), {"squared": jnp.array(True)}),
-    Bad("soft_targets", TypeError, ("soft_targets is static", "static_argnames"),
+    Bad("soft_targets", TypeError, ("soft_targets must be True or False", "static_argnames"),
         jaxseg.tversky_loss, (X, Y), {"soft_targets": jnp.array(True)}),
-    Bad("soft_targets as None", TypeError, ("soft_targets is static", "None"),
+    Bad("soft_targets as None", TypeError, ("soft_targets must be True or False", "None"),
         jaxseg.iou_loss, (X, Y), {"soft_targets": None}),
-    Bad("log", TypeError, ("log is static", "static_argnames"),
+    Bad("log", TypeError, ("log must be True or False", "static_argnames"),
         jaxseg.hausdorff_dt_loss, (X, Y), {"log": jnp.array(True)}),
-    Bad("asymmetric", TypeError, ("asymmetric is static", "static_argnames"),
+    Bad("asymmetric", TypeError, ("asymmetric must be True or False", "static_argnames"),
         jaxseg.unified_focal_loss, (X, Y), {"asymmetric": jnp.array(True)}),
 ]  # fmt: skip
 
@@ -406,7 +406,7 @@ def test_numbers_of_scores_are_numbers(case: Case) -> None:
     assert "zero_division" in numbers
     for name in numbers:
         for bad in (None, "1", True, 1j, [1.0], jnp.ones((), bool), jnp.ones((), jnp.complex64)):
-            with pytest.raises(TypeError, match=f"{name} must be a number, got"):
+            with pytest.raises(TypeError, match=f"{name} must be a real number, got"):
                 score(statistic, **{name: bad})
         for good in (1, np.float32(0.5), jnp.float32(0.5)):
             jax.eval_shape(lambda s, n=name, x=good: score(s, **{n: x}), statistic)

@@ -112,6 +112,20 @@ def test_a_logit_of_minus_infinity_is_a_class_switched_off(name, want):
         assert jnp.isfinite(gradient).all()
 
 
+def test_a_bias_of_minus_infinity_is_a_class_switched_off():
+    features, labels = jnp.array([[1.0, 2.0], [0.5, 0.0]]), jnp.array([0, 1])
+    kernel = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
+
+    def loss(kernel, labels, off):
+        bias = jnp.array([0.1, 0.0, off])
+        return jaxseg.linear_dice_ce_loss(features, kernel, bias, labels)
+
+    for truth in (labels, jax.nn.one_hot(labels, 3)):
+        got = jax.value_and_grad(loss)(kernel, truth, -jnp.inf)
+        want = jax.value_and_grad(loss)(kernel, truth, -200.0)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, want)
+
+
 def test_one_confident_logit_keeps_its_digits():
     logits, labels = jnp.array([[20.0]]), jnp.array([1])
     for loss, want in (

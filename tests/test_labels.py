@@ -113,6 +113,21 @@ def test_thresholds_at_the_ends():
         assert sigmoid_masks(logits, threshold=known(1))[:, 0].nonzero()[0].tolist() == [4]
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_thresholds_of_classes_in_any_form(activation):
+    x = jnp.array([[0.0, 0.3, 0.8], [0.3, 0.6, 0.9]])
+    make = jax.jit(functools.partial(jaxseg.predict_labels, activation=activation))
+    each = [0.5, 0.57, 0.7]
+    expected = np.asarray(jax.nn.sigmoid(x) if activation else x) >= np.float32(each)
+    assert expected.any() and not expected.all()
+    for form in (tuple, np.array, np.float32, np.float16, jnp.array, jnp.float16):
+        np.testing.assert_array_equal(make(x, threshold=form(each)), expected)
+    traced = jax.jit(
+        lambda x, t: jaxseg.predict_labels(x, activation=activation, threshold=[t, 0.57, 0.7])
+    )
+    np.testing.assert_array_equal(traced(x, jnp.float32(0.5)), expected)
+
+
 def test_float64_logits_are_compared_in_float64():
     with jax.enable_x64(True):
         logits = jnp.array([[-1e-300], [0.0], [1e-300]])

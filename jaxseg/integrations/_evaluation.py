@@ -27,7 +27,7 @@ def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None
     dense ``[..., C]``, in which 0.5 or more is the class.
     """
     logits = jnp.asarray(logits)
-    labels = _checks.check_labels("logits", logits.shape, _checks.as_array(labels))
+    labels = _checks.check_label_format("logits", logits.shape, _checks.as_array(labels))
     num_classes = logits.shape[-1]
     predictions = predict_labels(logits, activation="softmax" if num_classes > 1 else "sigmoid")
     if labels.ndim == logits.ndim:

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import Running, check_labels
-from jaxseg._checks import as_array
+from jaxseg._checks import as_array, at_least_float32
 from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, scored, zero
 
 Where = Callable[[Array], Array] | None
@@ -83,7 +83,7 @@ class _Loss(keras.losses.Loss):
         labels = _labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
         if logits.shape[-1] == 1 and labels.ndim < logits.ndim:  # a mask may be soft
-            labels = jnp.asarray(y_true).astype(logits.dtype).reshape(*labels.shape, 1)
+            labels = at_least_float32(as_array(y_true)).reshape(*labels.shape, 1)
         loss = self._loss(logits, labels, where=where, **self._options)
         if not self._checked and self._is_jaxsegs():
             self._checked = _are_right(labels, where, logits, self._takes_logits())
