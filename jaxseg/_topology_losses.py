@@ -145,8 +145,8 @@ def cldice_loss(
       segmentation", 2021.
 
     Note:
-      The authors' code ignores its number of iterations. MONAI and the authors pool the batch:
-      ``axis=None``.
+      The authors' code ignores its number of iterations and sums over the batch, ``axis=None``.
+      MONAI 1.6 takes each image by itself, ``axis=(1, 2)``, and sums over its classes too.
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)
