@@ -57,7 +57,7 @@ def boundary_loss(
         axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
         one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to average over; None is all, pooled over the batch.
+      axis: axes of the label map to average over; None averages over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:

@@ -67,7 +67,7 @@ def bce_dice_loss(
       dice_weight: weight of the Dice loss.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
         loss is that of the global batch.
 
@@ -130,8 +130,8 @@ def dice_ce_loss(
       label_smoothing: share of each label that is spread over all classes, for the cross-entropy.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Dice; None pools the batch, ``(1, 2)`` of
-        ``[B, H, W]`` is the mean of each image's.
+      axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included,
+        ``(1, 2)`` of ``[B, H, W]`` is the mean of each image's.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
         loss is that of the global batch.
 
@@ -286,7 +286,7 @@ def dice_focal_loss(
       class_weights: ``[C]``, of the Dice loss's mean over classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:
@@ -307,8 +307,8 @@ def dice_focal_loss(
       segmentation of head and neck anatomy", 2019.
 
     Note:
-      MONAI's focal term of several classes is that of a sigmoid unless ``softmax=True``, and its
-      mean is over classes too.
+      In MONAI 1.6 the focal term of several classes is that of a sigmoid for each class, with
+      ``softmax=True`` too, which acts on the Dice term alone. Its mean is over pixels and classes.
     """
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     num_classes = logits.shape[-1]
@@ -353,7 +353,7 @@ def dice_top_k_loss(
       class_weights: ``[C]``, of the Dice loss's mean over classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:
@@ -416,7 +416,7 @@ def exponential_logarithmic_loss(
         root of all labels over those of the class.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Dice; None pools the batch.
+      axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:
@@ -491,7 +491,8 @@ def unified_focal_loss(
       gamma: in [0, 1): damps pixels that are right, stresses classes that are nearly right.
       smooth: added to numerator and denominator of the Tversky index.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over for Tversky; None pools the batch.
+      axis: axes of the label map to sum over for Tversky; None sums over all axes, the batch
+        included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:

@@ -90,7 +90,7 @@ def counts(
       labels: the truth, in the same format and shape.
       num_classes: C, static. With 1, both are masks and id 1 is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
       ``Counts`` of int32 ``[..., C]``. An id outside [0, C) belongs to no class: a predicted one
@@ -206,7 +206,7 @@ def soft_counts(
         multi-label).
       activation: None, "softmax" (over classes, C > 1) or "sigmoid" (each class by itself).
       where: bool ``[...]``; False pixels do not count, whatever they hold, NaN included.
-      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
       ``Counts`` of float32 (float64 for float64 input) ``[..., C]``; half precision is summed in
@@ -430,7 +430,7 @@ def confusion_matrix(
       labels: true ids, in the same shape.
       num_classes: C, static. With 1, both are masks and id 1 is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
       int32 ``[..., C, C]``. A pixel whose true or predicted id is outside [0, C) has no cell. To

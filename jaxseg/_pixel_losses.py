@@ -214,7 +214,7 @@ def top_k_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       fraction: share of the valid pixels, in (0, 1].
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to choose among; None pools the batch.
+      axis: axes of the label map to choose among; None chooses among all, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
         hardest pixels are those of the global batch.
 
@@ -264,7 +264,7 @@ def ohem_loss(
       threshold: probability of the true class below which a pixel is hard.
       min_kept: at least so many pixels are kept, where there are so many.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to choose among; None pools the batch.
+      axis: axes of the label map to choose among; None chooses among all, the batch included.
       axis_name: as in ``top_k_loss``.
 
     Returns:
@@ -315,7 +315,8 @@ def lovasz_hinge_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
         more is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None pools the batch.
+      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
+        batch included.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, not bounded.
@@ -365,8 +366,8 @@ def lovasz_softmax_loss(
       activation: "softmax" (C > 1), "sigmoid" or None.
       classes: "present": the mean over the classes that are in the labels; "all": over all.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None pools the batch,
-        ``(1, 2)`` is each image by itself.
+      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
+        batch included, ``(1, 2)`` is each image by itself.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]`` in [0, 1]: the class axis is averaged. If no

@@ -72,7 +72,7 @@ def dice_loss(
         absent: at most ``1 / smooth`` for a pixel.
       eps: added to the denominator alone.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis: axes of the label map to sum over; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; pooled
         counts are summed over them.
 
@@ -200,7 +200,7 @@ def tversky_loss(
       using 3D fully convolutional deep networks", 2017.
 
     Note:
-      Keras 3.15 has alpha and beta the other way round.
+      Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it.
     """
     form = _form(False, soft_targets)
     c = region_sums(form, logits, labels, activation, where, axis, axis_name)

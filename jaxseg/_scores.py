@@ -184,8 +184,8 @@ def tversky(
       A. Tversky, "Features of similarity", Psychological Review 1977.
 
     Note:
-      Keras 3.15 has alpha and beta the other way round. Dice is ``alpha = beta = 0.5`` with half
-      the smooth.
+      Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it. Dice is
+      ``alpha = beta = 0.5`` with half the smooth.
     """
     tp, fp, fn, _ = _floats(counts)
     return safe_divide(tp + smooth, tp + alpha * fp + beta * fn + smooth + eps, zero_division)

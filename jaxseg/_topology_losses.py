@@ -119,7 +119,7 @@ def cldice_loss(
       smooth: added to the numerators and denominators as printed.
       spatial_axes: axes of the label map that are space, as in ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to sum over; None is all, pooled over the batch.
+      axis: axes of the label map to sum over; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
 
     Returns:
@@ -145,8 +145,8 @@ def cldice_loss(
       segmentation", 2021.
 
     Note:
-      The authors' code ignores its number of iterations. MONAI and the authors pool the batch:
-      ``axis=None``.
+      The authors' code ignores its number of iterations and sums over the batch, ``axis=None``.
+      MONAI 1.6 takes each image by itself, ``axis=(1, 2)``, and sums over its classes too.
     """
     maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
     p = class_probs(maps, activation)

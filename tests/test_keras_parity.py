@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import optax
 import pytest
@@ -204,12 +205,15 @@ def test_train_step_lowers_the_loss_and_raises_dice():
 # ---------------------------------------------------------------------------------- the page
 
 
+def blocks_of_the_page() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def page() -> dict:
     """What the code of docs/from-keras.md defines, but for the blocks that need Keras."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     names = {"jax": jax, "jnp": jnp, "np": np, "jaxseg": jaxseg}
-    for block in blocks:
+    for block in blocks_of_the_page():
         if not re.search(r"\b(ops|losses)\.|keras", block):
             exec(block, names)
     return names
@@ -252,3 +256,19 @@ def test_the_page_train_step(page):
     for step in steps:
         recomputed = 0.5 * step["bce"] + 1 - step["dice"]
         np.testing.assert_allclose(step["loss"], recomputed, rtol=1e-5)
+
+
+def test_the_page_stays_with_fit():
+    """Keras's loss and metric of logits, and the soft Dice, are what the formulas give."""
+    images = rng(8).standard_normal((4, 8, 8, 1)).astype(np.float32)
+    masks = (images > 0.3).astype(np.float32)
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(1, 1)])
+    [block] = [block for block in blocks_of_the_page() if "compile(" in block]
+    exec(block, {"model": model, "jaxseg": jaxseg})
+    logs = model.evaluate(images, masks, return_dict=True, verbose=0)
+    logits = model.predict(images, verbose=0)
+    probs = reference.sigmoid(logits.astype(np.float64))
+    bce = -np.mean(masks * np.log(probs) + (1 - masks) * np.log1p(-probs))
+    assert logs["loss"] == pytest.approx(bce, rel=1e-5)
+    assert logs["binary_crossentropy"] == pytest.approx(bce, rel=1e-5)
+    assert logs["dice_coef"] == pytest.approx(reference.keras_dice(masks, probs), rel=1e-5)
