@@ -375,7 +375,8 @@ def _sum(
         maps = Maps(logits, labels, where, axes, ())
         p = class_probs(maps, activation)
         values = terms(p, class_truth(maps, p.dtype), where, constants)
-        return (values if where is None else jnp.where(where[..., None], values, 0)).sum(axes)
+        values = values if where is None else jnp.where(where[..., None], values, 0)
+        return _checks.sum_in_turn(values, axes)
 
     return total(logits)
 

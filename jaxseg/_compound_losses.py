@@ -629,7 +629,8 @@ def _bce_dice_sums(
         jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
     )
     counts = prob_counts(jax.nn.sigmoid(x), labels, where, axes, class_axis)
-    return counts, (valid * bce).sum(axes), jnp.broadcast_to(valid, x.shape).sum(axes)
+    weights = jnp.broadcast_to(valid, x.shape)
+    return counts, _checks.sum_in_turn(valid * bce, axes), _checks.sum_in_turn(weights, axes)
 
 
 def _dice_ce_sums(
@@ -649,7 +650,7 @@ def _dice_ce_sums(
         smoothed, truth = weights * smoothed, weights * truth
     ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
-    return counts, ce.sum(axes), truth.sum(axes)
+    return counts, _checks.sum_in_turn(ce, axes), _checks.sum_in_turn(truth, axes)
 
 
 def _linear_dice_ce_sums(
@@ -746,7 +747,7 @@ def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int)
 
 def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     """Sum over ``axes`` and classes, of which an axis of 1 stays."""
-    return x.sum(class_axis, keepdims=True).sum(axes)
+    return _checks.sum_in_turn(x.sum(class_axis, keepdims=True), axes)
 
 
 def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:

@@ -314,7 +314,8 @@ def _softmax_sums(
     x = valid_logits(logits, where, class_axis)
     counts = prob_counts(jax.nn.softmax(x, class_axis), ids, where, axes, class_axis)
     truth = truth_of(ids, where, x, class_axis)
-    return *counts, jnp.where(truth, -jax.nn.log_softmax(x, class_axis), 0).sum(axes)
+    ce = jnp.where(truth, -jax.nn.log_softmax(x, class_axis), 0)
+    return *counts, _checks.sum_in_turn(ce, axes)
 
 
 def _fused_sums(arrays: Any, turned: bool) -> Any:
@@ -363,7 +364,8 @@ def prob_counts(
 
     def total(x: Array, g: Array) -> Array:
         product = jnp.where(g, x, 0) if g.dtype == bool else x * g
-        return (product if valid is None else jnp.where(valid, product, 0)).sum(axes)
+        product = product if valid is None else jnp.where(valid, product, 0)
+        return _checks.sum_in_turn(product, axes)
 
     return Counts(
         tp=total(p, g), fp=total(p, outside), fn=total(1 - p, g), tn=total(1 - p, outside)

@@ -105,8 +105,8 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
     x = jnp.where(kept, _checks.at_least_float32(values), 0)
     return Moments(
         count=kept.sum(axes, dtype=jnp.int32),
-        total=x.sum(axes),
-        squares=(x * x).sum(axes),
+        total=_checks.sum_in_turn(x, axes),
+        squares=_checks.sum_in_turn(x * x, axes),
         excluded=(valid & nan).sum(axes, dtype=jnp.int32),
     )
 

@@ -600,7 +600,8 @@ def _losses_of_pixels(
 
 
 def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
-    total = x.sum(axes, dtype=x.dtype)
+    integer = jnp.issubdtype(x.dtype, jnp.integer)
+    total = x.sum(axes, dtype=x.dtype) if integer else _checks.sum_in_turn(x, axes)
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
@@ -676,7 +677,7 @@ def _lovasz(
 
     # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
     weights = lax.fori_loop(0, logits.shape[-1], sort_class, jnp.where(False, now, 0))
-    total = jax.checkpoint(lambda logits: (weights * errors(logits)).sum(axes))
+    total = jax.checkpoint(lambda logits: _checks.sum_in_turn(weights * errors(logits), axes))
     return total(logits), truth().any(axes)
 
 

@@ -28,6 +28,7 @@ from jaxseg._checks import (
     normalize_axis,
     safe_divide,
     safe_power,
+    sum_in_turn,
 )
 from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
 from jaxseg._scores import (
@@ -644,8 +645,8 @@ def squared_counts(
 ) -> Counts:
     """Counts of which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
     p, g = valid_pair(probs, labels, where, class_axis)
-    half = ((p - g) ** 2).sum(axes) / 2
-    tp = (p * g).sum(axes)
+    half = sum_in_turn((p - g) ** 2, axes) / 2
+    tp = sum_in_turn(p * g, axes)
     return Counts(tp=tp, fp=half, fn=half, tn=jnp.zeros_like(tp))
 
 
@@ -667,7 +668,7 @@ def _minimum_counts(
     fp = jnp.where(tied, jnp.where(hard, 1 - slope, 0) * excess, jnp.maximum(excess, 0))
     fn = jnp.where(tied, jnp.where(hard, -slope, 0) * excess, jnp.maximum(-excess, 0))
     tp = jnp.where(tied, slope * p + (1 - slope) * g, jnp.minimum(p, g))
-    tp, fp, fn = (x.sum(axes) for x in (tp, fp, fn))
+    tp, fp, fn = (sum_in_turn(x, axes) for x in (tp, fp, fn))
     return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.zeros_like(tp))
 
 
@@ -683,7 +684,10 @@ def _squared_error_sums(
     p, g = valid_pair(probs, labels, where, class_axis)
     error = (p - g) ** 2
     rest = 1 - g if where is None else jnp.where(jnp.expand_dims(where, class_axis), 1 - g, 0)
-    return (g * error).sum(axes), (rest * error).sum(axes), g.sum(axes), rest.sum(axes)
+    inside, outside, truth, others = (
+        sum_in_turn(x, axes) for x in (g * error, rest * error, g, rest)
+    )
+    return inside, outside, truth, others
 
 
 def _wasserstein_sums(
@@ -700,4 +704,5 @@ def _wasserstein_sums(
         distances.astype(p.dtype), p, axes=((1,), (class_axis,)), precision="highest"
     )
     distance = (g * jnp.moveaxis(per_class, 0, class_axis)).sum(class_axis, keepdims=True)
-    return (g * (1 - distance)).sum(axes), (g * distance).sum(axes), g.sum(axes)
+    hits, errors, truth = (sum_in_turn(x, axes) for x in (g * (1 - distance), g * distance, g))
+    return hits, errors, truth

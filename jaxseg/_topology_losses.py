@@ -287,7 +287,8 @@ def skeleton_recall_loss(
     else:
         tubes = _checks.check_label_format("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
-    sums = global_sum(((p * tube).sum(maps.axes), tube.sum(maps.axes)), maps, axis_name)
+    found, true = (_checks.sum_in_turn(x, maps.axes) for x in (p * tube, tube))
+    sums = global_sum((found, true), maps, axis_name)
     (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)
     return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
 
@@ -316,7 +317,7 @@ def _cldice_sums(
 
     def of_class(p: Array, g: Array) -> Any:
         of_p, of_g = (_skeleton(x, where, space, iterations) for x in (p, g))
-        return tuple(x.sum(axes) for x in (of_p * g, of_p, of_g * p, of_g))
+        return tuple(_checks.sum_in_turn(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
 
     return class_by_class(of_class, p, g)
 
