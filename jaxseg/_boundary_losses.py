@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def boundary_loss(
     labels: ArrayLike,
     *,
     distances: ArrayLike | None = None,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     spacing: Spacing = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
@@ -110,7 +110,7 @@ def hausdorff_dt_loss(
     *,
     alpha: ArrayLike = 2.0,
     log: bool = False,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     spacing: Spacing = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
@@ -173,7 +173,7 @@ def hausdorff_erosion_loss(
     *,
     alpha: ArrayLike = 2.0,
     erosions: int = 10,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
     axis: Axis = None,
@@ -224,7 +224,7 @@ def boundary_dou_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     spatial_axes: Sequence[int] | None = None,

@@ -292,7 +292,9 @@ def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
     return share if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0 else None
 
 
-def check_class_weights(name: str, weights: ArrayLike | None, num_classes: int) -> Array | None:
+def check_class_weights(
+    name: str, weights: ArrayLike | Sequence[float] | None, num_classes: int
+) -> Array | None:
     """Check weights ``[C]`` of the classes; integers and bools become float32."""
     if weights is None:
         return None
@@ -369,12 +371,12 @@ def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
     return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
 
 
-def as_array(x: ArrayLike) -> Array:
+def as_array(x: ArrayLike | Sequence[Any]) -> Array:
     """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped."""
     return clean_bools(as_raw_array(x))
 
 
-def as_raw_array(x: ArrayLike) -> Array:
+def as_raw_array(x: ArrayLike | Sequence[Any]) -> Array:
     """``as_array``, in which bools that are JAX arrays already are yet to be cleaned.
 
     NumPy's 64-bit ids that int32 cannot hold stay outside [0, C), where ``jnp.asarray`` alone would

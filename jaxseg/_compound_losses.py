@@ -6,7 +6,7 @@ They return a scalar because their terms have different shapes, and they alone t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -103,8 +103,8 @@ def dice_ce_loss(
     *,
     dice_weight: ArrayLike = 1.0,
     ce_weight: ArrayLike = 1.0,
-    class_weights: ArrayLike | None = None,
-    ce_class_weights: ArrayLike | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
+    ce_class_weights: ArrayLike | Sequence[float] | None = None,
     label_smoothing: ArrayLike = 0.0,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
@@ -188,8 +188,8 @@ def linear_dice_ce_loss(
     *,
     dice_weight: ArrayLike = 1.0,
     ce_weight: ArrayLike = 1.0,
-    class_weights: ArrayLike | None = None,
-    ce_class_weights: ArrayLike | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
+    ce_class_weights: ArrayLike | Sequence[float] | None = None,
     label_smoothing: ArrayLike = 0.0,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
@@ -263,8 +263,8 @@ def dice_focal_loss(
     dice_weight: ArrayLike = 1.0,
     focal_weight: ArrayLike = 1.0,
     gamma: ArrayLike = 2.0,
-    alpha: ArrayLike | None = None,
-    class_weights: ArrayLike | None = None,
+    alpha: ArrayLike | Sequence[float] | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
@@ -332,7 +332,7 @@ def dice_top_k_loss(
     dice_weight: ArrayLike = 1.0,
     ce_weight: ArrayLike = 1.0,
     fraction: ArrayLike = 0.1,
-    class_weights: ArrayLike | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     axis: Axis = None,
@@ -376,7 +376,7 @@ def dice_top_k_loss(
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     num_classes = logits.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    activation = "sigmoid" if num_classes == 1 else "softmax"
+    activation: Literal["softmax", "sigmoid"] = "sigmoid" if num_classes == 1 else "softmax"
     counts = soft_counts(logits, labels, activation=activation, where=where, axis=axes)
     pixels = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
     regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
@@ -391,8 +391,8 @@ def exponential_logarithmic_loss(
     ce_weight: ArrayLike = 0.2,
     dice_gamma: ArrayLike = 0.3,
     ce_gamma: ArrayLike = 0.3,
-    class_weights: ArrayLike | None = None,
-    ce_class_weights: ArrayLike | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
+    ce_class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     axis: Axis = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +187,7 @@ def soft_counts(
     probs: ArrayLike,
     labels: ArrayLike,
     *,
-    activation: str | None = None,
+    activation: Literal["softmax", "sigmoid"] | None = None,
     where: ArrayLike | None = None,
     axis: Axis = None,
 ) -> Counts:

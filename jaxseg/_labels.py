@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ SHOWN = 8  # values that an error names; of others it says how many there are
 
 
 def predict_labels(
-    logits: ArrayLike, *, activation: str | None = "softmax", threshold: ArrayLike = 0.5
+    logits: ArrayLike,
+    *,
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
+    threshold: ArrayLike = 0.5,
 ) -> Array:
     r"""Predicted ids (softmax) or masks (sigmoid) of logits, or masks of probabilities.
 

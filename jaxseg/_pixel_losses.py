@@ -10,8 +10,9 @@ With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def cross_entropy_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    class_weights: ArrayLike | None = None,
+    class_weights: ArrayLike | Sequence[float] | None = None,
     label_smoothing: ArrayLike = 0.0,
     where: ArrayLike | None = None,
 ) -> Array:
@@ -85,7 +86,7 @@ def softmax_focal_loss(
     labels: ArrayLike,
     *,
     gamma: ArrayLike = 2.0,
-    alpha: ArrayLike | None = None,
+    alpha: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
 ) -> Array:
     r"""Focal loss of each pixel: cross-entropy, less of it where the pixel is right already.
@@ -134,7 +135,7 @@ def nacl_loss(
     *,
     weight: ArrayLike = 0.1,
     kernel_size: int = 3,
-    distance: str = "l1",
+    distance: Literal["l1", "l2"] = "l1",
     spatial_axes: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
 ) -> Array:
@@ -346,8 +347,8 @@ def lovasz_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    activation: str | None = "softmax",
-    classes: str = "present",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
+    classes: Literal["present", "all"] = "present",
     where: ArrayLike | None = None,
     axis: Axis = None,
 ) -> Array:
@@ -487,11 +488,11 @@ def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
     return truth * terms
 
 
-def weights_of_classes(name: str, weights: ArrayLike, num_classes: int) -> Array:
+def weights_of_classes(name: str, weights: ArrayLike | Sequence[float], num_classes: int) -> Array:
     """Checked weights ``[C]``; a scalar is that of every class."""
-    weights = jnp.asarray(weights)
-    if weights.ndim == 0:
-        weights = jnp.broadcast_to(weights, (num_classes,))
+    known: Any = weights
+    if np.ndim(known) == 0:
+        weights = jnp.broadcast_to(_checks.check_scalar(name, known), (num_classes,))
     checked = _checks.check_class_weights(name, weights, num_classes)
     assert checked is not None
     return checked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def cldice_loss(
     labels: ArrayLike,
     *,
     iterations: int = 10,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
@@ -166,7 +166,7 @@ def dice_cldice_loss(
     *,
     cldice_weight: ArrayLike = 0.5,
     iterations: int = 10,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
@@ -232,7 +232,7 @@ def skeleton_recall_loss(
     skeletons: ArrayLike | None = None,
     iterations: int = 10,
     radius: int = 2,
-    activation: str | None = "softmax",
+    activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
