@@ -58,6 +58,8 @@ def blocked_sum(statistic: Statistic, arrays: Arrays, constants: Any = None, *, 
       What ``statistic`` returns. Differentiable in ``arrays`` and ``constants`` in reverse mode,
       and forward over reverse; not in pure forward mode.
     """
+    # XLA of JAX 0.8.0 and 0.8.1 folds parts of labels that are constants, and folds them wrong.
+    arrays = (arrays[0], *lax.optimization_barrier(arrays[1:]))
     run = _axes_to_cut(arrays[0], axes)
     if not run:  # one block, which the backward pass still computes anew
         arrays = tuple(clean_bools(x) for x in arrays)
