@@ -1,21 +1,28 @@
 """Sphinx settings: MyST pages, Google docstrings, the furo theme.
 
-The build fetches nothing; a page with formulas loads MathJax from a CDN when it is viewed.
+Neither the build nor a page that is viewed fetches anything.
 """
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import jaxseg
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 project = "jaxseg"
 copyright = "the jaxseg developers"
 release = version = jaxseg.__version__
 html_title = f"jaxseg {release}"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["formulas", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_math_renderer = "svg"
+html_static_path = ["_static"]
+html_css_files = ["jaxseg.css"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
 pygments_style = "friendly"
