@@ -58,7 +58,7 @@ def masked(where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ..
     where = _checks.clean_bools(_checks.check_where(where, shape))
     if mask is None:
         return where
-    mask = jnp.asarray(mask).astype(bool)
+    mask = _checks.as_array(mask).astype(bool)
     if mask.shape not in (shape, shape[:1]):
         raise ValueError(
             f"mask must have the label map's shape {shape} or that of its examples {shape[:1]}, "
