@@ -1,7 +1,8 @@
 """Static checks of shapes, dtypes and arguments; label formats; division without NaN gradients.
 
-Every check reads shapes and dtypes only, so it raises the same message eagerly and under ``jit``.
-A wrong shape or value of an argument is a ``ValueError``, a wrong dtype or type a ``TypeError``.
+A check reads shapes, dtypes and what is known before a function is traced, such as numbers, so it
+raises the same message eagerly and under ``jit``. A wrong shape or value of an argument is a
+``ValueError``, a wrong dtype or type a ``TypeError``.
 """
 
 from __future__ import annotations
