@@ -1,23 +1,30 @@
 """Sphinx settings: MyST pages, Google docstrings, the furo theme.
 
-The build fetches nothing; a page with formulas loads MathJax from a CDN when it is viewed.
+Neither the build nor a reader needs a network: formulas.py draws the formulas.
 """
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 
 import jaxseg
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 project = "jaxseg"
 copyright = "the jaxseg developers"
 release = version = jaxseg.__version__
 html_title = f"jaxseg {release}"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["formulas", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
+html_math_renderer = "svg"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 pygments_style = "friendly"
 
 myst_enable_extensions = ["deflist", "dollarmath"]
