@@ -1,6 +1,7 @@
 """Formulas of the pages as SVG, set when they are built, so that a reader needs no network."""
 
 import re
+from xml.etree import ElementTree
 
 import ziamath
 from docutils import nodes
@@ -27,10 +28,10 @@ def draw(tex: str, node: nodes.Node, *, inline: bool) -> str:
     em = SCALE / SIZE
     svg.attrib["width"] = f"{width * em:.3f}em"
     svg.attrib["height"] = f"{height * em:.3f}em"
-    svg.attrib["style"] = f"vertical-align: {-(top + height) * em:.3f}em"
-    svg.attrib["role"] = "img"
-    svg.attrib["aria-label"] = tex
-    return ziamath.zmath.ET.tostring(svg, encoding="unicode")
+    below, least = -(top + height) * em, 0.75 * width * em
+    svg.attrib["style"] = f"vertical-align: {below:.3f}em; min-width: {least:.3f}em"
+    svg.attrib["role"] = "img"  # named by its title
+    return ElementTree.tostring(svg, encoding="unicode")
 
 
 def visit_inline(page: HTML5Translator, node: nodes.math) -> None:
