@@ -1,6 +1,6 @@
 """Sphinx settings: MyST pages, Google docstrings, the furo theme.
 
-Neither the build nor a page that is viewed fetches anything.
+Neither the build nor a reader needs a network: formulas.py draws the formulas.
 """
 
 import re
@@ -20,11 +20,11 @@ release = version = jaxseg.__version__
 html_title = f"jaxseg {release}"
 
 extensions = ["formulas", "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-html_math_renderer = "svg"
-html_static_path = ["_static"]
-html_css_files = ["jaxseg.css"]
 exclude_patterns = ["_build", "examples"]
 html_theme = "furo"
+html_math_renderer = "svg"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 pygments_style = "friendly"
 
 myst_enable_extensions = ["deflist", "dollarmath"]
