@@ -1,4 +1,4 @@
-"""The programs of docs/ for networks and optimizers of other libraries run as printed, and learn."""
+"""The programs of docs/ for users of other libraries run as printed, and learn."""
 
 import re
 from pathlib import Path
