@@ -1,4 +1,4 @@
-"""The programs of docs/ for Flax NNX, clu, Keras, Equinox and Linen run as printed, and learn."""
+"""The programs of docs/ for users of other libraries run as printed, and learn."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+import optax
 import pytest
 import reference
 
@@ -136,3 +137,50 @@ def test_recipes(library, block, batches, capsys):
     assert names["counts"].tp.dtype == np.int64
     assert "road" in capsys.readouterr().out
     assert jnp.nanmean(jaxseg.iou(names["counts"])) > 0.3
+
+
+def linear(params, images):
+    return images @ params["kernel"] + params["bias"]
+
+
+def parameters():
+    kernel = jax.random.normal(jax.random.key(0), (1, 3))
+    return {"kernel": kernel, "bias": jnp.zeros(3)}
+
+
+def test_small_batches_step_with_the_mean_of_their_gradients():
+    images, labels = (x[:8].reshape(4, 2, *x.shape[1:]) for x in data())
+    params, small_batches = parameters(), list(zip(images, labels, strict=True))
+    names = run("recipes", 7, network=linear, params=params, small_batches=small_batches)
+
+    def loss_fn(params):
+        losses = [
+            jaxseg.dice_ce_loss(linear(params, x), y, where=y != 255) for x, y in small_batches
+        ]
+        return sum(losses) / 4
+
+    adam = optax.adam(0.03)
+    updates, _ = adam.update(jax.grad(loss_fn)(params), adam.init(params), params)
+    expected = optax.apply_updates(params, updates)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), names["params"], expected
+    )
+
+
+def test_gradient_of_sums_over_small_batches_is_the_large_batchs():
+    images, labels = data()
+    labels[:2] = np.where(labels[:2] == 2, 255, labels[:2])  # not the same in every small batch
+    small = {"images": images.reshape(5, 2, 8, 8, 1), "labels": labels.reshape(5, 2, 8, 8)}
+    names = run("recipes", 9, network=linear, params=parameters(), **small)
+
+    def loss_fn(params):
+        return jaxseg.dice_ce_loss(linear(params, images), labels, where=labels != 255)
+
+    loss, gradient = jax.value_and_grad(loss_fn)(parameters())
+    np.testing.assert_allclose(names["loss"], loss, rtol=1e-6)
+    for name, g in gradient.items():
+        np.testing.assert_allclose(names["gradient"][name], g, rtol=1e-5, atol=1e-7)
+
+    void = np.full_like(small["labels"], 255)
+    loss, gradient = jax.value_and_grad(names["dice_ce_loss"])(parameters(), small["images"], void)
+    assert loss == 0 and not any(g.any() for g in gradient.values())
