@@ -169,3 +169,22 @@ def test_sums_keep_their_precision_over_many_pixels():
     logits = jnp.full((1, 4096, 4096, 1), -2.1972246)  # sigmoid 0.1
     c = jaxseg.soft_counts(logits, jnp.zeros((1, 4096, 4096), bool), activation="sigmoid")
     np.testing.assert_allclose(c.fp, [0.1 * 2**24], rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda p, g: jaxseg.soft_counts(p, g).tp / 2**22, 0.3),
+        (lambda p, _: jaxseg.moments(p, axis=(0, 1)).squares / 2**22, 0.09),
+        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, squared=True), 0.6 / 1.09),
+        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, soft_targets=True), 0.6 / 1.3),
+        (lambda p, g: jaxseg.sensitivity_specificity_loss(p, g, activation=None), 0.49 * 0.05),
+        (lambda p, g: jaxseg.top_k_loss(p, g, fraction=1.0), np.log1p(np.exp(-0.3))),
+    ],
+    ids=["soft_counts", "moments", "squared", "soft_targets", "sensitivity", "top_k"],
+)
+def test_sums_of_probabilities_keep_their_precision(function, expected, wrap):
+    # XLA of JAX 0.9.2 adds a whole map in sequence.
+    value = wrap(function)(jnp.full((2048, 2048, 1), 0.3), jnp.ones((2048, 2048), bool))
+    np.testing.assert_allclose(value, [expected], rtol=3e-5)
