@@ -166,7 +166,7 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
     """
     count, total, squares = _sums(moments)
     with np.errstate(invalid="ignore"):  # of infinite sums
-        some = count.clip(float(np.finfo(np.float32).tiny))  # of weighted cases it may be below 1
+        some = count + (count == 0).astype(count.dtype)  # of weighted cases it may be below 1
         deviations = _float(squares - total * (total / some))
     cases = (_float(count) - ddof).clip(0)
     variance = safe_divide(deviations, cases, 0.0)
