@@ -290,7 +290,7 @@ def check_broadcasts(shape: tuple[int, ...], **numbers: ArrayLike) -> list[Any]:
 def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
     """Check the share of a label that is spread; None for a plain 0, so that nothing is spread."""
     share = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)
-    return share if isinstance(label_smoothing, jax.core.Tracer) or label_smoothing != 0 else None
+    return share if isinstance(label_smoothing, Array) or label_smoothing != 0 else None
 
 
 def check_class_weights(

@@ -274,6 +274,11 @@ def test_numbers_of_numpy_and_traced_ones_are_numbers():
     for number in (np.float32, np.float64, np.asarray, jnp.float32):
         got = jaxseg.dice_focal_loss(LOGITS, IDS, gamma=number(1.5), dice_weight=number(0.5))
         np.testing.assert_allclose(got, want, rtol=1e-6)
+    held = jnp.float32(0.1)  # an array that a jitted function holds is not traced, nor a number
+    for share in (np.float32(0.1), held):
+        got = jax.jit(lambda x, s=share: jaxseg.dice_ce_loss(x, IDS, label_smoothing=s))(LOGITS)
+        want_smooth = jaxseg.dice_ce_loss(LOGITS, IDS, label_smoothing=0.1)
+        np.testing.assert_allclose(got, want_smooth, rtol=1e-6)
     run = jax.jit(lambda a, b: jaxseg.dice_focal_loss(LOGITS, IDS, gamma=a, dice_weight=b))
     np.testing.assert_allclose(run(1.5, 0.5), want, rtol=1e-6)
 
