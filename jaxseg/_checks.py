@@ -299,10 +299,10 @@ def check_class_weights(
     """Check weights ``[C]`` of the classes; integers and bools become float32."""
     if weights is None:
         return None
-    if not isinstance(weights, Array):  # a value that is known, eagerly and under jit
-        values = np.asarray(_as_native(weights))
-        if values.dtype.kind in "iuf" and not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(f"{name} must be finite and 0 or more, got {values}.")
+    known = _as_native(weights)  # a NumPy array, if the values are known, eagerly and under jit
+    numbers = isinstance(known, np.ndarray) and known.dtype.kind in "iuf"
+    if numbers and not (np.isfinite(known) & (known >= 0)).all():
+        raise ValueError(f"{name} must be finite and 0 or more, got {known}.")
     weights = as_array(weights)
     if jnp.issubdtype(weights.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be real, got {weights.dtype}.")

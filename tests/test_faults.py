@@ -279,6 +279,8 @@ def test_numbers_of_numpy_and_traced_ones_are_numbers():
         got = jax.jit(lambda x, s=share: jaxseg.dice_ce_loss(x, IDS, label_smoothing=s))(LOGITS)
         want_smooth = jaxseg.dice_ce_loss(LOGITS, IDS, label_smoothing=0.1)
         np.testing.assert_allclose(got, want_smooth, rtol=1e-6)
+    weights = jax.jit(lambda w: jaxseg.dice_ce_loss(LOGITS, IDS, class_weights=[w, 1.0, 1.0]))
+    np.testing.assert_allclose(weights(1.0), jaxseg.dice_ce_loss(LOGITS, IDS), rtol=1e-6)
     run = jax.jit(lambda a, b: jaxseg.dice_focal_loss(LOGITS, IDS, gamma=a, dice_weight=b))
     np.testing.assert_allclose(run(1.5, 0.5), want, rtol=1e-6)
 
