@@ -19,9 +19,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, AxisName, safe_divide
+from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import activate, counts, masks_of, truth_of, valid_logits
 from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
+from jaxseg._numerics import safe_divide, sum_in_turn
 from jaxseg._region_losses import pools_batch, region_sums, squared_counts
 from jaxseg._sharding import psum_each
 
@@ -376,7 +377,7 @@ def _sum(
         p = class_probs(maps, activation)
         values = terms(p, class_truth(maps, p.dtype), where, constants)
         values = values if where is None else jnp.where(where[..., None], values, 0)
-        return _checks.sum_in_turn(values, axes)
+        return sum_in_turn(values, axes)
 
     return total(logits)
 

@@ -1,4 +1,4 @@
-"""Static checks of shapes, dtypes and arguments; label formats; division without NaN gradients.
+"""Static checks of arguments, and their conversion to arrays.
 
 A check reads shapes, dtypes and what is known before a function is traced, such as numbers, so it
 raises the same message eagerly and under ``jit``. A wrong shape or value of an argument is a
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
@@ -358,20 +358,6 @@ def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, .
     return axes
 
 
-def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
-    """Bool ``[..., C]``: which class each id of ``[...]`` is; an id outside [0, C) is none.
-
-    With one class the ids are a mask, and 1 is the class.
-    """
-    if labels.dtype.itemsize < 8:
-        # uint8 would wrap 256 classes, and a uint8 255 equals -1 under JAX's promotion.
-        labels = labels.astype(jnp.int32)
-    first = 1 if num_classes == 1 else 0
-    classes = jnp.arange(first, first + num_classes, dtype=labels.dtype)
-    others = tuple(a for a in range(-labels.ndim - 1, 0) if a != class_axis)
-    return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
-
-
 def as_array(x: ArrayLike | Sequence[Any]) -> Array:
     """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped."""
     return clean_bools(as_raw_array(x))
@@ -419,50 +405,6 @@ def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
 def at_least_float32(x: Array) -> Array:
     """Float64 stays; anything else becomes float32, in which half precision is summed."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def sum_in_turn(x: Array, axes: tuple[int, ...]) -> Array:
-    """Sum over sorted axes one by one, so that no chain of float additions is as long as the map.
-
-    On JAX 0.9 XLA adds the pixels of several axes one after another, which loses 0.5 % of four
-    million of them. The barrier keeps it from making one sum of several.
-    """
-    for axis in reversed(axes[1:]):
-        x = lax.optimization_barrier(x.sum(axis))
-    return x.sum(axes[:1])
-
-
-def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
-    """``[C]`` along the class axis of ``like``, in its dtype."""
-    axis = class_axis % like.ndim
-    others = tuple(a for a in range(like.ndim) if a != axis)
-    return jnp.expand_dims(weights, others).astype(like.dtype)
-
-
-def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
-    """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
-
-    Both are scaled by one power of two, which brings the denominator near 1: derivatives divide by
-    its square, which would under- or overflow. By multiplication, as XLA reorders divisions.
-    """
-    empty = denominator == 0
-    denominator = jnp.where(empty, 1, denominator)
-    near = jnp.clip(jnp.abs(1 / lax.stop_gradient(denominator)), 1e-30, 1e36)
-    bits = np.finfo(near.dtype).bits
-    scale = lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
-    return select(empty, zero_division, (numerator * scale) / (denominator * scale))
-
-
-@jax.jit  # to debug_nans an eager NaN is an error, though the selection leaves it out
-def select(empty: Array, zero_division: ArrayLike, score: Array) -> Array:
-    """``score``, and where ``empty``, ``zero_division`` with a gradient of 0."""
-    return jnp.where(empty, jnp.asarray(zero_division, score.dtype), score)
-
-
-def safe_power(base: Array, exponent: ArrayLike) -> Array:
-    """``base ** exponent``; 0 with a gradient of 0 where the base is 0, or below by rounding."""
-    zero = base <= 0  # NaN stays NaN
-    return jnp.where(zero, 0, jnp.where(zero, 1, base) ** exponent)
 
 
 def _check_not_empty(name: str, x: Array | jax.ShapeDtypeStruct) -> None:

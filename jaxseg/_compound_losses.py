@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._blocks import blocked_sum
-from jaxseg._checks import Axis, AxisName, along_classes, safe_divide, safe_power
+from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import (
     Counts,
     prob_counts,
@@ -27,6 +27,7 @@ from jaxseg._counts import (
     truth_of,
     valid_logits,
 )
+from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_in_turn
 from jaxseg._pixel_losses import (
     focal_terms,
     log_probs,
@@ -630,7 +631,7 @@ def _bce_dice_sums(
     )
     counts = prob_counts(jax.nn.sigmoid(x), labels, where, axes, class_axis)
     weights = jnp.broadcast_to(valid, x.shape)
-    return counts, _checks.sum_in_turn(valid * bce, axes), _checks.sum_in_turn(weights, axes)
+    return counts, sum_in_turn(valid * bce, axes), sum_in_turn(weights, axes)
 
 
 def _dice_ce_sums(
@@ -650,7 +651,7 @@ def _dice_ce_sums(
         smoothed, truth = weights * smoothed, weights * truth
     ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
     counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
-    return counts, _checks.sum_in_turn(ce, axes), _checks.sum_in_turn(truth, axes)
+    return counts, sum_in_turn(ce, axes), sum_in_turn(truth, axes)
 
 
 def _linear_dice_ce_sums(
@@ -747,7 +748,7 @@ def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int)
 
 def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
     """Sum over ``axes`` and classes, of which an axis of 1 stays."""
-    return _checks.sum_in_turn(x.sum(class_axis, keepdims=True), axes)
+    return sum_in_turn(x.sum(class_axis, keepdims=True), axes)
 
 
 def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:

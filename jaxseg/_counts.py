@@ -23,6 +23,8 @@ from jaxseg._blocks import blocked_sum, fused_sum, turns
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
 from jaxseg._kernels import softmax_sums as kernel
+from jaxseg._labels import membership
+from jaxseg._numerics import sum_in_turn
 from jaxseg._sharding import sum_in_place
 
 # Cells up to which counts come from a table of all pairs of classes: more leave the cache. Nor are
@@ -315,7 +317,7 @@ def _softmax_sums(
     counts = prob_counts(jax.nn.softmax(x, class_axis), ids, where, axes, class_axis)
     truth = truth_of(ids, where, x, class_axis)
     ce = jnp.where(truth, -jax.nn.log_softmax(x, class_axis), 0)
-    return *counts, _checks.sum_in_turn(ce, axes)
+    return *counts, sum_in_turn(ce, axes)
 
 
 def _fused_sums(arrays: Any, turned: bool) -> Any:
@@ -365,7 +367,7 @@ def prob_counts(
     def total(x: Array, g: Array) -> Array:
         product = jnp.where(g, x, 0) if g.dtype == bool else x * g
         product = product if valid is None else jnp.where(valid, product, 0)
-        return _checks.sum_in_turn(product, axes)
+        return sum_in_turn(product, axes)
 
     return Counts(
         tp=total(p, g), fp=total(p, outside), fn=total(1 - p, g), tn=total(1 - p, outside)
@@ -375,7 +377,7 @@ def prob_counts(
 def truth_of(labels: Array, where: Array | None, like: Array, class_axis: int) -> Array:
     """Labels as an array of the shape of ``like``, 0 where masked: bool, or floats if they are."""
     if labels.ndim < like.ndim:
-        truth = _checks.membership(labels, like.shape[class_axis], class_axis)
+        truth = membership(labels, like.shape[class_axis], class_axis)
     else:
         # Not half precision, which would round soft labels.
         dtype = jnp.float64 if like.dtype == jnp.float64 else jnp.float32

@@ -95,6 +95,20 @@ def _threshold(threshold: ArrayLike, scores: Array, of_logits: bool) -> Array:
     return jnp.asarray(t, scores.dtype)
 
 
+def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
+    """Bool ``[..., C]``: which class each id of ``[...]`` is; an id outside [0, C) is none.
+
+    With one class the ids are a mask, and 1 is the class.
+    """
+    if labels.dtype.itemsize < 8:
+        # uint8 would wrap 256 classes, and a uint8 255 equals -1 under JAX's promotion.
+        labels = labels.astype(jnp.int32)
+    first = 1 if num_classes == 1 else 0
+    classes = jnp.arange(first, first + num_classes, dtype=labels.dtype)
+    others = tuple(a for a in range(-labels.ndim - 1, 0) if a != class_axis)
+    return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
+
+
 def check_labels(
     labels: ArrayLike,
     *,

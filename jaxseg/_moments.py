@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._arithmetic import add, multiply
-from jaxseg._checks import Axis, safe_divide, safe_power, select
+from jaxseg._checks import Axis
+from jaxseg._numerics import safe_divide, safe_power, select, sum_in_turn
 from jaxseg._running import Running
 
 
@@ -105,8 +106,8 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
     x = jnp.where(kept, _checks.at_least_float32(values), 0)
     return Moments(
         count=kept.sum(axes, dtype=jnp.int32),
-        total=_checks.sum_in_turn(x, axes),
-        squares=_checks.sum_in_turn(x * x, axes),
+        total=sum_in_turn(x, axes),
+        squares=sum_in_turn(x * x, axes),
         excluded=(valid & nan).sum(axes, dtype=jnp.int32),
     )
 

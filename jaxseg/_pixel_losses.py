@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import Axis, AxisName, along_classes, safe_divide, safe_power
+from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import activate, masks_of, truth_of, valid_logits
 from jaxseg._distance import (
     Spacing,
@@ -31,6 +31,7 @@ from jaxseg._distance import (
     spacing_of_axes,
     spatial_axes_of,
 )
+from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_in_turn
 from jaxseg._region_losses import pools_batch
 
 
@@ -602,7 +603,7 @@ def _losses_of_pixels(
 
 def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
     integer = jnp.issubdtype(x.dtype, jnp.integer)
-    total = x.sum(axes, dtype=x.dtype) if integer else _checks.sum_in_turn(x, axes)
+    total = x.sum(axes, dtype=x.dtype) if integer else sum_in_turn(x, axes)
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
@@ -678,7 +679,7 @@ def _lovasz(
 
     # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
     weights = lax.fori_loop(0, logits.shape[-1], sort_class, jnp.where(False, now, 0))
-    total = jax.checkpoint(lambda logits: _checks.sum_in_turn(weights * errors(logits), axes))
+    total = jax.checkpoint(lambda logits: sum_in_turn(weights * errors(logits), axes))
     return total(logits), truth().any(axes)
 
 

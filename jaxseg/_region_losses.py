@@ -26,11 +26,9 @@ from jaxseg._checks import (
     check_soft,
     check_static_bool,
     normalize_axis,
-    safe_divide,
-    safe_power,
-    sum_in_turn,
 )
 from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
+from jaxseg._numerics import safe_divide, safe_power, sum_in_turn
 from jaxseg._scores import (
     dice,
     generalized_dice,

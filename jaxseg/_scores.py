@@ -18,8 +18,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._checks import safe_divide, select
 from jaxseg._counts import Counts, counts_from_confusion
+from jaxseg._numerics import safe_divide, select
 from jaxseg._running import Running
 
 Options = ParamSpec("Options")

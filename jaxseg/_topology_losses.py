@@ -23,8 +23,9 @@ from jaxseg._boundary_losses import (
     class_truth,
     global_sum,
 )
-from jaxseg._checks import Axis, AxisName, safe_divide
+from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import shift, spatial_axes_of
+from jaxseg._numerics import safe_divide, sum_in_turn
 from jaxseg._region_losses import dice_loss
 
 Axes = tuple[int, ...]
@@ -287,7 +288,7 @@ def skeleton_recall_loss(
     else:
         tubes = _checks.check_label_format("logits", maps.logits.shape, _checks.as_array(skeletons))
         tube = class_truth(maps._replace(labels=tubes), p.dtype)
-    found, true = (_checks.sum_in_turn(x, maps.axes) for x in (p * tube, tube))
+    found, true = (sum_in_turn(x, maps.axes) for x in (p * tube, tube))
     sums = global_sum((found, true), maps, axis_name)
     (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)
     return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
@@ -317,7 +318,7 @@ def _cldice_sums(
 
     def of_class(p: Array, g: Array) -> Any:
         of_p, of_g = (_skeleton(x, where, space, iterations) for x in (p, g))
-        return tuple(_checks.sum_in_turn(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
+        return tuple(sum_in_turn(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
 
     return class_by_class(of_class, p, g)
 

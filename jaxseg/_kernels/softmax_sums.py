@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxseg._checks import membership
+from jaxseg._labels import membership
 
 Sums = tuple[Array, Array, Array, Array, Array]
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._counts import Counts, counts
-from jaxseg._labels import predict_labels
+from jaxseg._labels import membership, predict_labels
 from jaxseg._running import Running, running, total
 
 Statistic = Callable[..., Any]  # (logits, labels, *, where=None) -> pytree of sums
@@ -32,7 +32,7 @@ def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None
     predictions = predict_labels(logits, activation="softmax" if num_classes > 1 else "sigmoid")
     if labels.ndim == logits.ndim:
         if num_classes > 1:
-            predictions = _checks.membership(predictions, num_classes)
+            predictions = membership(predictions, num_classes)
         masks = labels if labels.dtype == bool else labels >= 0.5
         return counts(predictions, masks, where=where)
     if num_classes == 1:

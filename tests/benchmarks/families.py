@@ -14,7 +14,6 @@ import numpy as np
 from jax import Array
 
 import jaxseg
-from jaxseg._kernels import pallas, pallas_matrix
 from tests.benchmarks import peers
 from tests.benchmarks.measure import (
     Step,
@@ -85,9 +84,6 @@ STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
 QUICK_SHAPE = (1, 16, 16, 4)
 LOSSES = [name for name in jaxseg.__all__ if name.endswith("_loss")]
-# Kernels that jaxseg does not use: _kernels/pallas.py and pallas_matrix.py.
-PALLAS = "jaxseg, Pallas"
-NO_PALLAS = "for GPU and TPU alone"
 QUICK_LOSSES = ["dice_loss", "cross_entropy_loss"]
 
 
@@ -125,13 +121,11 @@ def loss_rows(case: LossCase, rounds: int, compiled: bool) -> Rows:
     tasks: dict[str, Steps] = {
         "Dice + CE": {
             "jaxseg": dice_ce,
-            PALLAS: pallas_loss(dice_ce, *arrays, with_ce=True),
             **jax_tasks["Dice + CE"],
             **monai,
         },
         "Dice": {
             "jaxseg": dice,
-            PALLAS: pallas_loss(dice, *arrays, with_ce=False),
             **jax_tasks["Dice"],
         },
     }
@@ -166,35 +160,6 @@ def own_dice(logits: Array, labels: Array, where: Array | None) -> Array:
     return jaxseg.dice_loss(logits, labels, activation=activation, where=where).mean()
 
 
-def pallas_loss(
-    own: Step, logits: Array, labels: Array, where: Array | None, *, with_ce: bool
-) -> Step | str:
-    def loss(logits: Array, labels: Array, where: Array | None) -> Array:
-        axes = tuple(range(labels.ndim))
-        counts, surprise = pallas.softmax_sums(logits, labels, where, axes)
-        value = 1 - jaxseg.dice(counts, smooth=1).mean()
-        pixels = labels.size if where is None else where.sum()
-        return value + surprise.sum() / pixels if with_ce else value
-
-    if labels.ndim == logits.ndim or logits.shape[-1] == 1:
-        return NO_PALLAS if jax.default_backend() == "cpu" else "of a softmax against ids alone"
-    return pallas_step(own, jax.value_and_grad(loss), logits, labels, where)
-
-
-def pallas_step(own: Step, f: Callable[..., Any], *arrays: Any) -> Step | str:
-    """A kernel that may fail where it has never run: then why, in place of a step."""
-    if jax.default_backend() == "cpu":
-        return NO_PALLAS
-    try:
-        step = jax_step(f, *arrays)
-        leaves = zip(jax.tree.leaves(step.run()), jax.tree.leaves(own.run()), strict=True)
-        for x, y in ((np.asarray(x, np.float32), np.asarray(y, np.float32)) for x, y in leaves):
-            np.testing.assert_allclose(x, y, rtol=0, atol=0.01 * np.abs(y).max())
-    except Exception as error:  # of many kinds, with the platform's compiler
-        return f"failed: {str(error).strip().partition(chr(10))[0]}"
-    return step
-
-
 def counting(rounds: int, quick: bool) -> Rows:
     """Confusion matrices and the IoU of each class."""
     return [
@@ -214,11 +179,9 @@ def counting_rows(case: CountingCase, rounds: int) -> Rows:
 
     maps = (predictions, labels, where, case.classes)
     matrix = own(jaxseg.confusion_matrix)
-    by_pallas = functools.partial(pallas_matrix.confusion_matrix, num_classes=case.classes)
     tasks: dict[str, Steps] = {
         "Confusion matrix": {
             "jaxseg": matrix,
-            PALLAS: pallas_step(matrix, by_pallas, *arrays),
             **peers.matrix_steps(*maps),
         },
         "IoU of each class": {

@@ -170,7 +170,6 @@ def unique(values: Iterable[str]) -> list[str]:
 COLOURS = {
     "jaxseg": "#d62728",
     "jaxseg counts": "#ff9896",
-    "jaxseg, Pallas": "#e377c2",
     "plain JAX": "#1f77b4",
     "jnp.bincount": "#1f77b4",
     "Optax": "#2ca02c",
