@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 
 Spacing = ArrayLike | Sequence[float]
+Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
 
 # Farther than any pixel, in steps; and in squared steps, where those of the whole image are less.
 _FAR = 2**30

@@ -1,4 +1,4 @@
-"""Label maps made of logits, and a check of the values that label maps hold."""
+"""Label maps: what an id means, ids made of logits, and a check of the values that maps hold."""
 
 from __future__ import annotations
 
@@ -95,18 +95,51 @@ def _threshold(threshold: ArrayLike, scores: Array, of_logits: bool) -> Array:
     return jnp.asarray(t, scores.dtype)
 
 
-def membership(labels: Array, num_classes: int, class_axis: int = -1) -> Array:
+def class_index(ids: Array, num_classes: int) -> Array:
+    """Index of each id's class, unsigned; ``num_classes`` for an id of no class."""
+    ids = _checks.clean_bools(ids)
+    if ids.dtype not in (jnp.uint8, jnp.uint16) or num_classes > np.iinfo(ids.dtype).max:
+        ids = ids.astype(jnp.uint64 if ids.dtype.itemsize == 8 else jnp.uint32)
+    # Below zero, an unsigned number wraps to one above all classes.
+    index = ids - 1 if num_classes == 1 else ids  # of a mask, id 1 is the class
+    return jnp.minimum(index, num_classes)
+
+
+def membership(
+    ids: Array, num_classes: int, class_axis: int = -1, first: ArrayLike | None = None
+) -> Array:
     """Bool ``[..., C]``: which class each id of ``[...]`` is; an id outside [0, C) is none.
 
-    With one class the ids are a mask, and 1 is the class.
+    With one class the ids are a mask, and 1 is the class. A device that holds some of the classes
+    says which one is its ``first``.
     """
-    if labels.dtype.itemsize < 8:
-        # uint8 would wrap 256 classes, and a uint8 255 equals -1 under JAX's promotion.
-        labels = labels.astype(jnp.int32)
-    first = 1 if num_classes == 1 else 0
-    classes = jnp.arange(first, first + num_classes, dtype=labels.dtype)
-    others = tuple(a for a in range(-labels.ndim - 1, 0) if a != class_axis)
-    return jnp.expand_dims(labels, class_axis) == jnp.expand_dims(classes, others)
+    # uint8 would wrap 256 classes, and a uint8 255 equals -1 under JAX's promotion.
+    ids = ids if ids.dtype.itemsize == 8 else ids.astype(jnp.int32)
+    if first is None:
+        first = 1 if num_classes == 1 else 0
+    classes = jnp.arange(num_classes, dtype=ids.dtype) + jnp.asarray(first, ids.dtype)
+    others = tuple(a for a in range(-ids.ndim - 1, 0) if a != class_axis)
+    return jnp.expand_dims(ids, class_axis) == jnp.expand_dims(classes, others)
+
+
+def as_truth(labels: Array, num_classes: int, ndim: int) -> Array:
+    """Labels as the truth ``[..., C]``, of ``ndim`` axes: bool, or floats if they are."""
+    labels = _checks.clean_bools(labels)
+    return labels if labels.ndim == ndim else membership(labels, num_classes)
+
+
+def masked(x: Array, where: Array | None, class_axis: int = -1) -> Array:
+    """``x`` of ``[..., C]``, and 0 where the mask ``[...]`` is False."""
+    if where is None:
+        return x
+    valid = jnp.expand_dims(_checks.clean_bools(where), class_axis)
+    return jnp.where(valid, x, jnp.zeros((), x.dtype))
+
+
+def two_classes(truth: Array, where: Array | None, class_axis: int = -1) -> Array:
+    """The truth of "not it" and "it", of a mask's ``[..., 1]``; neither where masked."""
+    other = ~truth if truth.dtype == bool else 1 - truth
+    return jnp.concatenate([masked(other, where, class_axis), truth], class_axis)
 
 
 def check_labels(
