@@ -22,6 +22,7 @@ Axis = int | Sequence[int] | None
 AxisName = str | tuple[str, ...] | None  # one or more mesh axes
 Nested = ArrayLike | Sequence[object]  # an array, a number, or nested lists of numbers
 Real = Array | np.ndarray | np.number | float  # what ``is_real`` accepts
+Labels = TypeVar("Labels", Array, np.ndarray)
 ArrayOrNone = TypeVar("ArrayOrNone", Array, Array | None)
 
 
@@ -53,7 +54,7 @@ def check_scores(name: str, scores: ArrayLike) -> Array:
     return scores
 
 
-def check_label_format(name: str, shape: tuple[int, ...], labels: Array) -> Array:
+def check_label_format(name: str, shape: tuple[int, ...], labels: Labels) -> Labels:
     """Check labels against scores ``[..., C]`` of ``shape``: ids ``[...]`` or dense ``[..., C]``.
 
     Only here are the two formats told apart: by the number of axes and the dtype alone.
@@ -252,7 +253,7 @@ def check_static_bool(name: str, value: bool) -> bool:
 
 
 def check_scalar(
-    name: str, x: ArrayLike, rule: str = "", obeys: Callable[[float], bool] | None = None
+    name: str, x: object, rule: str = "", obeys: Callable[[float], bool] | None = None
 ) -> Array:
     """Check a real number, or an array of shape (); a value known before tracing obeys the rule."""
     number = check_real(name, x)
