@@ -20,6 +20,8 @@ from jaxseg._checks import Axis
 from jaxseg._numerics import safe_divide, safe_power, select, sum_in_turn
 from jaxseg._running import Running
 
+__all__ = ["Moments", "moments", "mean", "std"]
+
 
 class Moments(NamedTuple):
     """Number of cases, sums of their values and squares, and number of excluded (NaN) cases.

@@ -21,6 +21,8 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._checks import AxisName
 
+__all__ = ["Running", "running", "total", "psum", "pad_batch"]
+
 State = TypeVar("State")
 Limbs = tuple[Array, Array]  # high and low
 if TYPE_CHECKING:  # Python's own TypeVar has no default before 3.13
