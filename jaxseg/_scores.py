@@ -40,10 +40,8 @@ Result = TypeVar("Result")
 def _checked(score: Callable[Options, Result]) -> Callable[Options, Result]:
     """Make ``score`` refuse label maps in place of the statistic, and check its numbers."""
     name, data = score.__name__, next(iter(inspect.signature(score).parameters))
-    expected, maker = {
-        "counts": ("Counts", "counts"),
-        "matrix": ("a confusion matrix", "confusion_matrix"),
-    }[data]
+    makers = {"counts": ("Counts", "counts"), "matrix": ("a confusion matrix", "confusion_matrix")}
+    expected, maker = makers[data]
 
     @functools.wraps(score)
     def checked(*statistic: Options.args, **options: Options.kwargs) -> Result:
@@ -1142,26 +1140,19 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     sums = np.where(defined, columns, 0).sum(0)
     mean = np.where(defined.any(0), sums / np.maximum(defined.sum(0), 1), np.nan)
     support = np.asarray(leaves.tp + leaves.fn)
-    width = max(len(name) for name in [*names, "pooled"])
 
-    def row(name: str, values: Sequence[float] | np.ndarray, pixels: float) -> str:
-        cells = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
-        widths = [max(len(title), 6) for title in scores]
-        texts = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-        return f"{name:<{width}}{texts}  {pixels:>{support_width}.{digits}f}"
+    def row(name: str, values: Sequence[float] | np.ndarray, pixels: float) -> list[str]:
+        texts = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
+        return [name, *texts, f"{pixels:.{1 if is_soft else 0}f}"]
 
-    digits = 1 if is_soft else 0
-    support_width = max(len("support"), len(f"{support.sum():.{digits}f}"))
-    titles = "".join(f"  {title:>{max(len(title), 6)}}" for title in scores)
-    return "\n".join(
-        [
-            f"{'':<{width}}{titles}  {'support':>{support_width}}",
-            *(row(*r) for r in zip(names, columns, support, strict=True)),
-            "",
-            row("mean", mean, support.sum()),
-            row("pooled", pooled, support.sum()),
-        ]
-    )
+    rows = [["", *scores, "support"], *map(row, names, columns, support)]
+    rows += [row("mean", mean, support.sum()), row("pooled", pooled, support.sum())]
+    width, *widths = (max(map(len, cells)) for cells in zip(*rows))
+    lines = [
+        f"{name:<{width}}" + "".join(f"  {t:>{max(w, 6)}}" for t, w in zip(texts, widths))
+        for name, *texts in rows
+    ]
+    return "\n".join([*lines[:-2], "", *lines[-2:]])
 
 
 # ---------------------------------------------------------------------------------- shared
