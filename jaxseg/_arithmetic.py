@@ -83,9 +83,7 @@ def _multiply_leaf(name: str, leaf: Leaf, factor: Leaf) -> Leaf:
 
 
 def _is_float(x: Leaf) -> bool:
-    return isinstance(x, float) or (
-        not isinstance(x, int) and jnp.issubdtype(x.dtype, jnp.floating)
-    )
+    return isinstance(x, float) or jnp.issubdtype(getattr(x, "dtype", int), jnp.floating)
 
 
 def _is_wide(x: Leaf) -> bool:

@@ -90,7 +90,8 @@ def check_hard(
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
     predictions, labels = as_raw_array(predictions), as_raw_array(labels)
     may_be_logits = predictions.ndim == labels.ndim + 1
-    for name, x in (("predictions", predictions), ("labels", labels)):
+    named = (("predictions", predictions), ("labels", labels))
+    for name, x in named:
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
                 f"{name} without num_classes must be bool masks [..., C], got {x.dtype}; "
@@ -102,14 +103,8 @@ def check_hard(
                 f"{_dtype_hint(name, x, may_be_logits, dense)}"
             )
     if predictions.shape != labels.shape:
-        hints = [
-            f" Drop the last axis: {name}[..., 0]."
-            for name, x, other in (
-                ("predictions", predictions, labels),
-                ("labels", labels, predictions),
-            )
-            if x.shape == (*other.shape, 1)
-        ]
+        shapes = [(*x.shape, 1) for _, x in named]
+        hints = [f" Drop the last axis: {name}[..., 0]." for name, x in named if x.shape in shapes]
         raise ValueError(
             "predictions and labels must have the same shape, "
             f"got {predictions.shape} and {labels.shape}.{''.join(hints)}"
@@ -378,8 +373,7 @@ def as_raw_array(x: Nested) -> Array:
     if isinstance(native, np.ndarray) and native.dtype in (np.int64, np.uint64):
         dtype = jax.dtypes.canonicalize_dtype(native.dtype)  # the same if 64 bits are enabled
         if dtype != native.dtype:
-            least = max(-1, np.iinfo(native.dtype).min)
-            native = np.clip(native, least, 2**31 - 1).astype(dtype)
+            native = np.clip(native, max(-1, np.iinfo(native.dtype).min), 2**31 - 1).astype(dtype)
     return jnp.asarray(native)
 
 
