@@ -13,15 +13,8 @@ from clu import metrics, values
 from jax.typing import ArrayLike
 
 from jaxseg import Running, _checks
-from jaxseg.integrations._evaluation import (
-    Score,
-    Scores,
-    StatisticFunction,
-    compute_scores,
-    hard_counts,
-    join_masks,
-    zero_sum,
-)
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Score, Scores, StatisticFunction, hard_counts
 
 __all__ = ["segmentation_metric"]
 
@@ -87,7 +80,7 @@ def _metric_class(
 ) -> type[metrics.Metric]:
     scores = scores_or_items if callable(scores_or_items) else dict(scores_or_items)
     arguments = (scores_or_items, num_classes, statistic, ndim, dense)
-    start = zero_sum(statistic, num_classes, ndim, dense)
+    zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
 
     @flax.struct.dataclass
     class SegmentationMetric(metrics.Metric):
@@ -95,7 +88,7 @@ def _metric_class(
 
         @classmethod
         def empty(cls) -> SegmentationMetric:
-            return cls(state=jax.tree.map(jnp.zeros_like, start))  # may be donated
+            return cls(state=jax.tree.map(jnp.zeros_like, zero))  # a copy, which may be donated
 
         @classmethod
         def from_model_output(
@@ -107,14 +100,14 @@ def _metric_class(
             mask: ArrayLike | None = None,
             **_: object,
         ) -> SegmentationMetric:
-            where = join_masks(where, mask, jnp.shape(logits)[:-1])
-            return cls(state=start + statistic(logits, labels, where=where))
+            where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
+            return cls(state=zero + statistic(logits, labels, where=where))
 
         def merge(self, other: SegmentationMetric) -> SegmentationMetric:
             return type(self)(state=self.state + other.state)
 
         def compute(self) -> Any:
-            return compute_scores(scores, self.state)
+            return _evaluation.compute_scores(scores, self.state)
 
         def compute_value(self) -> values.Value:
             value = self.compute()

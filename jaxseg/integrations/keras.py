@@ -15,17 +15,11 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxseg import Running, check_labels
 from jaxseg._checks import Nested, as_array, at_least_float32
-from jaxseg.integrations._evaluation import (
-    Scores,
-    StatisticFunction,
-    compute_scores,
-    hard_counts,
-    zero_sum,
-)
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Scores, StatisticFunction, hard_counts
 
 __all__ = ["as_loss", "SegmentationMetric"]
 
@@ -76,17 +70,15 @@ class _Loss(keras.losses.Loss):
     def __reduce__(self) -> tuple[object, ...]:
         return _Loss, (self._loss, self._where, self._options)
 
-    def __call__(
-        self, y_true: Nested, y_pred: Nested, sample_weight: ArrayLike | None = None
-    ) -> Array:
+    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: object = None) -> Array:
         if sample_weight is not None:
-            logits = jnp.asarray(y_pred)
+            logits, given = jnp.asarray(y_pred), jnp.asarray(sample_weight).shape
             pixels = logits.shape[:-1]
             losses = jax.eval_shape(self.call, jnp.asarray(y_true), logits).shape
-            if not jnp.shape(sample_weight) == losses == pixels:
+            if not given == losses == pixels:
                 raise ValueError(
                     f"sample_weight must have the label map's shape {pixels}, and so must the "
-                    f"loss, got {jnp.shape(sample_weight)} and {losses}; where= leaves pixels out."
+                    f"loss, got {given} and {losses}; where= leaves pixels out."
                 )
         return super().__call__(y_true, y_pred, sample_weight)
 
@@ -170,7 +162,8 @@ class SegmentationMetric(keras.metrics.Metric):
             name=self.name,
         )
         self._scores, self._statistic, self._where = scores, statistic, where
-        limbs, self._structure = jax.tree.flatten(zero_sum(statistic, num_classes, ndim, dense))
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        limbs, self._structure = jax.tree.flatten(zero)
         self._limbs = [self.add_variable(x.shape, "zeros", dtype=x.dtype.name) for x in limbs]
         self._num_classes, self._checked, self._outside = num_classes, False, None
         if statistic is hard_counts:  # for another, labels may mean something else
@@ -205,7 +198,7 @@ class SegmentationMetric(keras.metrics.Metric):
                     f"Labels of valid pixels were outside of their {self._num_classes} classes, "
                     f"from {low:g} to {high:g}. jaxseg.check_labels says how to mend them."
                 )
-        result = compute_scores(self._scores, self._state())
+        result = _evaluation.compute_scores(self._scores, self._state())
         for name, value in (result if isinstance(result, dict) else {self.name: result}).items():
             if jnp.ndim(value) > 0:
                 raise ValueError(
@@ -229,8 +222,7 @@ def _check_known(labels: Array, where: Array | None, logits: Array, are_logits: 
     """Check the values of labels and logits, where they are not traced; return if it was done."""
     if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return False
-    known = are_logits and not isinstance(logits, jax.core.Tracer)
-    predictions = logits if known else None
+    predictions = None if isinstance(logits, jax.core.Tracer) or not are_logits else logits
     check_labels(labels, num_classes=logits.shape[-1], where=where, predictions=predictions)
     return True
 

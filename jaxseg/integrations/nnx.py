@@ -10,14 +10,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxseg import Running
-from jaxseg.integrations._evaluation import (
-    Scores,
-    StatisticFunction,
-    compute_scores,
-    hard_counts,
-    join_masks,
-    zero_sum,
-)
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Scores, StatisticFunction, hard_counts
 
 __all__ = ["SegmentationMetric"]
 
@@ -64,7 +58,8 @@ class SegmentationMetric(nnx.Metric):
     ) -> None:
         self.scores = scores if callable(scores) else tuple(scores.items())  # to be hashed
         self.statistic = statistic
-        self.state = nnx.metrics.MetricState(zero_sum(statistic, num_classes, ndim, dense))
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        self.state = nnx.metrics.MetricState(zero)
 
     def reset(self) -> None:
         """Set the sum to zero."""
@@ -87,14 +82,14 @@ class SegmentationMetric(nnx.Metric):
           where: bool ``[...]``; False pixels do not count.
           mask: bools or numbers, ``[B]`` or ``[...]``; examples or pixels of 0 do not count.
         """
-        where = join_masks(where, mask, jnp.shape(logits)[:-1])
+        where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
         batch = self.statistic(logits, labels, where=where)
         self._set_sum(self._sum() + batch)
 
     def compute(self) -> Any:
         """The scores of the sum: a dict, or one value. On the host they get NumPy's exact sums."""
         scores = self.scores if callable(self.scores) else dict(self.scores)
-        return compute_scores(scores, self._sum())
+        return _evaluation.compute_scores(scores, self._sum())
 
     def _sum(self) -> Running:
         return self.state.get_value() if GET_VALUE else self.state.value
