@@ -219,7 +219,7 @@ def _restore(make: partial[SegmentationMetric], values: list[np.ndarray]) -> Seg
 
 
 def _check_known(labels: Array, where: Array | None, logits: Array, are_logits: bool) -> bool:
-    """Check the values of labels and logits, where they are not traced; return if it was done."""
+    """Check labels, and logits if ``are_logits``, unless traced; return whether labels were."""
     if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return False
     predictions = None if isinstance(logits, jax.core.Tracer) or not are_logits else logits
