@@ -43,8 +43,8 @@ def segmentation_metric(
       ``labels``, and optionally ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]``
       or ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or
       one value; ``compute_value`` gives one scalar only, since clu's writers take nothing else. The
-      same arguments give the same class. Its instances can be pickled if the functions can, that
-      is, if they and the collection are defined at the top level of a module.
+      same arguments give the same class. Its instances can be pickled if the functions are defined
+      at the top level of a module, and so can a collection that is defined there.
 
     Raises:
       ValueError, TypeError: what the statistic raises for the labels of one pixel.
