@@ -30,8 +30,8 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
 
-    Both are multiplied by one power of two, which brings the denominator near 1: derivatives divide
-    by its square, which would under- or overflow. XLA would reorder divisions.
+    Both are multiplied by one power of two (XLA would reorder a division), which brings the
+    denominator near 1: derivatives divide by its square, which would under- or overflow.
     """
     empty = denominator == 0
     denominator = jnp.where(empty, 1, denominator)
