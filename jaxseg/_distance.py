@@ -17,9 +17,9 @@ from jaxseg import _checks
 __all__ = ["distance_transform", "signed_distance"]
 
 Spacing = ArrayLike | Sequence[float]
-_Round = tuple[Array, Array, Array, Array]  # whether a square changed, k, the minima, the movers
+_Round = tuple[Array, Array, Array, Array]  # whether one changed, k, the minima, those that move
 
-_FAR = 2**30  # more steps than to any pixel; also more squared steps, in an image that is smaller
+_FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
 
 def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -202,7 +202,7 @@ def _sweep(squares: Array, axis: int, step: ArrayLike) -> Array:
         least, moving = jnp.where(nearer, square, least), jnp.where(nearer, moved, far)
         return nearer.any(), k + 1, least, moving
 
-    # Always True; made of the squares, it varies over the same axes of the mesh in a shard_map.
+    # Always True, but computed from ``squares``: in a shard_map it varies over the same mesh axes.
     start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares, squares)
     return lax.while_loop(lambda state: state[0], next_round, start)[2]
 
