@@ -169,7 +169,7 @@ def psum(state: State, axis_name: AxisName) -> State:
 
     Returns:
       The sum, the same on all devices along the axes. A statistic keeps its dtype, and int32 leaves
-      wrap at 2**31: sum a ``Running`` if there may be as many pixels.
+      wrap at 2**31: sum a ``Running`` where there may be more pixels.
 
     Raises:
       NameError: an axis that the mesh does not have (raised by JAX).
