@@ -16,7 +16,7 @@ from jax import Array
 from jaxseg import _checks
 from jaxseg._running import Running
 
-Leaf = Array | Any  # JAX's as a rule; ``Any`` stands for NumPy's and for numbers
+Leaf = Array | Any  # JAX's as a rule; NumPy's and numbers are left unchecked
 Sums = TypeVar("Sums", bound=tuple[Leaf, ...])  # ``Counts`` or ``Moments``
 
 
