@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._arithmetic import add, multiply
+from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
 from jaxseg._kernels.blocks import At, Blocks, read
@@ -49,22 +49,21 @@ class Counts(NamedTuple):
       ([2, 2], [3, 3], [0.5, 0.5])
     """
 
-    # Arrays, for which numbers and NumPy's arrays may stand.
-    tp: Array | Any
-    fp: Array | Any
-    fn: Array | Any
-    tn: Array | Any
+    tp: Leaf
+    fp: Leaf
+    fn: Leaf
+    tn: Leaf
 
-    def __add__(self, other: Any) -> Counts:
+    def __add__(self, other: object) -> Counts:
         return add(self, other)
 
-    def __radd__(self, other: Any) -> Counts:
+    def __radd__(self, other: object) -> Counts:
         return add(self, other)
 
-    def __mul__(self, factor: Any) -> Counts:
+    def __mul__(self, factor: object) -> Counts:
         return multiply(self, factor)
 
-    def __rmul__(self, factor: Any) -> Counts:
+    def __rmul__(self, factor: object) -> Counts:
         return multiply(self, factor)
 
 
