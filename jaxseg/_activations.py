@@ -21,6 +21,9 @@ class Probs(NamedTuple):
 
 Names = tuple[str, ...]  # of mesh axes that cut the classes
 
+LEAST = -1e30  # the logarithm of a class that a logit of -inf switches off: finite, so that
+# products with a truth of 0 are 0
+
 
 def activate(x: Array, activation: str | None, class_axis: int = -1, names: Names = ()) -> Probs:
     """Probabilities of logits, or of themselves without an activation.
@@ -30,7 +33,7 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
     """
     if activation == "softmax":
         top = lax.stop_gradient(x.max(class_axis, keepdims=True))
-        x = x - (lax.pmax(top, names) if names else top)
+        x = jnp.maximum(x - (lax.pmax(top, names) if names else top), LEAST)
         total = jnp.exp(x).sum(class_axis, keepdims=True)
         log_p = x - jnp.log(lax.psum(total, names) if names else total)
     elif activation is None:
@@ -38,6 +41,7 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
     else:
         if activation == "two classes":
             x = jnp.concatenate([-x, x], class_axis)
+        x = jnp.clip(x, LEAST, -LEAST)
         p = jax.nn.sigmoid(x)
         return Probs(jax.nn.log_sigmoid(x), p, jax.nn.log_sigmoid(-x), 1 - p)
     p = jnp.exp(log_p)

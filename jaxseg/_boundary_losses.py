@@ -24,13 +24,13 @@ from jaxseg._counts import counts
 from jaxseg._distance import (
     Spacing,
     Spacings,
-    distances_to,
+    axis_spacings,
+    check_spatial_axes,
+    distances_along,
     shift,
-    spacing_of_axes,
-    spatial_axes_of,
 )
 from jaxseg._labels import masked
-from jaxseg._numerics import safe_divide, sum_in_turn
+from jaxseg._numerics import safe_divide, sum_axis_by_axis
 from jaxseg._pixel_sums import Pixel, pixel_sums
 from jaxseg._pixels import Pixels, as_pixels
 from jaxseg._soft_counts import squared_counts_of
@@ -103,7 +103,7 @@ def boundary_loss(
       nothing, whatever is predicted.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     if distances is None:
         phi = _distance_maps("signed", pixels.masks(), spacing, space)
     else:
@@ -169,7 +169,7 @@ def hausdorff_dt_loss(
     """
     alpha, log = _checks.check_scalar("alpha", alpha), _checks.check_static_bool("log", log)
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     predicted = lax.stop_gradient(pixels.probs()) > 0.5
     weights = [
         _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
@@ -228,7 +228,7 @@ def hausdorff_erosion_loss(
     alpha = _checks.check_scalar("alpha", alpha)
     erosions = _checks.check_static_integer("erosions", erosions, 1, 2**31)
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     sums = _erosion_sums(
         pixels.scores, pixels.labels, pixels.where, alpha, pixels.axes, activation, space, erosions
     )
@@ -283,7 +283,7 @@ def boundary_dou_loss(
       a perfect prediction costs something, and an absent class's false positives cost nothing.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     edges, sizes = pixels.over_devices(_edges_and_sizes(pixels, space))
     c = pixel_sums(squared_counts_of, pixels)
     smooth, eps = _checks.check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
@@ -389,7 +389,7 @@ def _erosion_sums(
     def total(scores: Array) -> Array:
         p = pixels._replace(scores=scores).probs()
         values = masked(class_by_class(of_class, p, pixels.truth().astype(p.dtype)), where)
-        return sum_in_turn(values, axes)
+        return sum_axis_by_axis(values, axes)
 
     return total(scores)
 
@@ -402,7 +402,7 @@ def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, 
 
     Where there is no boundary, one (smallest) spacing; for a prediction 0.
     """
-    spacings = spacing_of_axes(spacing, len(space))
+    spacings = axis_spacings(spacing, len(space))
     smallest = jnp.asarray(spacings, jnp.float32).min()
     return _of_classes(masks, spacings, smallest, kind=kind, space=space)
 
@@ -412,7 +412,7 @@ def _of_classes(
     masks: Array, spacings: Spacings, smallest: Array, *, kind: str, space: tuple[int, ...]
 ) -> Array:
     def of_class(mask: Array) -> Array:
-        to_mask, to_rest = (distances_to(m, space, spacings) for m in (mask, ~mask))
+        to_mask, to_rest = (distances_along(m, space, spacings) for m in (mask, ~mask))
         if kind == "signed":
             d = to_mask - to_rest
             return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)

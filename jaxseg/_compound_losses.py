@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._activations import LEAST
 from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import Counts
 from jaxseg._numerics import along_classes, safe_divide, safe_power
@@ -588,31 +589,30 @@ def deep_supervision(
 
 def _bce_dice_of(x: Pixel) -> tuple[Counts, Array, Array]:
     """Soft counts, binary cross-entropy, and its weight."""
-    bce = -(x.g * x.log_p + (1 - x.g) * x.log_q)
-    return counts_of(x), bce, jnp.ones_like(x.p)
+    return counts_of(x), -x.inside(x.log_p) - x.outside(x.log_q), jnp.ones_like(x.p)
 
 
 def _dice_ce_of(
     x: Pixel, weights: Array | None, share: Array | None, spread: Array | None
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, cross-entropy of smoothed labels, and its weight."""
-    target, weight = x.g, x.g
-    if share is not None and spread is not None:
-        target = share * x.g + spread * x.labels
+    ce, weight = -x.inside(x.log_p), x.g
+    if share is not None and spread is not None:  # a class that is switched off has no share
+        ce = share * ce - spread * x.labels * jnp.where(x.log_p > LEAST / 2, x.log_p, 0)
     if weights is not None:
-        target, weight = weights * target, weights * weight
-    return counts_of(x), -target * x.log_p, weight
+        ce, weight = weights * ce, weights * weight
+    return counts_of(x), ce, weight
 
 
 def _dice_focal_of(x: Pixel, gamma: Array, alpha: Array | None) -> tuple[Counts, Array, Array]:
     """Soft counts, the focal loss, and its weight."""
-    loss = x.g * focal(x.log_p, gamma)
+    loss = x.inside(focal(x.log_p, gamma))
     return counts_of(x), loss if alpha is None else alpha * loss, x.g
 
 
 def _exponential_of(x: Pixel, gamma: Array, weights: Array | None) -> tuple[Counts, Array, Array]:
     """Soft counts, ``u (-log p)^gamma``, and its weight."""
-    loss = x.g * safe_power(-x.log_p, gamma)
+    loss = x.inside(safe_power(-x.log_p, gamma))
     return counts_of(x), loss if weights is None else weights * loss, x.g
 
 

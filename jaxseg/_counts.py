@@ -20,7 +20,7 @@ from jaxseg import _checks
 from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
 from jaxseg._histogram import histogram
-from jaxseg._kernels.blocks import At, Blocks, read
+from jaxseg._kernels.blocks import At, Blocks, read, read_classes
 from jaxseg._labels import class_index, masked
 from jaxseg._sharding import on_shards
 
@@ -157,14 +157,12 @@ def _local_mask_counts(maps: Sequence[Array], axes: tuple[int, ...]) -> tuple[Ar
         merged = [blocks.merge(x) for x in maps]
 
         def step(at: At, sums: list[Array]) -> list[Array]:
-            block = [
-                jnp.swapaxes(x, -1, -2) if x.ndim > len(at.sizes) else x
-                for x in (read(x, at) for x in merged)
-            ]
+            classes = [jnp.swapaxes(read_classes(x, at), -1, -2) for x in merged[:2]]
+            block = [*classes, *(read(x, at) for x in merged[2:])]
             parts = [blocks.sum(x.astype(jnp.int32), -2) for x in found(block, -2)]
             return [blocks.add_sums(x, part, at) for x, part in zip(sums, parts, strict=True)]
 
-        zero = jnp.where(False, maps[0].ravel()[0], 0).astype(jnp.int32)
+        zero = jnp.where(False, maps[0].ravel()[0].astype(jnp.int32), 0)
         sums = blocks.loop(step, [blocks.full_sums(zero, classes)] * 4)
         return [blocks.unmerge_sums(x) for x in sums]
 

@@ -61,7 +61,7 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       point outside the image if there is none.
     """
     mask = _check_mask(mask)
-    return distances_to(mask, tuple(range(mask.ndim)), spacing_of_axes(spacing, mask.ndim))
+    return distances_along(mask, tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim))
 
 
 def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -91,12 +91,14 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       have distance 0.
     """
     mask = _check_mask(mask)
-    space, spacings = tuple(range(mask.ndim)), spacing_of_axes(spacing, mask.ndim)
-    return distances_to(mask, space, spacings) - distances_to(~mask, space, spacings)
+    space, spacings = tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim)
+    return distances_along(mask, space, spacings) - distances_along(~mask, space, spacings)
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_to(mask: Array, axes: tuple[int, ...], spacings: Array | tuple[Array, ...]) -> Array:
+def distances_along(
+    mask: Array, axes: tuple[int, ...], spacings: Array | tuple[Array, ...]
+) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are batch axes."""
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
@@ -118,7 +120,7 @@ def distances_to(mask: Array, axes: tuple[int, ...], spacings: Array | tuple[Arr
     return jnp.sqrt(squares) * unit
 
 
-def spacing_of_axes(spacing: Spacing, ndim: int) -> Array | tuple[Array, ...]:
+def axis_spacings(spacing: Spacing, ndim: int) -> Array | tuple[Array, ...]:
     """Check the spacing: one scalar for all axes, or a tuple of one scalar per axis."""
     if isinstance(spacing, np.ndarray | np.generic):
         spacing = spacing.tolist()
@@ -137,7 +139,7 @@ def _check_spacing(step: object) -> Array:
     return _checks.check_scalar("spacing", step, rule, lambda x: smallest <= x <= largest)
 
 
-def spatial_axes_of(spatial_axes: Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+def check_spatial_axes(spatial_axes: Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """Check the spatial axes of a label map; by default all but the first, which is the batch."""
     if spatial_axes is None and ndim == 2:
         raise ValueError(

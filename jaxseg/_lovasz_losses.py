@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxseg._checks import Axis
 from jaxseg._labels import masked
-from jaxseg._numerics import sum_in_turn
+from jaxseg._numerics import sum_axis_by_axis
 from jaxseg._pixels import Pixels, as_pixels
 
 __all__ = ["lovasz_hinge_loss", "lovasz_softmax_loss"]
@@ -162,7 +162,7 @@ def _lovasz(
 
     # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
     weights = lax.fori_loop(0, scores.shape[-1], sort_class, jnp.where(False, now, 0))
-    total = jax.checkpoint(lambda scores: sum_in_turn(weights * errors(scores), axes))
+    total = jax.checkpoint(lambda scores: sum_axis_by_axis(weights * errors(scores), axes))
     return total(scores), truth().any(axes)
 
 

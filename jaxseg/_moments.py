@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
-from jaxseg._numerics import safe_divide, safe_power, select, sum_in_turn
+from jaxseg._numerics import safe_divide, safe_power, select, sum_axis_by_axis
 from jaxseg._running import Running
 
 __all__ = ["Moments", "moments", "mean", "std"]
@@ -108,8 +108,8 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
     x = jnp.where(counted, _checks.at_least_float32(values), 0)
     return Moments(
         count=counted.sum(axes, dtype=jnp.int32),
-        total=sum_in_turn(x, axes),
-        squares=sum_in_turn(x * x, axes),
+        total=sum_axis_by_axis(x, axes),
+        squares=sum_axis_by_axis(x * x, axes),
         excluded=(valid & nan).sum(axes, dtype=jnp.int32),
     )
 

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 
-def sum_in_turn(x: Array, axes: tuple[int, ...]) -> Array:
+def sum_axis_by_axis(x: Array, axes: tuple[int, ...]) -> Array:
     """Sum over sorted axes one by one, so that no chain of float additions is as long as the map.
 
     XLA (JAX 0.9) adds the pixels of several axes one after another, which loses 0.5 % of four

@@ -26,12 +26,12 @@ from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import (
     Spacing,
     Spacings,
-    distances_to,
+    axis_spacings,
+    check_spatial_axes,
+    distances_along,
     shift,
-    spacing_of_axes,
-    spatial_axes_of,
 )
-from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_in_turn
+from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_axis_by_axis
 from jaxseg._pixels import Pixels, as_pixels_of_classes
 
 __all__ = [
@@ -199,7 +199,7 @@ def nacl_loss(
             f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
         )
     pixels = as_pixels_of_classes(logits, labels, where)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     shares = _neighbour_shares(pixels.truth(), space, kernel_size)
 
     loss = _cross_entropy(pixels, None, None)
@@ -358,7 +358,7 @@ def border_weights(
     ids = instances.astype(jnp.int32)
     sigma = _checks.check_scalar("sigma", sigma, "above 0", lambda x: x > 0)
     highest = _checks.check_scalar("border_weight", border_weight, "0 or more", lambda x: x >= 0)
-    first, second = _two_nearest(ids, spacing_of_axes(spacing, instances.ndim))
+    first, second = _two_nearest(ids, axis_spacings(spacing, instances.ndim))
     gap = (first + second) / sigma.astype(jnp.float32)
     return jnp.exp(-(gap**2) / 2) * highest.astype(jnp.float32)
 
@@ -462,7 +462,7 @@ def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
 
     def nearer(i: Array, nearest: tuple[Array, Array]) -> tuple[Array, Array]:
         first, second = nearest
-        d = distances_to(instances == i, axes, spacings)
+        d = distances_along(instances == i, axes, spacings)
         return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
 
     nowhere = jnp.where(instances == instances, jnp.float32(jnp.inf), 0)
@@ -492,7 +492,7 @@ def _mean_of_largest_of(
     bits = jnp.where(valid, bits, -1)
 
     def total(x: Array) -> Array:
-        sums = x.sum(axes, dtype=x.dtype) if x.dtype == jnp.int32 else sum_in_turn(x, axes)
+        sums = x.sum(axes, dtype=x.dtype) if x.dtype == jnp.int32 else sum_axis_by_axis(x, axes)
         return sums if axis_name is None else lax.psum(sums, axis_name)
 
     def along_pixels(x: Array) -> Array:

@@ -19,7 +19,6 @@ from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums, Term
 from jaxseg._pixels import Pixels
 from jaxseg._sharding import Arrays, Cut, on_shards
 
-__all__ = ["Pixel", "pixel_sums"]
 Constant = Array | None
 
 

@@ -36,8 +36,8 @@ from jaxseg._scores import (
     generalized_dice,
     iou,
     matthews_correlation,
+    rarity_weights,
     tversky,
-    weights_of_rare,
 )
 from jaxseg._soft_counts import counts_of, minimum_counts_of, squared_counts_of
 
@@ -481,7 +481,7 @@ def generalized_wasserstein_dice_loss(
     if weighting == "foreground":
         hits, error = hits[..., 1:].sum(-1), errors.sum(-1)
     else:
-        weights = weights_of_rare(truth, 1.0)
+        weights = rarity_weights(truth, 1.0)
         hits, error = (weights * hits).sum(-1), (weights * errors).sum(-1)
     smooth, eps = check_broadcasts(hits.shape, smooth=smooth, eps=eps)
     return 1 - safe_divide(2 * hits + smooth, 2 * hits + error + smooth + eps, 1)
@@ -612,15 +612,15 @@ def _overlap(squared: bool, soft_targets: bool) -> Callable[[Pixel], Counts]:
 
 def _squared_errors_of(x: Pixel) -> tuple[Array, Array, Array, Array]:
     """Squared errors inside and outside the class, and the pixels inside and outside."""
-    error, other = (x.p - x.g) ** 2, 1 - x.g
-    return x.g * error, other * error, x.g, other
+    error = (x.p - x.g) ** 2
+    return x.inside(error), x.outside(error), x.g, 1 - x.g
 
 
 def _mistakes_of(x: Pixel, distances: Array) -> tuple[Array, Array, Array]:
     """G (1 - W), g W and g, of the mean distance W of the pixel's classes from its true one."""
     per_class = jnp.einsum("...c,lc->...l", x.p, distances, precision="highest")
-    distance = (x.g * per_class).sum(-1, keepdims=True)
-    return x.g * (1 - distance), x.g * distance, x.g
+    distance = x.inside(per_class).sum(-1, keepdims=True)
+    return x.inside(1 - distance), x.inside(distance), x.g
 
 
 def _relative_distances(distances: ArrayLike, shape: tuple[int, ...]) -> Array:

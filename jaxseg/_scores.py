@@ -838,7 +838,7 @@ def generalized_dice(
     tp, fp, fn, _ = _floats(counts)
     if tp.ndim == 0:
         raise ValueError("generalized_dice sums over the class axis; Counts have none, shape ().")
-    weights = weights_of_rare(tp + fn, power)
+    weights = rarity_weights(tp + fn, power)
     numerator = 2 * (weights * tp).sum(-1) + smooth
     denominator = (weights * (2 * tp + fp + fn)).sum(-1) + smooth + eps
     return safe_divide(numerator, denominator, zero_division)
@@ -1158,7 +1158,7 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
 # ---------------------------------------------------------------------------------- shared
 
 
-def weights_of_rare(sizes: Array, power: float) -> Array:
+def rarity_weights(sizes: Array, power: float) -> Array:
     """``(smallest / G)^power`` for class sizes G ``[..., C]``; 1 for an absent class.
 
     These have the ratios of ``1 / G^power``, and nothing under- or overflows.

@@ -74,14 +74,13 @@ def soft_counts(
 
 def counts_of(x: Pixel) -> Counts:
     """What a pixel adds to the soft counts."""
-    other = 1 - x.g
-    return Counts(tp=x.p * x.g, fp=x.p * other, fn=x.q * x.g, tn=x.q * other)
+    return Counts(tp=x.inside(x.p), fp=x.outside(x.p), fn=x.inside(x.q), tn=x.outside(x.q))
 
 
 def squared_counts_of(x: Pixel) -> Counts:
     """Counts of which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
     half = (x.p - x.g) ** 2 / 2
-    return Counts(tp=x.p * x.g, fp=half, fn=half, tn=0 * x.p)
+    return Counts(tp=x.inside(x.p), fp=half, fn=half, tn=0 * x.p)
 
 
 def minimum_counts_of(x: Pixel) -> Counts:

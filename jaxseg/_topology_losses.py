@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._boundary_losses import class_by_class
 from jaxseg._checks import Axis, AxisName
-from jaxseg._distance import shift, spatial_axes_of
-from jaxseg._numerics import safe_divide, sum_in_turn
+from jaxseg._distance import check_spatial_axes, shift
+from jaxseg._numerics import safe_divide, sum_axis_by_axis
 from jaxseg._pixel_sums import Pixel, pixel_sums
 from jaxseg._pixels import as_pixels
 from jaxseg._region_losses import dice_loss
@@ -82,7 +82,7 @@ def soft_skeleton(
     if probs.dtype == bool:
         probs = probs.astype(jnp.float32)
     probs = _checks.check_scores("probs", probs)
-    space = spatial_axes_of(spatial_axes, probs.ndim - 1)
+    space = check_spatial_axes(spatial_axes, probs.ndim - 1)
     where = _checks.clean_bools(_checks.check_where(where, probs.shape[:-1]))
     iterations = _check_times("iterations", iterations)
     return _soft_skeleton(_checks.at_least_float32(probs), where, space, iterations)
@@ -148,7 +148,7 @@ def cldice_loss(
       MONAI 1.6 takes each image by itself, ``axis=(1, 2)``, and sums over its classes too.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     p, where = pixels.probs(), None if pixels.where is None else pixels.valid()
     g = pixels.truth().astype(p.dtype)
     iterations = _check_times("iterations", iterations)
@@ -279,7 +279,7 @@ def skeleton_recall_loss(
       such tubes as ``skeletons``.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     iterations, radius = _check_times("iterations", iterations), _check_times("radius", radius)
     if skeletons is None:
         where = None if pixels.where is None else pixels.valid()
@@ -323,7 +323,7 @@ def _cldice_sums(
 
     def of_class(p: Array, g: Array) -> Any:
         of_p, of_g = (_skeleton(x, where, space, iterations) for x in (p, g))
-        return tuple(sum_in_turn(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
+        return tuple(sum_axis_by_axis(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
 
     return class_by_class(of_class, p, g)
 

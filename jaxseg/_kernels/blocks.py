@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple, TypeVar
 
@@ -48,8 +49,13 @@ class Blocks(NamedTuple):
         return cls(space, axes, lengths, tuple(bool(s) for s, _ in runs), sizes)
 
     def merge(self, x: Array) -> Array:
-        """An array ``[*map, ...]`` with merged axes."""
-        return x.reshape(*self.lengths, *x.shape[len(self.space) :])
+        """An array ``[*map]`` or ``[*map, C]`` with merged axes; without C if that is 1.
+
+        XLA lays out an axis of 1 so that it copies the array to merge others (seen on JAX 0.10;
+        tests/test_pixel_sums.py has the temporaries).
+        """
+        classes = x.shape[len(self.space) :]
+        return x.reshape(*self.lengths, *(() if classes == (1,) else classes))
 
     def merge_sums(self, x: Array) -> Array:
         """Sums ``[*rest, C]`` with merged axes."""
@@ -63,17 +69,13 @@ class Blocks(NamedTuple):
         """``step`` of all blocks: those of one size in a loop, and those of the remainder."""
         for firsts, lengths in self._parts():
             sizes = tuple(min(a, b) for a, b in zip(self.sizes, lengths, strict=True))
-            counts = [n // size for n, size in zip(lengths, sizes, strict=True)]
-
-            def body(i: ArrayLike, carry: Carry) -> Carry:
-                starts = []
-                for first, size, count in reversed(list(zip(firsts, sizes, counts))):
-                    starts.append(first + i % count * size)
-                    i = i // count
-                return step(At(tuple(reversed(starts)), sizes), carry)
-
-            count = math.prod(counts)
-            carry = body(0, carry) if count == 1 else lax.fori_loop(0, count, body, carry)
+            counts = tuple(n // size for n, size in zip(lengths, sizes, strict=True))
+            at = partial(_nth, firsts, sizes, counts)
+            if math.prod(counts) == 1:
+                carry = step(at(0), carry)
+            else:
+                body = partial(_step_at, step, at)
+                carry = lax.fori_loop(0, math.prod(counts), body, carry)
         return carry
 
     def sum(self, x: Array, class_axis: int) -> Array:
@@ -117,6 +119,23 @@ class Blocks(NamedTuple):
         return parts
 
 
+def _nth(
+    firsts: tuple[int, ...], sizes: tuple[int, ...], counts: tuple[int, ...], i: ArrayLike
+) -> At:
+    """Where the i-th block is."""
+    starts: tuple[ArrayLike, ...] = ()
+    for first, size, count in zip(firsts[::-1], sizes[::-1], counts[::-1], strict=True):
+        starts = (first + i % count * size, *starts)
+        i = i // count
+    return At(starts, sizes)
+
+
+def _step_at(
+    step: Callable[[At, Carry], Carry], at: Callable[[ArrayLike], At], i: ArrayLike, carry: Carry
+) -> Carry:
+    return step(at(i), carry)
+
+
 def block_bytes() -> int:
     """The bytes of a block, for the cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -133,24 +152,52 @@ def _even_size(length: int, limit: int) -> int:
 def read(x: Array, at: At) -> Array:
     """A block of ``[*map, ...]``; of bfloat16 in float32.
 
-    XLA's CPU slices bfloat16 in float32, and so converts the whole array for every block (seen on
-    JAX 0.10 and 0.11; the rows of bfloat16 in tests/benchmarks). As integers the bits stay.
+    XLA's CPU slices bfloat16 in float32, so it would convert the whole array for every block (seen
+    on JAX 0.10 and 0.11; tests/test_pixel_sums.py has the temporaries). Its bits are integers, and
+    stay as they are. The fence keeps their cast in the loop, where it costs no copy.
     """
-    trailing = x.ndim - len(at.starts)
-    starts = (*at.starts, *(0 for _ in range(trailing)))
-    sizes = (*at.sizes, *x.shape[x.ndim - trailing :])
+    trailing = x.shape[len(at.sizes) :]
+    sizes = (*at.sizes, *trailing)
     if x.dtype != jnp.bfloat16:
-        return lax.dynamic_slice(x, starts, sizes)
+        return lax.dynamic_slice(x, _starts(x, at), sizes)
+    x, starts = lax.optimization_barrier((x, _starts(x, at)))
     bits = lax.dynamic_slice(lax.bitcast_convert_type(x, jnp.uint16), starts, sizes)
     return lax.bitcast_convert_type(bits.astype(jnp.uint32) << 16, jnp.float32)
 
 
+def read_classes(x: Array, at: At) -> Array:
+    """A block ``[..., C]`` of what was ``[*map, C]`` before it was merged."""
+    block = read(x, at)
+    return block if block.ndim > len(at.sizes) else block[..., None]
+
+
+def empty_like(x: Array) -> Array:
+    """A float array to be overwritten by ``write``; of bfloat16, its bits.
+
+    XLA's CPU would rewrite all of a bfloat16 array for every block (seen on JAX 0.10: 1.4 s in
+    place of 15 ms for 2**23 numbers). The last cast, in ``finish``, costs one copy of the array.
+    The fence stops XLA from fusing the zeros with the first write into a pad, which is slow.
+    """
+    zeros = jnp.where(False, x, jnp.zeros((), x.dtype))
+    return lax.optimization_barrier(_bits(zeros))
+
+
 def write(x: Array, part: Array, at: At) -> Array:
-    """``x`` with a block of it overwritten."""
-    part = part.astype(x.dtype)
-    starts = (*at.starts, *(0 for _ in range(x.ndim - len(at.starts))))
-    if x.dtype != jnp.bfloat16:
-        return lax.dynamic_update_slice(x, part, starts)
-    bits, part_bits = (lax.bitcast_convert_type(a, jnp.uint16) for a in (x, part))
-    whole = lax.dynamic_update_slice(bits, part_bits, starts)
-    return lax.bitcast_convert_type(whole, x.dtype)
+    """An array of ``empty_like`` with a block of it overwritten."""
+    part = part.reshape(*at.sizes, *x.shape[len(at.sizes) :])
+    part = part.astype(jnp.bfloat16 if x.dtype == jnp.uint16 else x.dtype)
+    return lax.dynamic_update_slice(x, _bits(part), _starts(x, at))
+
+
+def finish(x: Array, shape: tuple[int, ...]) -> Array:
+    """The float array that was written, in its shape before it was merged."""
+    x = lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+    return x.reshape(shape)
+
+
+def _bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _starts(x: Array, at: At) -> tuple[ArrayLike, ...]:
+    return (*at.starts, *(0 for _ in range(x.ndim - len(at.starts))))

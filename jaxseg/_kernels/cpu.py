@@ -12,12 +12,22 @@ as long).
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxseg._activations import Names, Probs, pull_back
-from jaxseg._kernels.blocks import At, Blocks, read, write
+from jaxseg._activations import LEAST, Names, Probs, pull_back
+from jaxseg._kernels.blocks import (
+    At,
+    Blocks,
+    empty_like,
+    finish,
+    read,
+    read_classes,
+    write,
+)
 from jaxseg._kernels.plain import Gradients, Inputs, PixelSum, Sums, contributions, logits
 
 Constants = tuple[Array | None, ...]
@@ -31,7 +41,7 @@ fence = lax.optimization_barrier
 def forward(what: PixelSum, inputs: Inputs, names: Names, keeps: bool) -> tuple[Sums, Array | None]:
     """The sums, and if it ``keeps`` them the probabilities, in an array like the scores."""
     blocks, class_axis = _cut(what, inputs)
-    shape = inputs.scores.shape
+    shape, is_dense = inputs.scores.shape, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
 
     def block_sums(block: Inputs) -> tuple[Sums, Probs]:
@@ -40,15 +50,15 @@ def forward(what: PixelSum, inputs: Inputs, names: Names, keeps: bool) -> tuple[
 
     def step(at: At, carry: tuple[Sums, Array | None]) -> tuple[Sums, Array | None]:
         sums, kept = carry
-        parts, probs = block_sums(_block(inputs, at, class_axis))
+        parts, probs = block_sums(_block(inputs, at, class_axis, is_dense))
         sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
         return sums, None if kept is None else write(kept, _swapped(probs.p, class_axis), at)
 
     zero = _zero(inputs)
     first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
-    shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis))[0], inputs)
+    shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis, is_dense))[0], inputs)
     sums = jax.tree.map(lambda x: blocks.full_sums(zero.astype(x.dtype), x.shape[-1]), shapes)
-    sums, kept = blocks.loop(step, (sums, _empty_like(inputs.scores) if keeps else None))
+    sums, kept = blocks.loop(step, (sums, empty_like(inputs.scores) if keeps else None))
     return jax.tree.map(blocks.unmerge_sums, sums), None if kept is None else kept.reshape(shape)
 
 
@@ -57,13 +67,13 @@ def backward(
 ) -> Gradients:
     """The gradients of the inputs, from the cotangents of the sums."""
     blocks, class_axis = _cut(what, inputs)
-    given = inputs
+    given, is_dense = inputs, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
     cotangents = jax.tree.map(blocks.merge_sums, cotangents)
-    is_soft = jnp.issubdtype(inputs.labels.dtype, jnp.floating)
+    is_soft = jnp.issubdtype(given.labels.dtype, jnp.floating)
 
     def block_gradients(at: At, p: Array | None) -> Gradients:
-        block = _block(inputs, at, class_axis)
+        block = _block(inputs, at, class_axis, is_dense)
         x, pull_logits = jax.vjp(
             lambda scores, head: _logits(block._replace(scores=scores, head=head), class_axis),
             block.scores,
@@ -91,7 +101,7 @@ def backward(
     def step(at: At, carry: Gradients) -> Gradients:
         p = None
         if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
-            p = _swapped(fence(read(carry.scores, at)), class_axis)
+            p = _swapped(fence(read_classes(carry.scores, at)), class_axis)
         parts = block_gradients(at, p)
         return Gradients(
             write(carry.scores, parts.scores, at),
@@ -101,8 +111,8 @@ def backward(
 
     zero = _zero(inputs)
     start = Gradients(
-        _empty_like(inputs.scores) if kept is None else blocks.merge(kept),
-        _empty_like(inputs.labels) if is_soft else None,
+        empty_like(inputs.scores) if kept is None else blocks.merge(kept),
+        empty_like(inputs.labels) if is_soft else None,
         *jax.tree.map(
             lambda x: jnp.broadcast_to(zero.astype(x.dtype), x.shape),
             (inputs.head, inputs.constants),
@@ -110,8 +120,8 @@ def backward(
     )
     gradients = blocks.loop(step, start)
     return gradients._replace(
-        scores=gradients.scores.reshape(given.scores.shape),
-        labels=None if gradients.labels is None else gradients.labels.reshape(given.labels.shape),
+        scores=finish(gradients.scores, given.scores.shape),
+        labels=None if gradients.labels is None else finish(gradients.labels, given.labels.shape),
     )
 
 
@@ -127,6 +137,7 @@ def _cut(what: PixelSum, inputs: Inputs) -> tuple[Blocks, int]:
 
 
 def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
+    """The inputs with merged axes."""
     return inputs._replace(
         scores=blocks.merge(inputs.scores),
         labels=blocks.merge(inputs.labels),
@@ -135,14 +146,15 @@ def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
     )
 
 
-def _block(inputs: Inputs, at: At, class_axis: int) -> Inputs:
+def _block(inputs: Inputs, at: At, class_axis: int, is_dense: bool) -> Inputs:
     """A block: scores as they are, labels and maps with the classes where terms have them."""
-    labels = read(inputs.labels, at)
+    classes = partial(read_classes, at=at)
+    labels = inputs.labels
     return inputs._replace(
-        scores=read(inputs.scores, at),
-        labels=_swapped(labels, class_axis) if labels.ndim == inputs.scores.ndim else labels,
+        scores=classes(inputs.scores),
+        labels=_swapped(classes(labels), class_axis) if is_dense else read(labels, at),
         where=None if inputs.where is None else read(inputs.where, at),
-        maps=tuple(_swapped(read(x, at), class_axis) for x in inputs.maps),
+        maps=tuple(_swapped(classes(x), class_axis) for x in inputs.maps),
     )
 
 
@@ -162,11 +174,6 @@ def _sums(
     return jax.tree.map(lambda x: blocks.sum(x, class_axis), values)
 
 
-def _empty_like(x: Array) -> Array:
-    """An array to be overwritten; the fence stops XLA from fusing it with the first write."""
-    return fence(jnp.where(False, x, jnp.zeros((), x.dtype)))
-
-
 def _zero(inputs: Inputs) -> Array:
     """A zero that varies over the devices of a ``shard_map`` as the inputs do."""
     first = (x.ravel()[0] for x in jax.tree.leaves(inputs))
@@ -184,9 +191,11 @@ def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -
         exp = fence(jnp.exp(x - top))
         total = _sum_classes(exp, class_axis, names)
         p = exp * fence(1 / total)
-        return Probs(x - fence(top + jnp.log(total)), p, jnp.log1p(-p), 1 - p)
+        log_p = jnp.maximum(x - fence(top + jnp.log(total)), LEAST)
+        return Probs(log_p, p, jnp.log1p(-p), 1 - p)
     if activation == "two classes":
         x = jnp.concatenate([-x, x], class_axis)
+    x = jnp.clip(x, LEAST, -LEAST)
     exp = fence(jnp.exp(-jnp.abs(x)))
     p = fence(jnp.where(x >= 0, 1, exp) / (1 + exp))
     log = fence(jnp.log1p(exp))
@@ -199,7 +208,7 @@ def _of_kept(x: Array, probs: Probs, p: Array, activation: str | None, class_axi
         return probs._replace(p=p, q=1 - p)
     # The largest p, which cannot be 0, and its x have the logarithm of the sum of exponentials.
     log = jnp.log(p.max(class_axis, keepdims=True)) - x.max(class_axis, keepdims=True)
-    return Probs(x + fence(log), p, jnp.log1p(-p), 1 - p)
+    return Probs(jnp.maximum(x + fence(log), LEAST), p, jnp.log1p(-p), 1 - p)
 
 
 def _sum_classes(x: Array, class_axis: int, names: Names) -> Array:

@@ -15,7 +15,7 @@ from jax import Array
 from jaxseg._activations import Names, Probs, activate
 from jaxseg._checks import at_least_float32, clean_bools
 from jaxseg._labels import masked, membership, two_classes
-from jaxseg._numerics import sum_in_turn
+from jaxseg._numerics import sum_axis_by_axis
 
 Sums = Any  # a pytree of arrays, which the terms choose
 
@@ -23,16 +23,28 @@ Sums = Any  # a pytree of arrays, which the terms choose
 class Pixel(NamedTuple):
     """What terms see of a pixel: arrays of one shape, elementwise over the classes.
 
-    ``log_p`` is 0, not -inf, for a class that is not the pixel's and that a logit of -inf switches
-    off, so that products with g are 0; likewise ``log_q``.
+    The logarithm of a class that a logit of -inf switches off is ``LEAST``.
     """
 
     log_p: Array  # logarithm of p
     p: Array  # probability of the class
     log_q: Array  # logarithm of 1 - p
     q: Array  # 1 - p
-    g: Array  # truth, float
-    labels: Array  # the sum of g over the classes: 1 if the pixel has a class; of one class
+    truth: Array  # whether the pixel is of the class: bool, or floats of dense labels
+    labels: Array  # the sum of the truth over the classes: 1 if the pixel has a class
+
+    @property
+    def g(self) -> Array:
+        """The truth in floats."""
+        return self.truth.astype(self.p.dtype)
+
+    def inside(self, x: Array) -> Array:
+        """``g x``."""
+        return jnp.where(self.truth, x, 0) if self.truth.dtype == bool else self.truth * x
+
+    def outside(self, x: Array) -> Array:
+        """``(1 - g) x``."""
+        return jnp.where(self.truth, 0, x) if self.truth.dtype == bool else (1 - self.truth) * x
 
 
 Terms = Callable[..., Sums]  # terms(pixel, *maps, *constants): what one pixel adds to the sums
@@ -71,7 +83,7 @@ def sums(what: PixelSum, inputs: Inputs, names: Names = ()) -> Sums:
     """The sums over ``what.axes``: arrays ``[*rest, C]``. ``names`` are mesh axes that cut C."""
     probs = activate(logits(inputs.scores, inputs.head, inputs.where), what.activation, -1, names)
     values = contributions(what, inputs, probs, -1, names)
-    return jax.tree.map(lambda x: sum_in_turn(x, what.axes), values)
+    return jax.tree.map(lambda x: sum_axis_by_axis(x, what.axes), values)
 
 
 def gradients(what: PixelSum, inputs: Inputs, cotangents: Sums, names: Names = ()) -> Gradients:
@@ -102,16 +114,9 @@ def contributions(
     what: PixelSum, inputs: Inputs, probs: Probs, class_axis: int, names: Names
 ) -> Sums:
     """What each pixel adds to the sums, 0 where masked: arrays like ``probs.p``."""
-    log_p, p, log_q, q = probs
-    g = truth(inputs.labels, inputs.where, probs.p, what.activation, class_axis, names)
-    pixel = Pixel(
-        log_p=jnp.where(jnp.isneginf(log_p) & (g == 0), 0, log_p),
-        p=p,
-        log_q=jnp.where(jnp.isneginf(log_q) & (g == 1), 0, log_q),
-        q=q,
-        g=g,
-        labels=_sum_of_classes(g, class_axis, names),
-    )
+    p = probs.p
+    truth = _truth(inputs.labels, inputs.where, p, what.activation, class_axis, names)
+    pixel = Pixel(*probs, truth, _sum_of_classes(truth.astype(p.dtype), class_axis, names))
 
     def along_classes(constant: Array | None) -> Array | None:
         if constant is None:
@@ -126,7 +131,7 @@ def contributions(
     return jax.tree.map(lambda x: masked(x, inputs.where, class_axis), values)
 
 
-def truth(
+def _truth(
     labels: Array,
     where: Array | None,
     p: Array,
@@ -134,15 +139,16 @@ def truth(
     class_axis: int,
     names: Names,
 ) -> Array:
-    """The truth as an array like ``p``, 0 where masked."""
+    """The truth in the shape of ``p``, 0 where masked."""
     labels = clean_bools(labels)
     classes = 1 if activation == "two classes" else p.shape[class_axis]
     if labels.ndim < p.ndim:
         first = jax.lax.axis_index(names) * classes if names else None
         labels = membership(labels, classes, class_axis, first)
     # Not in half precision, which would round soft labels.
-    g = masked(labels.astype(p.dtype), where, class_axis)
-    return two_classes(g, where, class_axis) if activation == "two classes" else g
+    labels = labels if labels.dtype == bool else labels.astype(p.dtype)
+    labels = masked(labels, where, class_axis)
+    return two_classes(labels, where, class_axis) if activation == "two classes" else labels
 
 
 def _sum_of_classes(g: Array, class_axis: int, names: Names) -> Array:
