@@ -3,8 +3,9 @@
 A new function is one line of ``CASES``; ``test_api`` fails until it has one.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -313,6 +314,9 @@ REPRESENTATIVES = (
 )
 
 
+KIND = {case.public: case.kind for case in CASES}
+
+
 def cases(*kinds: str) -> list[Case]:
     return [case for case in CASES if case.kind in kinds]
 
@@ -320,3 +324,144 @@ def cases(*kinds: str) -> list[Case]:
 def one_of_each(chosen: list[Case]) -> list[Case]:
     """The first variant of each function, for laws that compile much."""
     return list({case.public: case for case in reversed(chosen)}.values())[::-1]
+
+
+# ---------------------------------------------------------------------------------- values
+
+
+def steps(classes: int) -> np.ndarray:
+    """Distances of classes that lie on a line."""
+    return np.abs(np.subtract.outer(np.arange(classes), np.arange(classes))) / 2.0
+
+
+def rising(classes: int) -> list[float]:
+    """A weight of each class of the map, all different."""
+    return [1.0 + 0.5 * c for c in range(classes)]
+
+
+def rising_pair(classes: int) -> list[float]:
+    """The same, where a map of one class has two: the class and what is not of it."""
+    return rising(max(classes, 2))
+
+
+def of_features(library: Any, name: str) -> Callable[..., Any]:
+    """A loss of a linear layer, as one of its features: of as many as there are classes."""
+    loss = getattr(library, name)
+
+    @wraps(loss)
+    def with_kernel(x: Any, labels: Any, **options: Any) -> Any:
+        kernel = np.random.default_rng(3).normal(size=(x.shape[-1], x.shape[-1]))
+        return loss(x, kernel, kernel[0] / 2, labels, **options)
+
+    return with_kernel
+
+
+def of_two_resolutions(library: Any, name: str) -> Callable[..., Any]:
+    supervised = getattr(library, name)(library.dice_ce_loss)
+
+    @wraps(library.dice_ce_loss)
+    def loss(x: Any, labels: Any, **options: Any) -> Any:
+        coarse = [size // 2 for size in x.shape[1:-1]]
+        for axis, size in enumerate(coarse, 1):
+            x = x if axis > 1 else [x, x]
+            centres = [math.floor((i + 0.5) * x[0].shape[axis] / size) for i in range(size)]
+            x = [x[0], x[1].take(np.array(centres), axis)]
+        return supervised(x, labels, **options)
+
+    return loss
+
+
+def of_thick_errors(library: Any, name: str) -> Callable[..., Any]:
+    """A loss of logits that mistake most pixels for the first class: erosions leave some of it."""
+    loss = getattr(library, name)
+
+    @wraps(loss)
+    def mistaken(x: Any, labels: Any, **options: Any) -> Any:
+        first = np.zeros((1,) * (x.ndim - 1) + x.shape[-1:])
+        first[..., 0] = 6.0
+        return loss(x + first, labels, **options)
+
+    return mistaken
+
+
+class Value(NamedTuple):
+    """The plain formula that a function is compared with, and the arguments of both."""
+
+    calls: Sequence[Mapping[str, Any]] = ({},)  # a function in them is of the number of classes
+    formula: str = ""  # its name in reference.py, where that is not the function's
+    call: Callable[[Any, str], Callable[..., Any]] = getattr  # of library (or reference) and name
+    one_class: bool = True  # whether a loss takes one logit
+    hard_labels: bool = False  # whether a loss thresholds its labels, or has none but ids
+
+
+VALUES = {
+    **{case.public: Value() for case in CASES if case.kind in SCORES},
+    "jaccard": Value(formula="iou"),
+    "sensitivity": Value(formula="recall"),
+    "tversky": Value([{"alpha": 0.3, "beta": 0.9}]),
+    "fbeta": Value([{"beta": 0.5}]),
+    "generalized_dice": Value([{}, {"power": 1.5}]),
+    "cohen_kappa": Value([{}, {"weights": "linear"}, {"weights": "quadratic"}]),
+    "expected_cost": Value([{}, {"costs": [[0.0, 1.0, 3.0], [2.0, 0.0, 1.0], [5.0, 1.0, 0.5]]}]),
+    # losses
+    "dice_loss": Value([{}, {"squared": True}, {"soft_targets": True}]),
+    "iou_loss": Value([{}, {"squared": True}, {"soft_targets": True}]),
+    "tversky_loss": Value([{"alpha": 0.3, "beta": 0.9}, {"soft_targets": True, "alpha": 0.2}]),
+    "focal_tversky_loss": Value([{}, {"gamma": 1.5, "alpha": 0.2, "beta": 0.9}]),
+    "log_dice_loss": Value([{"gamma": 0.3}]),
+    "log_cosh_dice_loss": Value(),
+    "generalized_dice_loss": Value([{}, {"power": 1.0}]),
+    "generalized_wasserstein_dice_loss": Value(
+        [{"distances": steps}, {"distances": steps, "weighting": "volume"}], one_class=False
+    ),
+    "matthews_correlation_loss": Value(),
+    "sensitivity_specificity_loss": Value([{"sensitivity_weight": 0.3}]),
+    "cross_entropy_loss": Value([{"class_weights": rising_pair, "label_smoothing": 0.1}]),
+    "softmax_focal_loss": Value([{"gamma": 1.5, "alpha": rising_pair}]),
+    "nacl_loss": Value([{}, {"distance": "l2", "weight": 0.3}]),
+    "top_k_loss": Value([{"fraction": 0.3}]),
+    "ohem_loss": Value([{"threshold": 0.6, "min_kept": 5}, {"threshold": 0.01, "min_kept": 5}]),
+    "lovasz_hinge_loss": Value(hard_labels=True),
+    "lovasz_softmax_loss": Value([{}, {"classes": "all"}], hard_labels=True),
+    "boundary_loss": Value(hard_labels=True),
+    "hausdorff_dt_loss": Value(
+        [{"spacing": lambda n: (2.0, 1.0, 1.5), "alpha": 1.5}, {"log": True}], hard_labels=True
+    ),
+    "hausdorff_erosion_loss": Value(
+        [{"erosions": 1}, {"erosions": 3}], call=of_thick_errors, hard_labels=True
+    ),
+    "boundary_dou_loss": Value(hard_labels=True),
+    "cldice_loss": Value([{"iterations": 2}]),
+    "dice_cldice_loss": Value([{"iterations": 1, "cldice_weight": 0.3}]),
+    "skeleton_recall_loss": Value([{"iterations": 2, "radius": 1}], hard_labels=True),
+    "bce_dice_loss": Value([{"bce_weight": 0.7, "dice_weight": 1.5}]),
+    "dice_ce_loss": Value(
+        [
+            {"dice_weight": 0.7, "ce_weight": 1.5, "ce_class_weights": rising},
+            {"class_weights": rising, "label_smoothing": 0.1},
+        ],
+        one_class=False,
+    ),
+    "linear_dice_ce_loss": Value(
+        [
+            {"dice_weight": 0.7, "ce_weight": 1.5, "ce_class_weights": rising},
+            {"class_weights": rising, "label_smoothing": 0.1},
+        ],
+        call=of_features,
+        one_class=False,
+    ),
+    "dice_focal_loss": Value(
+        [{"gamma": 1.5, "focal_weight": 0.7, "alpha": rising_pair, "class_weights": rising}]
+    ),
+    "dice_top_k_loss": Value([{"fraction": 0.3, "ce_weight": 0.7, "class_weights": rising}]),
+    "exponential_logarithmic_loss": Value(
+        [{"ce_class_weights": rising_pair, "class_weights": rising, "dice_gamma": 0.7}]
+    ),
+    "unified_focal_loss": Value([{}, {"asymmetric": False, "gamma": 0.3, "delta": 0.7}]),
+    "deep_supervision": Value(call=of_two_resolutions, one_class=False, hard_labels=True),
+    # of space
+    "soft_skeleton": Value(),
+    "border_weights": Value(),
+    "distance_transform": Value(),
+    "signed_distance": Value(),
+}

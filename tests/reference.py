@@ -465,7 +465,7 @@ def matthews_correlation_loss(x, labels, activation="softmax", smooth=1.0, where
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     some = product > 0
     score = (tp * tn - fp * fn) / xp.sqrt(xp.where(some, product, xp.ones_like(product)))
-    return xp.where(some, 1 - score, xp.zeros_like(score))
+    return xp.where(some, 1 - score, xp.where(fp + fn == 0, 0 * score, 1 + 0 * score))
 
 
 def sensitivity_specificity_loss(
@@ -742,6 +742,7 @@ def boundary_dou_loss(
     labels,
     activation="softmax",
     smooth=1.0,
+    eps=0.0,
     spatial_axes=None,
     where=None,
     axis=None,
@@ -754,7 +755,7 @@ def boundary_dou_loss(
     edge = inside & ~each_map(ndimage.binary_erosion, filled, spatial_axes).astype(bool)
     share = edge.sum(axes) + smooth
     a = np.minimum(2 * (1 - share / (g.sum(axes) + smooth)) - 1, 0.8)
-    return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth)
+    return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth + eps)
 
 
 # ---------------------------------------------------------------------------------- topology
@@ -912,6 +913,35 @@ def dice_ce_loss(
     return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
+def linear_dice_ce_loss(
+    features,
+    kernel,
+    bias,
+    labels,
+    dice_weight=1.0,
+    ce_weight=1.0,
+    class_weights=None,
+    ce_class_weights=None,
+    label_smoothing=0.0,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    """Of the logits ``features @ kernel + bias``."""
+    return dice_ce_loss(
+        features @ kernel + bias,
+        labels,
+        dice_weight,
+        ce_weight,
+        class_weights,
+        ce_class_weights,
+        label_smoothing,
+        smooth,
+        where,
+        axis,
+    )
+
+
 def two_classes(x, labels):
     """Of one class, logits and labels of "not it", of logit 0, and "it"."""
     if x.shape[-1] > 1:
@@ -979,6 +1009,7 @@ def exponential_logarithmic_loss(
     ce_weight=0.2,
     dice_gamma=0.3,
     ce_gamma=0.3,
+    class_weights=None,
     ce_class_weights=None,
     smooth=1.0,
     where=None,
@@ -993,7 +1024,8 @@ def exponential_logarithmic_loss(
     weights = each_class(ce_class_weights, x.shape[-1]).tolist()
     logs = log_softmax(masked(x, where))
     pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(weights))
-    return dice_weight * region.mean() + ce_weight * mean_over_labelled(pixel, x, labels, where)
+    pixel = mean_over_labelled(pixel, x, labels, where)
+    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
 def unified_focal_loss(
