@@ -288,7 +288,7 @@ def imports(module: str) -> set[str]:
 def importers(module: str) -> set[str]:
     """A module and all that import it, directly or not."""
     found = {module}
-    modules = [name for name in sys.modules if re.fullmatch(r"jaxseg(\._\w+)?", name)]
+    modules = [name for name in sys.modules if re.fullmatch(r"jaxseg(\.\w+)*", name)]
     while more := {name for name in modules if imports(name) & found} - found:
         found |= more
     return found

@@ -65,6 +65,47 @@ def confusion_matrix(predictions, labels, num_classes, where=None, axis=None):
     return matrix
 
 
+def counts_from_confusion(matrix):
+    """``(tp, fp, fn, tn)`` of each class against the rest."""
+    matrix = np.asarray(matrix)
+    tp = np.diagonal(matrix, axis1=-2, axis2=-1)
+    predicted, truth = matrix.sum(-2), matrix.sum(-1)
+    return tp, predicted - tp, truth - tp, matrix.sum((-2, -1))[..., None] - predicted - truth + tp
+
+
+def predict_labels(x, activation="softmax", threshold=0.5):
+    if activation == "softmax":
+        return np.argmax(x, -1)
+    return ACTIVATIONS[activation](np.asarray(x)) >= threshold
+
+
+def moments(values, where=None, axis=0):
+    """Number, sum and sum of squares of the values that are not NaN, and the number of NaN."""
+    known = ~np.isnan(values)
+    if where is not None:
+        known, nan = known & where, np.isnan(values) & where
+    else:
+        nan = ~known
+    x = np.where(known, values, 0.0)
+    return known.sum(axis), x.sum(axis), (x**2).sum(axis), nan.sum(axis)
+
+
+def mean(moments, zero_division=nan):
+    count, total, *_ = moments
+    return np.where(count > 0, total / np.maximum(count, 1), zero_division)
+
+
+def std(moments, ddof=0, zero_division=nan):
+    count, total, squares, _ = moments
+    spread = squares - total**2 / np.maximum(count, 1)
+    return np.where(count > ddof, np.sqrt(spread / np.maximum(count - ddof, 1)), zero_division)
+
+
+def pad_batch(batch, size):
+    padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+    return np.concatenate([batch, padding]), np.arange(size) < len(batch)
+
+
 def soft_sums(probs, labels, where=None, axis=None):
     """I, P, G and N per class: sums of p g, p, g and 1 over the valid pixels."""
     xp = probs.__array_namespace__()

@@ -5,18 +5,20 @@ an argument, so that ``test_safety_net`` can compare one with a mistake in it.
 """
 
 import functools
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cases
 import jax
 import numpy as np
 import reference
+from cases import accepted
 
 import jaxseg
 
+TESTS = Path(__file__).parent
 PLANE, VOLUME = (2, 6, 7), (2, 4, 5, 3)
 
 
@@ -63,34 +65,28 @@ SMALL = {
 
 def function_of(name: str, library: Any) -> Callable[..., Any]:
     """The function of a library, or of ``reference``."""
-    value = cases.VALUES[name]
-    return value.call(library, value.formula or name if library is reference else name)
+    row = cases.TABLE[name]
+    if library is not reference:
+        return row.call(library, name)
+    return row.formula if callable(row.formula) else row.call(library, row.formula or name)
 
 
 def inputs_of(name: str, inputs: Mapping[str, Maps] = INPUTS) -> dict[str, Maps]:
     """Those that the function takes."""
-    value = cases.VALUES[name]
+    row = cases.TABLE[name]
     return {
         key: maps
         for key, maps in inputs.items()
-        if not (maps.classes == 1 and not value.one_class)
-        and not (maps.form == "soft" and value.hard_labels)
+        if not (maps.classes == 1 and not row.one_class)
+        and not (maps.form == "soft" and row.hard_labels)
     }
 
 
-def calls_of(name: str) -> Iterator[dict[str, Any]]:
+def calls_of(name: str, library: Any = jaxseg) -> Iterator[dict[str, Any]]:
     """Further arguments, one set after the other; in the last one, ``smooth`` and ``eps`` too."""
-    *others, last = cases.VALUES[name].calls
+    *others, last = cases.TABLE[name].calls
     yield from others
-    yield accepted(getattr(jaxseg, name), **({"smooth": 0.75, "eps": 0.125} | last))
-
-
-def accepted(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """The arguments that a function takes."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return arguments
-    return {k: v for k, v in arguments.items() if k in parameters}
+    yield accepted(getattr(library, name), {"smooth": 0.75, "eps": 0.125} | last)
 
 
 # Of one class, these are losses of "not it", of logit 0, and "it".
@@ -130,10 +126,10 @@ def compare_loss(
         given["spacing"] = given["spacing"][: len(maps.shape) - 1]
     given |= {"where": where, "axis": maps.axis}
     given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
-    given = accepted(ours, **given)
-    unknown = set(given) - set(accepted(plain, **given)) - {"activation"}
+    given = accepted(ours, given)
+    unknown = set(given) - set(accepted(plain, given)) - {"activation"}
     assert not unknown, f"reference.{name} lacks {unknown}"
-    theirs = accepted(plain, **given)
+    theirs = accepted(plain, given)
 
     truth, dirty = labels, x
     if where is not None:  # what is masked may hold anything
@@ -185,7 +181,7 @@ def compare_score(name: str, arguments: Mapping[str, Any], *, library: Any = jax
     """A score of Counts or of a confusion matrix, also where its denominator is 0."""
     ours, plain = function_of(name, library), function_of(name, reference)
     arguments = {"zero_division": -2.0, **arguments}
-    if cases.KIND[name] == "matrix":
+    if cases.TABLE[name].kind == "matrix":
         expected = [plain(matrix, **arguments) for matrix in MATRICES]
         statistic: Any = MATRICES
     elif name == "generalized_dice":
@@ -204,12 +200,56 @@ def compare_plainly(name: str, arguments: Mapping[str, Any], *, library: Any = j
     ours, plain = function_of(name, library), function_of(name, reference)
     for case in cases.CASES:
         if case.public == name:
-            args = case.make(np.random.default_rng(0))
-            given = {**case.options, **arguments}
-            expected = plain(*args, **given)
-            got = ours(*args, **given)
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-                tuple(jax.tree.leaves(got)),
-                tuple(jax.tree.leaves(expected)),
+            args = (*case.make(np.random.default_rng(0)), *case.second)
+            got, expected = (f(*args, **case.options, **arguments) for f in (ours, plain))
+            got, expected = jax.tree.leaves(got), jax.tree.leaves(expected)
+            assert got
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def kind_of_check(name: str) -> str:
+    """Which of the three comparisons is the function's."""
+    kind = cases.TABLE[name].kind
+    if kind in cases.ALL_LOSSES or kind == "wrapper":
+        return "loss"
+    return "score" if kind in cases.SCORES else "plain"
+
+
+def check_small(name: str, *, library: Any = jaxseg, gradient: bool = False) -> None:
+    """A function of a library against its whole row, on small inputs and without jit."""
+    for call in calls_of(name, library):
+        match kind_of_check(name):
+            case "score":
+                compare_score(name, call, library=library)
+            case "plain":
+                compare_plainly(name, call, library=library)
+            case "loss":
+                for maps in inputs_of(name, SMALL).values():
+                    compare_loss(name, call, maps, library=library, gradient=gradient, jit=False)
+
+
+def missing(names: Sequence[str], table: Mapping[str, cases.Row], formulas: Any) -> list[str]:
+    """What to add for the functions whose values are compared with nothing."""
+    messages = []
+    for name in names:
+        row = table.get(name)
+        if row is None:
+            messages.append(
+                f"{name} has no row: add one to TABLE in tests/cases.py, as "
+                f'"{name}": region(SOFTMAX_IDS), with its kind and inputs.'
             )
+        elif row.tested:
+            file, test = row.tested.split("::")
+            if f"\ndef {test}(" not in (TESTS / file).read_text(encoding="utf-8"):
+                messages.append(f"{name}: TABLE in tests/cases.py names {row.tested}: no such test")
+        else:
+            formula = row.formula or name
+            try:
+                _ = formula if callable(formula) else row.call(formulas, formula)
+            except AttributeError:
+                messages.append(
+                    f"{name} has no plain formula: add def {formula}(...) to tests/reference.py, "
+                    "in NumPy and without jaxseg."
+                )
+    return messages
