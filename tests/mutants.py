@@ -153,8 +153,10 @@ def definitions(module: str) -> dict[str, ast.stmt]:
     for statement in tree_of(module).body:
         if isinstance(statement, ast.FunctionDef):
             found[statement.name] = statement
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            found[statement.targets[0].id] = statement
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            target = getattr(statement, "targets", [getattr(statement, "target", None)])[0]
+            if isinstance(target, ast.Name):
+                found[target.id] = statement
     return found
 
 

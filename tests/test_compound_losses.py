@@ -351,7 +351,7 @@ OTHER_CASES = [
 ]
 
 
-@pytest.mark.slow  # beyond the table of test_losses
+@pytest.mark.slow  # beyond the table of cases.py
 @pytest.mark.parametrize("case", OTHER_CASES, ids=repr)
 def test_other_losses_are_those_of_the_plain_formulas(case):
     losses.assert_as_plain_formula(case)

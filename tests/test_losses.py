@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from cases import accepted
+from cases import ALL_LOSSES, TABLE, accepted
 
 import jaxseg
 
 NEEDS = {"generalized_wasserstein_dice_loss": {"distances": 1.0 - np.eye(2)}}
-# Of logits: linear_dice_ce_loss has features, and is dice_ce_loss.
-EVERY = [n for n in jaxseg.__all__ if n.endswith("_loss") and n != "linear_dice_ce_loss"]
+# Of logits, not of features.
+EVERY = [name for name, row in TABLE.items() if row.kind in ALL_LOSSES and not row.data]
 EVERY_TIME = ("dice_loss", "dice_ce_loss", "top_k_loss", "lovasz_softmax_loss", "boundary_loss")
 
 
