@@ -464,7 +464,7 @@ TABLE = {
         class_axes=0,
         options={"fraction": 0.3},
         defaults={"fraction": 0.1},
-        calls=[{"fraction": 0.3}],
+        calls=[{"fraction": 0.32}],
     ),
     "ohem_loss": loss(
         "ordered",
@@ -566,7 +566,7 @@ TABLE = {
     "dice_top_k_loss": compound(
         SOFTMAX_IDS,
         defaults={**TERMS, "fraction": 0.1, "class_weights": None},
-        calls=[{"fraction": 0.3, "ce_weight": 0.7, "class_weights": rising}],
+        calls=[{"fraction": 0.32, "ce_weight": 0.7, "class_weights": rising}],
     ),
     "exponential_logarithmic_loss": compound(
         SIGMOID_IDS,

@@ -54,12 +54,13 @@ INPUTS = {
     "soft labels": Maps(PLANE, 3, "soft", True, (1, 2)),
 }
 FEW = ("masked images", "soft labels")  # of further arguments
-# Small enough to be run without jit, a hundred times.
+# Small enough to be run without jit, a hundred times; of few shapes, as each operation is compiled
+# for each of them.
 SMALL = {
     "images": Maps((2, 4, 3), 3, "ids", True, (1, 2)),
-    "one class": Maps((2, 4, 5), 1, "ids", False, None),
-    "soft labels": Maps((1, 3, 4), 2, "soft", False, None),
-    "one class, soft labels": Maps((1, 3, 4), 1, "soft", False, None),
+    "soft labels": Maps((2, 4, 3), 3, "soft", False, (1, 2)),
+    "one class": Maps((2, 4, 3), 1, "ids", False, None),
+    "one class, soft labels": Maps((2, 4, 3), 1, "soft", False, None),
 }
 
 
