@@ -21,16 +21,14 @@ from jaxseg._counts import (
     confusion_matrix,
     counts,
     counts_from_confusion,
-    soft_counts,
 )
 from jaxseg._distance import distance_transform, signed_distance
 from jaxseg._labels import check_labels, predict_labels
+from jaxseg._lovasz_losses import lovasz_hinge_loss, lovasz_softmax_loss
 from jaxseg._moments import Moments, mean, moments, std
 from jaxseg._pixel_losses import (
     border_weights,
     cross_entropy_loss,
-    lovasz_hinge_loss,
-    lovasz_softmax_loss,
     nacl_loss,
     ohem_loss,
     softmax_focal_loss,
@@ -91,6 +89,7 @@ from jaxseg._topology_losses import (
 )
 
 __version__ = "0.1.0"
+from jaxseg._soft_counts import soft_counts
 
 __all__ = [
     # statistics

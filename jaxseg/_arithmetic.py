@@ -1,4 +1,4 @@
-"""Arithmetic of statistics: sums of two, leaf by leaf, and multiples.
+"""Addition and multiplication of statistics, leaf by leaf.
 
 Statistics are NamedTuples. As plain tuples they would be concatenated by ``+`` and repeated by
 ``*``; NumPy and JAX leave both to the methods of a statistic, which call the functions here.
@@ -16,11 +16,12 @@ from jax import Array
 from jaxseg import _checks
 from jaxseg._running import Running
 
-Statistic = TypeVar("Statistic", bound=tuple[Any, ...])
+Leaf = Array | Any  # JAX's as a rule; NumPy's and numbers are left unchecked
+Sums = TypeVar("Sums", bound=tuple[Leaf, ...])  # ``Counts`` or ``Moments``
 
 
-def add(statistic: Statistic, other: Any) -> Statistic:
-    """The sum, leaf by leaf; the integer 0, with which Python's ``sum`` starts, changes nothing."""
+def add(statistic: Sums, other: object) -> Sums:
+    """Add leaf by leaf; the integer 0, with which Python's ``sum`` starts, changes nothing."""
     if isinstance(other, Running):
         return NotImplemented  # a Running adds statistics itself
     if type(other) is int and other == 0:
@@ -30,21 +31,21 @@ def add(statistic: Statistic, other: Any) -> Statistic:
         raise TypeError(
             f"{name} can be added to {name} and to a Running of {name}, got {_checks.kind(other)}."
         )
-    return type(statistic)(*(_plus(name, a, b) for a, b in zip(statistic, other, strict=True)))
+    return type(statistic)(*(_add_leaf(name, a, b) for a, b in zip(statistic, other, strict=True)))
 
 
-def multiply(statistic: Statistic, factor: Any) -> Statistic:
-    """Each leaf times a number, or an array that broadcasts to the leaf's shape."""
+def multiply(statistic: Sums, factor: object) -> Sums:
+    """Multiply each leaf by a number, or by an array that broadcasts to the leaf's shape."""
     name = type(statistic).__name__
     if not _checks.is_real(factor):
         raise TypeError(
             f"{name} can be multiplied by a number or an array of numbers, "
             f"got {_checks.kind(factor)}."
         )
-    return type(statistic)(*(_times(name, leaf, factor) for leaf in statistic))
+    return type(statistic)(*(_multiply_leaf(name, leaf, factor) for leaf in statistic))
 
 
-def _plus(name: str, a: Any, b: Any) -> Any:
+def _add_leaf(name: str, a: Leaf, b: Leaf) -> Leaf:
     if jnp.shape(a) == jnp.shape(b):
         if all(isinstance(x, jax.core.Tracer) or not _is_wide(x) for x in (a, b)):
             return a + b
@@ -60,16 +61,15 @@ def _plus(name: str, a: Any, b: Any) -> Any:
     )
 
 
-def _times(name: str, leaf: Any, factor: Any) -> Any:
+def _multiply_leaf(name: str, leaf: Leaf, factor: Leaf) -> Leaf:
     shape, given = jnp.shape(leaf), jnp.shape(factor)
-    if len(given) > len(shape) or any(
-        a not in (1, b) for a, b in zip(given[::-1], shape[::-1], strict=False)
-    ):
+    fits = [n in (1, m) for n, m in zip(given[::-1], shape[::-1])]
+    if len(given) > len(shape) or not all(fits):
         raise ValueError(
             f"A factor of {name} must broadcast to the leaves' shape {shape}, got shape {given}."
         )
     if isinstance(factor, np.generic):
-        factor = factor.item()  # as weak a type as a Python number
+        factor = factor.item()  # a Python number, whose type is weak
     if not isinstance(leaf, Array) and not isinstance(factor, jax.core.Tracer):
         return leaf * (np.asarray(factor) if isinstance(factor, Array) else factor)
     leaf, factor = _narrow(leaf), _narrow(factor)
@@ -82,21 +82,19 @@ def _times(name: str, leaf: Any, factor: Any) -> Any:
     return leaf.astype(dtype) * jnp.broadcast_to(jnp.asarray(factor, dtype), shape)
 
 
-def _is_float(x: Any) -> bool:
-    return isinstance(x, float) or (
-        not isinstance(x, int) and jnp.issubdtype(x.dtype, jnp.floating)
-    )
+def _is_float(x: Leaf) -> bool:
+    return isinstance(x, float) or jnp.issubdtype(getattr(x, "dtype", int), jnp.floating)
 
 
-def _is_wide(x: Any) -> bool:
-    """Whether it is NumPy's, of more bits than JAX holds."""
+def _is_wide(x: Leaf) -> bool:
+    """Whether ``x`` is NumPy's, with more bits than JAX holds."""
     return isinstance(x, np.ndarray | np.generic) and (
         jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype
     )
 
 
-def _narrow(x: Any) -> Any:
-    """JAX's array of a NumPy one, whose integers must not wrap; anything else as it is."""
+def _narrow(x: Leaf) -> Leaf:
+    """Turn a NumPy array, whose integers must not wrap, into JAX's; return anything else as is."""
     if not isinstance(x, np.ndarray | np.generic):
         return x
     narrow = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))

@@ -10,8 +10,8 @@ These losses see little of a class's size, and are used beside a region loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,24 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._checks import Axis, AxisName
-from jaxseg._counts import activate, counts, masks_of, truth_of, valid_logits
-from jaxseg._distance import Spacing, distances_to, shift, spacing_of_axes, spatial_axes_of
+from jaxseg._counts import counts
+from jaxseg._distance import (
+    Spacing,
+    Spacings,
+    distances_to,
+    shift,
+    spacing_of_axes,
+    spatial_axes_of,
+)
+from jaxseg._labels import masked
 from jaxseg._numerics import safe_divide, sum_in_turn
-from jaxseg._region_losses import pools_batch, region_sums, squared_counts
-from jaxseg._sharding import psum_each
+from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixels import Pixels, as_pixels
+from jaxseg._soft_counts import squared_counts_of
+
+__all__ = ["boundary_dou_loss", "boundary_loss", "hausdorff_dt_loss", "hausdorff_erosion_loss"]
+
+T = TypeVar("T")
 
 
 def boundary_loss(
@@ -89,20 +102,19 @@ def boundary_loss(
       The authors' and MONAI's distances are greater by 1 inside. In MONAI an empty target costs
       nothing, whatever is predicted.
     """
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
     if distances is None:
-        phi = _distance_maps(
-            "signed", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
-        )
+        phi = _distance_maps("signed", pixels.masks(), spacing, space)
     else:
         phi = _checks.as_array(distances)
-        if not (jnp.issubdtype(phi.dtype, jnp.floating) or jnp.issubdtype(phi.dtype, jnp.integer)):
+        if not _checks.is_real(phi):
             raise TypeError(f"distances must be floating point, got {phi.dtype}.")
-        if phi.shape != maps.logits.shape:
+        if phi.shape != pixels.scores.shape:
             raise ValueError(
-                f"distances must have the shape of logits {maps.logits.shape}, got {phi.shape}."
+                f"distances must have the shape of logits {pixels.scores.shape}, got {phi.shape}."
             )
-    return _mean(_distance_terms, phi, maps, activation, axis_name)
+    return _mean(pixels, pixel_sums(_distance_of, pixels, maps=(phi,)))
 
 
 def hausdorff_dt_loss(
@@ -156,15 +168,14 @@ def hausdorff_dt_loss(
       either, false positives cost nothing.
     """
     alpha, log = _checks.check_scalar("alpha", alpha), _checks.check_static_bool("log", log)
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    predicted = lax.stop_gradient(class_probs(maps, activation)) > 0.5
-    distances = (
-        _distance_maps(
-            "of truth", masks_of(maps.labels, maps.where, maps.logits), spacing, maps.space
-        ),
-        _distance_maps("of prediction", predicted, spacing, maps.space),
-    )
-    loss = _mean(_squared_terms, (distances, alpha), maps, activation, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    predicted = lax.stop_gradient(pixels.probs()) > 0.5
+    weights = [
+        _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
+        for kind, masks in (("of truth", pixels.masks()), ("of prediction", predicted))
+    ]
+    loss = _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
     return jnp.log1p(loss) if log else loss
 
 
@@ -216,9 +227,12 @@ def hausdorff_erosion_loss(
     """
     alpha = _checks.check_scalar("alpha", alpha)
     erosions = _checks.check_static_integer("erosions", erosions, 1, 2**31)
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    terms = _erosion_terms(maps.space, erosions)
-    return _mean(terms, alpha, maps, activation, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    sums = _erosion_sums(
+        pixels.scores, pixels.labels, pixels.where, alpha, pixels.axes, activation, space, erosions
+    )
+    return _mean(pixels, pixels.over_devices(sums))
 
 
 def boundary_dou_loss(
@@ -268,21 +282,10 @@ def boundary_dou_loss(
       The authors add smooth to numerator and denominator of the difference over union instead: then
       a perfect prediction costs something, and an absent class's false positives cost nothing.
     """
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    shape = maps.logits.shape[:-1]
-    valid = jnp.ones(shape, bool) if maps.where is None else maps.where
-    if maps.labels.ndim < maps.logits.ndim:
-        classes = maps.logits.shape[-1]
-        ids = maps.labels == 1 if classes == 1 else maps.labels
-        edge = valid & _edges(ids, valid, maps.space)
-        count = partial(counts, ids, ids, num_classes=classes, axis=maps.axes)
-        edges, sizes = count(where=edge).tp, count(where=valid).tp
-    else:
-        masks = masks_of(maps.labels, maps.where, maps.logits)
-        edge = masks & _edges(masks, valid[..., None], maps.space)
-        edges, sizes = (x.sum(maps.axes, dtype=jnp.int32) for x in (edge, masks))
-    edges, sizes = global_sum((edges, sizes), maps, axis_name)
-    c = region_sums(squared_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    edges, sizes = pixels.over_devices(_edges_and_sizes(pixels, space))
+    c = pixel_sums(squared_counts_of, pixels)
     smooth, eps = _checks.check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
     edge_share = safe_divide(
         edges.astype(c.tp.dtype) + smooth, sizes.astype(c.tp.dtype) + smooth, 1
@@ -291,53 +294,11 @@ def boundary_dou_loss(
     return 1 - safe_divide(overlap + smooth, overlap + c.fp + c.fn + smooth + eps, 1)
 
 
-# ---------------------------------------------------------------------------------- maps
+# ---------------------------------------------------------------------------------- sums
 
 
-class Maps(NamedTuple):
-    """Checked arguments of a loss in which pixels see their neighbours."""
-
-    logits: Array
-    labels: Array
-    where: Array | None
-    axes: tuple[int, ...]  # of the label map, to sum over
-    space: tuple[int, ...]  # of the label map, that are space
-
-
-def check_maps(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    activation: str | None,
-    spatial_axes: Sequence[int] | None,
-    where: ArrayLike | None,
-    axis: Axis,
-) -> Maps:
-    name = "probs" if activation is None else "logits"
-    logits, labels, where, axes = _checks.check_soft(name, logits, labels, where, axis)
-    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
-    _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
-    return Maps(logits, labels, where, axes, spatial_axes_of(spatial_axes, logits.ndim - 1))
-
-
-def class_probs(maps: Maps, activation: str | None) -> Array:
-    """Probabilities ``[..., C]``, 0 where masked."""
-    p = activate(valid_logits(maps.logits, maps.where, -1), activation)
-    return p if maps.where is None else jnp.where(maps.where[..., None], p, 0)
-
-
-def class_truth(maps: Maps, dtype: Any) -> Array:
-    """The truth ``[..., C]`` in floats, 0 where masked."""
-    return truth_of(maps.labels, maps.where, maps.logits, -1).astype(dtype)
-
-
-def global_sum(sums: Any, maps: Maps, axis_name: AxisName) -> Any:
-    """Sums over devices too, where these share the images that are summed."""
-    shared = axis_name is not None and pools_batch(maps.axes, maps.logits.ndim - 1)
-    return psum_each(sums, axis_name) if shared else sums
-
-
-def class_by_class(function: Callable[..., Array], *arrays: Array) -> Any:
-    """``function`` of each class of ``[..., C]`` in turn: what takes many arrays takes few of all.
+def class_by_class(function: Callable[..., T], *arrays: Array) -> T:
+    """Apply ``function`` to one class at a time, so that its temporaries are those of one class.
 
     For the backward pass nothing but the arrays is kept.
     """
@@ -346,54 +307,35 @@ def class_by_class(function: Callable[..., Array], *arrays: Array) -> Any:
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results)
 
 
-def _mean(
-    terms: Callable[..., Array],
-    constants: Any,
-    maps: Maps,
-    activation: str | None,
-    axis_name: AxisName,
-) -> Array:
-    """Mean of ``terms(p, g, where, constants)`` over valid pixels, per class."""
-    value = _sum(terms, lax.stop_gradient(constants), *maps[:4], activation)
-    valid = jnp.ones(maps.logits.shape[:-1], bool) if maps.where is None else maps.where
-    pixels = valid.sum(maps.axes, dtype=jnp.int32)[..., None].astype(value.dtype)
-    value, pixels = global_sum((value, pixels), maps, axis_name)
-    return safe_divide(value, pixels, 0)
+def _mean(pixels: Pixels, sums: Array) -> Array:
+    """Mean over the valid pixels, per class."""
+    return safe_divide(sums, pixels.count()[..., None].astype(sums.dtype), 0)
 
 
-@partial(jax.jit, static_argnums=(0, 5, 6))
-def _sum(
-    terms: Callable[..., Array],
-    constants: Any,
-    logits: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-    activation: str | None,
-) -> Array:
-    @jax.checkpoint  # the backward pass starts from the logits again
-    def total(logits: Array) -> Array:
-        maps = Maps(logits, labels, where, axes, ())
-        p = class_probs(maps, activation)
-        values = terms(p, class_truth(maps, p.dtype), where, constants)
-        values = values if where is None else jnp.where(where[..., None], values, 0)
-        return sum_in_turn(values, axes)
-
-    return total(logits)
+def _distance_of(x: Pixel, distances: Array) -> Array:
+    return x.p * distances
 
 
-# ---------------------------------------------------------------------------------- terms
+def _squared_error_of(x: Pixel, weights: Array) -> Array:
+    return (x.p - x.g) ** 2 * weights
 
 
-def _distance_terms(p: Array, g: Array, where: Any, distances: Array) -> Array:
-    return p * distances.astype(p.dtype)
+def _edges_and_sizes(pixels: Pixels, space: tuple[int, ...]) -> tuple[Array, Array]:
+    """How many pixels of each class are at its edge, and how many it has."""
+    labels, valid = _checks.clean_bools(pixels.labels), pixels.valid()
+    if labels.ndim < pixels.scores.ndim:
+        classes = pixels.scores.shape[-1]
+        ids = labels == 1 if classes == 1 else labels
+        edge = valid & _edges(ids, valid, space)
+        count = partial(counts, ids, ids, num_classes=classes, axis=pixels.axes)
+        return count(where=edge).tp, count(where=valid).tp
+    masks = pixels.masks()
+    edge = masks & _edges(masks, valid[..., None], space)
+    edges, sizes = (x.sum(pixels.axes, dtype=jnp.int32) for x in (edge, masks))
+    return edges, sizes
 
 
-def _squared_terms(p: Array, g: Array, where: Any, constants: Any) -> Array:
-    distances, alpha = constants
-    power = alpha.astype(p.dtype)
-    weights = (d.astype(p.dtype) ** power for d in distances)
-    return (p - g) ** 2 * sum(weights, jnp.zeros_like(p))
+# ---------------------------------------------------------------------------------- erosions
 
 
 def _extreme(x: Array, value: Array, axes: tuple[int, ...]) -> Array:
@@ -409,31 +351,47 @@ def _extreme(x: Array, value: Array, axes: tuple[int, ...]) -> Array:
     return value + (mean - lax.stop_gradient(mean))
 
 
-@cache  # the same function each time, so that it is compiled once
-def _erosion_terms(space: tuple[int, ...], erosions: int) -> Callable[..., Array]:
-    def erode(bound: Array, where: Array | None) -> Array:
-        beside = [shift(bound, step, axis, 0) for axis in space for step in (1, -1)]
-        soft = jnp.maximum(sum(beside, bound) / (2 * len(space) + 1) - 0.5, 0)
-        least, most = (
-            _extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max)
-        )
-        flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
-        rescaled = jnp.where(flat, soft, (soft - least) / jnp.where(flat, 1, most - least))
-        return rescaled if where is None else jnp.where(where, rescaled, 0)
+def _erode(bound: Array, where: Array | None, space: tuple[int, ...]) -> Array:
+    """A soft erosion of errors, rescaled to [0, 1]."""
+    beside = [shift(bound, step, axis, 0) for axis in space for step in (1, -1)]
+    soft = jnp.maximum(sum(beside, bound) / (2 * len(space) + 1) - 0.5, 0)
+    least, most = (_extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max))
+    flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
+    rescaled = jnp.where(flat, soft, (soft - least) / jnp.where(flat, 1, most - least))
+    return rescaled if where is None else jnp.where(where, rescaled, 0)
 
-    def terms(p: Array, g: Array, where: Array | None, alpha: Array) -> Array:
-        def of_class(p: Array, g: Array) -> Array:
-            @jax.checkpoint  # keeps one array of each erosion
-            def step(state: tuple[Array, Array], k: Array) -> Any:
-                bound = erode(state[0], where)
-                return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
 
-            start = ((p - g) ** 2, jnp.zeros_like(p * g))
-            return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _erosion_sums(
+    scores: Array,
+    labels: Array,
+    where: Array | None,
+    alpha: Array,
+    axes: tuple[int, ...],
+    activation: str | None,
+    space: tuple[int, ...],
+    erosions: int,
+) -> Array:
+    """The sums of the eroded squared errors, each weighted by its number to the power alpha."""
+    pixels = Pixels(scores, labels, where, axes, activation, None)
+    where = None if where is None else pixels.valid()
 
-        return class_by_class(of_class, p, g)
+    def of_class(p: Array, g: Array) -> Array:
+        @jax.checkpoint  # keeps one array of each erosion
+        def step(state: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
+            bound = _erode(state[0], where, space)
+            return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
 
-    return terms
+        start = ((p - g) ** 2, jnp.zeros_like(p * g))
+        return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
+
+    @jax.checkpoint  # the backward pass starts from the logits again
+    def total(scores: Array) -> Array:
+        p = pixels._replace(scores=scores).probs()
+        values = masked(class_by_class(of_class, p, pixels.truth().astype(p.dtype)), where)
+        return sum_in_turn(values, axes)
+
+    return total(scores)
 
 
 # ---------------------------------------------------------------------------------- distances
@@ -451,7 +409,7 @@ def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, 
 
 @partial(jax.jit, static_argnames=("kind", "space"))
 def _of_classes(
-    masks: Array, spacings: Any, smallest: Array, *, kind: str, space: tuple[int, ...]
+    masks: Array, spacings: Spacings, smallest: Array, *, kind: str, space: tuple[int, ...]
 ) -> Array:
     def of_class(mask: Array) -> Array:
         to_mask, to_rest = (distances_to(m, space, spacings) for m in (mask, ~mask))

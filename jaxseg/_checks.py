@@ -1,8 +1,8 @@
 """Static checks of arguments, and their conversion to arrays.
 
-A check reads shapes, dtypes and what is known before a function is traced, such as numbers, so it
-raises the same message eagerly and under ``jit``. A wrong shape or value of an argument is a
-``ValueError``, a wrong dtype or type a ``TypeError``.
+A check reads shapes, dtypes and what is known before tracing, such as Python numbers, so it raises
+the same message eagerly and under ``jit``. A wrong shape or value is a ``ValueError``, a wrong
+dtype or type a ``TypeError``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 Axis = int | Sequence[int] | None
-AxisName = str | tuple[str, ...] | None  # of mesh axes
-ArrayOrNone = TypeVar("ArrayOrNone", bound=Array | None)
+AxisName = str | tuple[str, ...] | None  # one or more mesh axes
+Nested = ArrayLike | Sequence[object]  # an array, a number, or nested lists of numbers
+Real = Array | np.ndarray | np.number | float  # what ``is_real`` accepts
+Labels = TypeVar("Labels", Array, np.ndarray)
+ArrayOrNone = TypeVar("ArrayOrNone", Array, Array | None)
 
 
 def check_soft(
@@ -28,8 +31,8 @@ def check_soft(
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
 
-    Returns the four as arrays and a sorted tuple; labels are ids ``[...]`` or dense ``[..., C]``.
-    Bools are yet to be cleaned: ``blocked_sum`` does it block by block.
+    Returns three arrays and a sorted tuple of axes; labels are ids ``[...]`` or dense ``[..., C]``.
+    Bools are not cleaned here: the sums over pixels do it block by block.
     """
     scores = check_scores(name, scores)
     labels = check_label_format(name, scores.shape, as_raw_array(labels))
@@ -51,10 +54,10 @@ def check_scores(name: str, scores: ArrayLike) -> Array:
     return scores
 
 
-def check_label_format(name: str, shape: tuple[int, ...], labels: Array) -> Array:
+def check_label_format(name: str, shape: tuple[int, ...], labels: Labels) -> Labels:
     """Check labels against scores ``[..., C]`` of ``shape``: ids ``[...]`` or dense ``[..., C]``.
 
-    The one place where the two formats are told apart, by number of axes and dtype alone.
+    Only here are the two formats told apart: by the number of axes and the dtype alone.
     """
     rule = (
         f"labels must be integer or bool ids of shape {shape[:-1]}, "
@@ -65,7 +68,7 @@ def check_label_format(name: str, shape: tuple[int, ...], labels: Array) -> Arra
         raise TypeError(f"{rule}; got dtype {labels.dtype}.")
     if labels.shape == shape:
         if integer and shape[-1] == 1:
-            return labels[..., 0]  # a mask with its class axis kept: 1 is the class, as for ids
+            return labels[..., 0]  # a mask that kept its class axis: 1 is the class, as for ids
         if integer:
             raise ValueError(
                 f"{rule}; got integers of the shape of {name}. "
@@ -86,27 +89,22 @@ def check_hard(
 ) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
     """Check predictions against labels of one shape: ids ``[...]``, or bool masks ``[..., C]``."""
     predictions, labels = as_raw_array(predictions), as_raw_array(labels)
-    logits = predictions.ndim == labels.ndim + 1  # perhaps
-    for name, x in (("predictions", predictions), ("labels", labels)):
+    may_be_logits = predictions.ndim == labels.ndim + 1
+    named = (("predictions", predictions), ("labels", labels))
+    for name, x in named:
         if dense and x.dtype != bool:
             raise (TypeError if jnp.issubdtype(x.dtype, jnp.floating) else ValueError)(
                 f"{name} without num_classes must be bool masks [..., C], got {x.dtype}; "
-                f"give num_classes= for integer ids. {_mend(name, x, logits, dense)}"
+                f"give num_classes= for integer ids. {_dtype_hint(name, x, may_be_logits, dense)}"
             )
         if not (x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)):
             raise TypeError(
                 f"{name} must be integer or bool ids, got {x.dtype}. "
-                f"{_mend(name, x, logits, dense)}"
+                f"{_dtype_hint(name, x, may_be_logits, dense)}"
             )
     if predictions.shape != labels.shape:
-        hints = [
-            f" Drop the last axis: {name}[..., 0]."
-            for name, x, other in (
-                ("predictions", predictions, labels),
-                ("labels", labels, predictions),
-            )
-            if x.shape == (*other.shape, 1)
-        ]
+        shapes = [(*x.shape, 1) for _, x in named]
+        hints = [f" Drop the last axis: {name}[..., 0]." for name, x in named if x.shape in shapes]
         raise ValueError(
             "predictions and labels must have the same shape, "
             f"got {predictions.shape} and {labels.shape}.{''.join(hints)}"
@@ -123,9 +121,9 @@ def check_hard(
     return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
 
 
-def _mend(name: str, x: Array, logits: bool, dense: bool) -> str:
-    """How to make ids or masks of ``predictions`` or ``labels`` of another dtype."""
-    if name == "predictions" and logits:
+def _dtype_hint(name: str, x: Array, may_be_logits: bool, dense: bool) -> str:
+    """How to turn ``predictions`` or ``labels`` of another dtype into ids or masks."""
+    if name == "predictions" and may_be_logits:
         return "predict_labels makes either of logits."
     if name == "predictions" and jnp.issubdtype(x.dtype, jnp.floating):
         cast = "Cast masks to bool" if dense else "Cast ids to an integer dtype"
@@ -136,10 +134,10 @@ def _mend(name: str, x: Array, logits: bool, dense: bool) -> str:
     return "Cast masks to bool." if dense else "Cast the ids to an integer dtype."
 
 
-def check_matrix(matrix: ArrayLike) -> Any:
+def check_matrix(matrix: ArrayLike) -> Array | np.ndarray:
     """Check a confusion matrix ``[..., C, C]`` of integers or floats.
 
-    NumPy's 64-bit integers are left as they are: ``jnp.asarray`` would cut them to int32.
+    NumPy's 64-bit integers stay in NumPy: ``jnp.asarray`` would cut them to int32.
     """
     if hasattr(matrix, "_fields"):  # a NamedTuple: four leaves could pass as rows
         name = type(matrix).__name__
@@ -149,20 +147,18 @@ def check_matrix(matrix: ArrayLike) -> Any:
             "Running": " jaxseg.total(running) is the sum that a Running holds.",
         }.get(name, "")
         raise TypeError(f"This takes a confusion matrix [..., C, C], got {name}.{hint}")
-    matrix = _as_native(matrix)
-    if not (isinstance(matrix, np.ndarray) and matrix.dtype in (np.int64, np.uint64)):
-        matrix = jnp.asarray(matrix)
-    if not (
-        jnp.issubdtype(matrix.dtype, jnp.integer) or jnp.issubdtype(matrix.dtype, jnp.floating)
-    ):
-        raise TypeError(f"A confusion matrix must be integer or floating, got {matrix.dtype}.")
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.size == 0:
-        raise ValueError(f"A confusion matrix must have shape [..., C, C], got {matrix.shape}.")
-    return matrix
+    native = _as_native(matrix)
+    wide = isinstance(native, np.ndarray) and native.dtype in (np.int64, np.uint64)
+    array = np.asarray(native) if wide else jnp.asarray(native)
+    if not is_real(array):
+        raise TypeError(f"A confusion matrix must be integer or floating, got {array.dtype}.")
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or array.size == 0:
+        raise ValueError(f"A confusion matrix must have shape [..., C, C], got {array.shape}.")
+    return array
 
 
 def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
-    """Check that ``where`` is a bool mask of the label map's ``shape``; it is yet to be cleaned."""
+    """Check that ``where`` is a bool mask of the label map's ``shape``; it is not cleaned here."""
     if where is None:
         return None
     where = as_raw_array(where)
@@ -191,7 +187,7 @@ def check_activation(
 def check_linear(
     features: Array, kernel: ArrayLike, bias: ArrayLike | None
 ) -> tuple[Array, Array | None]:
-    """Check a 1x1 convolution of features ``[..., F]``; its kernel comes back as ``[F, C]``."""
+    """Check a 1x1 convolution of features ``[..., F]``; return its kernel as ``[F, C]``."""
     kernel = as_array(kernel)
     bias = None if bias is None else as_array(bias)
     for name, x in (("kernel", kernel), ("bias", bias)):
@@ -225,7 +221,7 @@ def check_num_classes(num_classes: int) -> int:
 
 
 def check_static_integer(name: str, value: int, least: int, below: float = math.inf) -> int:
-    """Check an integer that shapes or loops depend on: no array of a trace can be one."""
+    """Check an integer that shapes or loops depend on, so that it cannot be traced."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an integer, got {value}.")
     try:
@@ -242,7 +238,7 @@ def check_static_integer(name: str, value: int, least: int, below: float = math.
 
 
 def check_static_bool(name: str, value: bool) -> bool:
-    """Check a switch that changes the program: no array of a trace can be one."""
+    """Check a switch that changes the program, so that it cannot be traced."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(
             f"{name} must be True or False, got {kind(value)}; "
@@ -252,27 +248,28 @@ def check_static_bool(name: str, value: bool) -> bool:
 
 
 def check_scalar(
-    name: str, x: ArrayLike, rule: str = "", obeys: Callable[[float], bool] | None = None
+    name: str, x: object, rule: str = "", obeys: Callable[[float], bool] | None = None
 ) -> Array:
-    """Check a real number, or an array of shape (); a value that is known before tracing too."""
-    x = check_real(name, x)
-    if isinstance(x, int | float) and obeys is not None and not obeys(x):
-        raise ValueError(f"{name} must be {rule}, got {x}.")
-    array = jnp.asarray(float(x) if isinstance(x, int) else x)  # an integer may be beyond int32
+    """Check a real number, or an array of shape (); a value known before tracing obeys the rule."""
+    number = check_real(name, x)
+    if isinstance(number, int | float) and obeys is not None and not obeys(number):
+        raise ValueError(f"{name} must be {rule}, got {number}.")
+    # An integer may be beyond int32.
+    array = jnp.asarray(float(number) if isinstance(number, int) else number)
     if array.ndim > 0:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}.")
     return at_least_float32(array)
 
 
-def check_broadcast(name: str, x: ArrayLike, shape: tuple[int, ...]) -> Any:
+def check_broadcast(name: str, x: object, shape: tuple[int, ...]) -> Array | float:
     """Check a real number, or an array of them that broadcasts to ``shape``.
 
-    An array comes back with all axes of ``shape``, a number as it is.
+    An array is returned with as many axes as ``shape``, a number as it is.
     """
-    x = check_real(name, x)
-    if isinstance(x, int | float):
-        return x
-    array = as_array(x)
+    number = check_real(name, x)
+    if isinstance(number, int | float):
+        return number
+    array = as_array(number)
     fits = [n in (1, m) for n, m in zip(array.shape[::-1], shape[::-1])]
     if array.ndim > len(shape) or not all(fits):
         raise ValueError(
@@ -282,53 +279,56 @@ def check_broadcast(name: str, x: ArrayLike, shape: tuple[int, ...]) -> Any:
     return at_least_float32(array.reshape((1,) * (len(shape) - array.ndim) + array.shape))
 
 
-def check_broadcasts(shape: tuple[int, ...], **numbers: ArrayLike) -> list[Any]:
-    """``check_broadcast`` of several arguments by their names."""
+def check_broadcasts(shape: tuple[int, ...], **numbers: ArrayLike) -> list[Array | float]:
+    """``check_broadcast`` for several arguments, each given by its name."""
     return [check_broadcast(name, x, shape) for name, x in numbers.items()]
 
 
 def check_smoothing(label_smoothing: ArrayLike) -> Array | None:
-    """Check the share of a label that is spread; None for a plain 0, so that nothing is spread."""
-    share = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)
-    return share if isinstance(label_smoothing, Array) or label_smoothing != 0 else None
+    """Check the part of a label that is spread over the classes; None for a plain 0."""
+    smoothing = check_scalar("label_smoothing", label_smoothing, "in [0, 1]", lambda x: 0 <= x <= 1)
+    return smoothing if isinstance(label_smoothing, Array) or label_smoothing != 0 else None
 
 
 def check_class_weights(
     name: str, weights: ArrayLike | Sequence[float] | None, num_classes: int
 ) -> Array | None:
-    """Check weights ``[C]`` of the classes; integers and bools become float32."""
+    """Check weights ``[C]``, one per class; integers and bools become float32."""
     if weights is None:
         return None
-    known = _as_native(weights)  # a NumPy array, if the values are known, eagerly and under jit
-    numbers = isinstance(known, np.ndarray) and known.dtype.kind in "iuf"
-    if numbers and not (np.isfinite(known) & (known >= 0)).all():
+    known = _as_native(weights)  # a NumPy array if the values are known, eagerly and under jit
+    if (
+        isinstance(known, np.ndarray)
+        and known.dtype.kind in "iuf"
+        and not (np.isfinite(known) & (known >= 0)).all()
+    ):
         raise ValueError(f"{name} must be finite and 0 or more, got {known}.")
-    weights = as_array(weights)
-    if jnp.issubdtype(weights.dtype, jnp.complexfloating):
-        raise TypeError(f"{name} must be real, got {weights.dtype}.")
-    if weights.shape != (num_classes,):
+    array = as_array(weights)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, got {array.dtype}.")
+    if array.shape != (num_classes,):
         raise ValueError(
-            f"{name} must have shape ({num_classes},), one per class; got {weights.shape}."
+            f"{name} must have shape ({num_classes},), one per class; got {array.shape}."
         )
-    return at_least_float32(weights)
+    return at_least_float32(array)
 
 
-def check_real(name: str, x: Any) -> Any:
-    """Check a real number, or an array of them; NumPy's numbers become Python's."""
+def check_real(name: str, x: object) -> Real:
+    """Check a real number, or an array of them; NumPy's scalars become Python's numbers."""
     if not is_real(x):
         raise TypeError(f"{name} must be a real number, got {kind(x)}.")
     return x.item() if isinstance(x, np.ndarray | np.generic) and x.ndim == 0 else x
 
 
-def is_real(x: Any) -> bool:
+def is_real(x: object) -> TypeGuard[Real]:
     """Whether ``x`` is a real number or an array of them; a bool is not a number."""
     if isinstance(x, Array | np.ndarray | np.generic):
         return bool(jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating))
     return isinstance(x, int | float) and not isinstance(x, bool)
 
 
-def kind(x: Any) -> str:
-    """What ``x`` is, for a message: the same of an array and of its tracer."""
+def kind(x: object) -> str:
+    """What ``x`` is, for a message: the same for an array and for its tracer."""
     if isinstance(x, Array | np.ndarray | np.generic):
         return f"an array of shape {x.shape} and dtype {x.dtype}"
     if x is None or isinstance(x, bool | str | int | float | complex):
@@ -337,7 +337,7 @@ def kind(x: Any) -> str:
 
 
 def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, ...]:
-    """Axes of the label map as a sorted tuple of non-negative integers; ``None`` is all of them."""
+    """The axes as a sorted tuple of non-negative integers; None is all ``ndim`` of them."""
     if axis is None:
         return tuple(range(ndim))
     try:
@@ -358,39 +358,39 @@ def normalize_axis(axis: Axis, ndim: int, of: str | None = None) -> tuple[int, .
     return axes
 
 
-def as_array(x: ArrayLike | Sequence[Any]) -> Array:
-    """``jnp.asarray`` for arrays that users give: native byte order, clean bools, no id wrapped."""
+def as_array(x: Nested) -> Array:
+    """``jnp.asarray`` for what users give: native byte order, clean bools, no id that wraps."""
     return clean_bools(as_raw_array(x))
 
 
-def as_raw_array(x: ArrayLike | Sequence[Any]) -> Array:
-    """``as_array``, in which bools that are JAX arrays already are yet to be cleaned.
+def as_raw_array(x: Nested) -> Array:
+    """``as_array`` without the cleaning of JAX's bools, which the sums do block by block.
 
     NumPy's 64-bit ids that int32 cannot hold stay outside [0, C), where ``jnp.asarray`` alone would
     wrap 2**32 to class 0.
     """
-    x = _as_native(x)
-    if isinstance(x, np.ndarray) and x.dtype in (np.int64, np.uint64):
-        dtype = jax.dtypes.canonicalize_dtype(x.dtype)  # itself where 64 bits are enabled
-        if dtype != x.dtype:
-            x = np.clip(x, max(-1, np.iinfo(x.dtype).min), 2**31 - 1).astype(dtype)
-    return jnp.asarray(x)
+    native = _as_native(x)
+    if isinstance(native, np.ndarray) and native.dtype in (np.int64, np.uint64):
+        dtype = jax.dtypes.canonicalize_dtype(native.dtype)  # the same if 64 bits are enabled
+        if dtype != native.dtype:
+            native = np.clip(native, max(-1, np.iinfo(native.dtype).min), 2**31 - 1).astype(dtype)
+    return jnp.asarray(native)
 
 
-def _as_native(x: Any) -> Any:
-    """Lists and numbers become NumPy arrays, and these get native bytes and clean bools."""
+def _as_native(x: object) -> object:
+    """Turn lists and numbers into NumPy arrays, and give those native bytes and clean bools."""
     if not isinstance(x, np.ndarray | np.generic | list | tuple | bool | int | float | complex):
         return x
     if any(isinstance(leaf, Array) for leaf in jax.tree.leaves(x)):
         return x
-    x = np.asarray(x)
-    if x.dtype == bool:
-        return x.view(np.uint8) != 0
-    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+    array = np.asarray(x)
+    if array.dtype == bool:
+        return array.view(np.uint8) != 0
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
-    """Bools whose bytes are 0 and 1; any other array, or None, as it is.
+    """Make the bytes of bools 0 or 1; return any other array, or None, as it is.
 
     NumPy reads a 1-bit image file as bools with bytes of 255. XLA takes these for True in some
     operations and for -1 in others, also once they are in a JAX array. A selection reads them
@@ -398,15 +398,15 @@ def clean_bools(x: ArrayOrNone) -> ArrayOrNone:
     """
     if x is None or x.dtype != bool:
         return x
-    clean: Any = jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
-    return clean
+    return jnp.where(x, jnp.uint8(1), jnp.uint8(0)) > 0
 
 
-def at_least_float32(x: Array) -> Array:
-    """Float64 stays; anything else becomes float32, in which half precision is summed."""
+def at_least_float32(x: ArrayLike) -> Array:
+    """Cast to float32, in which half precision is summed; float64 stays."""
+    x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _check_not_empty(name: str, x: Array | jax.ShapeDtypeStruct) -> None:
+def _check_not_empty(name: str, x: Array) -> None:
     if x.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {x.shape}.")

@@ -6,38 +6,36 @@ They return a scalar because their terms have different shapes, and they alone t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._blocks import blocked_sum
 from jaxseg._checks import Axis, AxisName
-from jaxseg._counts import (
-    Counts,
-    prob_counts,
-    soft_counts,
-    softmax_sums,
-    softmax_sums_of_block,
-    truth_of,
-    valid_logits,
-)
-from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_in_turn
-from jaxseg._pixel_losses import (
-    focal_terms,
-    log_probs,
-    top_k_loss,
-    two_classes,
-    weights_of_classes,
-)
+from jaxseg._counts import Counts
+from jaxseg._numerics import along_classes, safe_divide, safe_power
+from jaxseg._pixel_losses import check_per_class, focal, top_k_loss
+from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixels import Pixels, as_pixels, as_pixels_of_classes
 from jaxseg._region_losses import negative_log_dice
 from jaxseg._scores import dice, tversky
 from jaxseg._sharding import psum_each
+from jaxseg._soft_counts import counts_of
+
+__all__ = [
+    "bce_dice_loss",
+    "deep_supervision",
+    "dice_ce_loss",
+    "dice_focal_loss",
+    "dice_top_k_loss",
+    "exponential_logarithmic_loss",
+    "linear_dice_ce_loss",
+    "unified_focal_loss",
+]
 
 
 def bce_dice_loss(
@@ -91,11 +89,9 @@ def bce_dice_loss(
     Note:
       The Keras idiom ``0.5 * BCE - dice`` is this minus 1, with the same gradient.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    counts, bce, valid = blocked_sum(_bce_dice_sums, (logits, labels, where), axes=axes)
-    pixels = _global_mean(bce, valid, axis_name)
-    regions = _mean_dice_loss(counts, smooth, None, where, axes, axis_name)
-    return _weighted_sum(("bce_weight", bce_weight, pixels), ("dice_weight", dice_weight, regions))
+    pixels = as_pixels(logits, labels, "sigmoid", where, axis, axis_name)
+    sums = pixel_sums(_bce_dice_of, pixels)
+    return _compound(pixels, sums, _dice(smooth), dice_weight=dice_weight, bce_weight=bce_weight)
 
 
 def dice_ce_loss(
@@ -162,23 +158,14 @@ def dice_ce_loss(
       nnU-Net's value is this minus 1, its Dice being negative. The weighted cross-entropy is
       PyTorch's for ids; for dense labels PyTorch divides by the number of pixels.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    num_classes = logits.shape[-1]
-    _checks.check_activation("softmax", ("softmax",), num_classes)
-    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    ce_class_weights = _checks.check_class_weights(
-        "ce_class_weights", ce_class_weights, num_classes
-    )
+    pixels = as_pixels(logits, labels, "softmax", where, axis, axis_name)
+    classes = pixels.scores.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
     smoothing = _checks.check_smoothing(label_smoothing)
-    if labels.ndim < logits.ndim and smoothing is None:
-        counts, ce, valid = _weighted(*softmax_sums(logits, labels, where, axes), ce_class_weights)
-    else:
-        counts, ce, valid = blocked_sum(
-            _dice_ce_sums, (logits, labels, where), (ce_class_weights, smoothing), axes=axes
-        )
-    pixels = _global_mean(ce, valid, axis_name)
-    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
-    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
+    sums = pixel_sums(_dice_ce_of, pixels, weights, *_targets(smoothing, classes))
+    terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
+    return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
 
 def linear_dice_ce_loss(
@@ -238,23 +225,20 @@ def linear_dice_ce_loss(
     """
     features = _checks.check_scores("features", features)
     kernel, bias = _checks.check_linear(features, kernel, bias)
-    num_classes = kernel.shape[-1]
-    _checks.check_activation("softmax", ("softmax",), num_classes)
-    shape = (*features.shape[:-1], num_classes)
+    classes = kernel.shape[-1]
+    _checks.check_activation("softmax", ("softmax",), classes)
+    shape = (*features.shape[:-1], classes)
     labels = _checks.check_label_format("logits", shape, _checks.as_array(labels))
     where = _checks.check_where(where, shape[:-1])
     axes = _checks.normalize_axis(axis, len(shape) - 1)
-    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    ce_class_weights = _checks.check_class_weights(
-        "ce_class_weights", ce_class_weights, num_classes
-    )
-    constants = (kernel, bias, ce_class_weights, _checks.check_smoothing(label_smoothing))
-    counts, ce, valid = blocked_sum(
-        _linear_dice_ce_sums, (features, labels, where), constants, axes=axes
-    )
-    pixels = _global_mean(ce, valid, axis_name)
-    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
-    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
+    smoothing = _checks.check_smoothing(label_smoothing)
+    pixels = Pixels(features, labels, where, axes, "softmax", axis_name)
+    targets = _targets(smoothing, classes)
+    sums = pixel_sums(_dice_ce_of, pixels, weights, *targets, head=(kernel, bias))
+    terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
+    return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
 
 def dice_focal_loss(
@@ -311,19 +295,14 @@ def dice_focal_loss(
       In MONAI 1.6 the focal term of several classes is that of a sigmoid for each class, with
       ``softmax=True`` too, which acts on the Dice term alone. Its mean is over pixels and classes.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    num_classes = logits.shape[-1]
-    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    alpha = None if alpha is None else weights_of_classes("alpha", alpha, max(num_classes, 2))
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    classes = pixels.scores.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    alpha = None if alpha is None else check_per_class("alpha", alpha, max(classes, 2))
     gamma = _checks.check_scalar("gamma", gamma)
-    counts, focal, labelled = blocked_sum(
-        _dice_focal_sums, (logits, labels, where), (gamma, alpha), axes=axes
-    )
-    pixels = _global_mean(focal, labelled, axis_name)
-    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
-    return _weighted_sum(
-        ("dice_weight", dice_weight, regions), ("focal_weight", focal_weight, pixels)
-    )
+    sums = _of_given_classes(pixels, pixel_sums(_dice_focal_of, pixels, gamma, alpha))
+    terms = {"dice_weight": dice_weight, "focal_weight": focal_weight}
+    return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
 
 def dice_top_k_loss(
@@ -374,14 +353,13 @@ def dice_top_k_loss(
       F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
       image segmentation", Nature Methods 2021.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    num_classes = logits.shape[-1]
-    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
-    activation: Literal["softmax", "sigmoid"] = "sigmoid" if num_classes == 1 else "softmax"
-    counts = soft_counts(logits, labels, activation=activation, where=where, axis=axes)
-    pixels = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
-    regions = _mean_dice_loss(counts, smooth, class_weights, where, axes, axis_name)
-    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
+    activation = "softmax" if jnp.shape(logits)[-1:] != (1,) else "sigmoid"
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    classes = pixels.scores.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    regions = _region_mean(pixels, pixel_sums(counts_of, pixels), _dice(smooth), class_weights)
+    top = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
+    return _weighted_sum((regions, top), {"dice_weight": dice_weight, "ce_weight": ce_weight})
 
 
 def exponential_logarithmic_loss(
@@ -437,26 +415,22 @@ def exponential_logarithmic_loss(
       K. C. L. Wong et al., "3D segmentation with exponential logarithmic loss for highly unbalanced
       object sizes", 2018.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    num_classes = logits.shape[-1]
-    class_weights = _checks.check_class_weights("class_weights", class_weights, num_classes)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    classes = pixels.scores.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    weights = None
     if ce_class_weights is not None:
-        ce_class_weights = weights_of_classes(
-            "ce_class_weights", ce_class_weights, max(num_classes, 2)
-        )
+        weights = check_per_class("ce_class_weights", ce_class_weights, max(classes, 2))
     ce_gamma = _checks.check_scalar("ce_gamma", ce_gamma)
     dice_gamma = _checks.check_scalar("dice_gamma", dice_gamma)
-    counts, surprise, labelled = blocked_sum(
-        _exponential_sums, (logits, labels, where), (ce_gamma, ce_class_weights), axes=axes
-    )
-    pixels = _global_mean(surprise, labelled, axis_name)
 
     def region(counts: Counts) -> Array:
         loss = negative_log_dice(counts, smooth, 0.0)
         return safe_power(loss, dice_gamma.astype(loss.dtype))
 
-    regions = _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
-    return _weighted_sum(("dice_weight", dice_weight, regions), ("ce_weight", ce_weight, pixels))
+    sums = _of_given_classes(pixels, pixel_sums(_exponential_of, pixels, ce_gamma, weights))
+    terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
+    return _compound(pixels, sums, region, class_weights, **terms)
 
 
 def unified_focal_loss(
@@ -516,28 +490,23 @@ def unified_focal_loss(
     Note:
       MONAI has two classes, smooths with 1e-7, and averages the focal term over classes too.
     """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     weight = _checks.check_scalar("weight", weight)
     delta = _checks.check_scalar("delta", delta)
     gamma = _checks.check_scalar("gamma", gamma)
-    asymmetric = _checks.check_static_bool("asymmetric", asymmetric)
-    damping = jnp.where(
-        jnp.arange(max(logits.shape[-1], 2)) == 0, gamma, gamma * float(not asymmetric)
-    )
-    counts, focal, labelled = blocked_sum(
-        _unified_focal_sums, (logits, labels, where), (delta, damping), axes=axes
-    )
-    pixels = _global_mean(focal, labelled, axis_name)
-    stress = jnp.where(jnp.arange(counts.tp.shape[-1]) == 0, gamma * float(not asymmetric), gamma)
+    symmetric = float(not _checks.check_static_bool("asymmetric", asymmetric))
+    background = jnp.arange(max(pixels.scores.shape[-1], 2)) == 0
+    weights = jnp.where(background, 1 - delta, delta)
+    damping = jnp.where(background, gamma, gamma * symmetric)
+    stress = jnp.where(background, gamma * symmetric, gamma)
 
     def region(counts: Counts) -> Array:
         beta = delta.astype(counts.tp.dtype)
         index = tversky(counts, alpha=1 - beta, beta=beta, smooth=smooth, zero_division=1.0)
         return safe_power(1 - index, along_classes(1 - stress, index))
 
-    regions = _mean_region_loss(region, counts, None, where, axes, axis_name)
-    weight = weight.astype(regions.dtype)
-    return pixels * weight + regions * (1 - weight)
+    sums = pixel_sums(_dice_focal_of, pixels, damping, weights)
+    return _compound(pixels, sums, region, weight=1 - weight, focal_weight=weight)
 
 
 def deep_supervision(
@@ -617,138 +586,100 @@ def deep_supervision(
     return supervised
 
 
-def _bce_dice_sums(
-    arrays: Any, _: None, axes: tuple[int, ...], class_axis: int
+def _bce_dice_of(x: Pixel) -> tuple[Counts, Array, Array]:
+    """Soft counts, binary cross-entropy, and its weight."""
+    bce = -(x.g * x.log_p + (1 - x.g) * x.log_q)
+    return counts_of(x), bce, jnp.ones_like(x.p)
+
+
+def _dice_ce_of(
+    x: Pixel, weights: Array | None, share: Array | None, spread: Array | None
 ) -> tuple[Counts, Array, Array]:
-    """Soft counts, the sum of BCE, and how many pixels times classes it is of."""
-    logits, labels, where = arrays
-    x = valid_logits(logits, where, class_axis)
-    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    limit = float(np.finfo(x.dtype).max)  # a label of 0 times a logit of -inf would be NaN
-    bce = optax.sigmoid_binary_cross_entropy(jnp.clip(x, -limit, limit), truth)
-    valid = (
-        jnp.ones_like(x) if where is None else jnp.expand_dims(where, class_axis).astype(x.dtype)
-    )
-    counts = prob_counts(jax.nn.sigmoid(x), labels, where, axes, class_axis)
-    weights = jnp.broadcast_to(valid, x.shape)
-    return counts, sum_in_turn(valid * bce, axes), sum_in_turn(weights, axes)
+    """Soft counts, cross-entropy of smoothed labels, and its weight."""
+    target, weight = x.g, x.g
+    if share is not None and spread is not None:
+        target = share * x.g + spread * x.labels
+    if weights is not None:
+        target, weight = weights * target, weights * weight
+    return counts_of(x), -target * x.log_p, weight
 
 
-def _dice_ce_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
+def _dice_focal_of(x: Pixel, gamma: Array, alpha: Array | None) -> tuple[Counts, Array, Array]:
+    """Soft counts, the focal loss, and its weight."""
+    loss = x.g * focal(x.log_p, gamma)
+    return counts_of(x), loss if alpha is None else alpha * loss, x.g
+
+
+def _exponential_of(x: Pixel, gamma: Array, weights: Array | None) -> tuple[Counts, Array, Array]:
+    """Soft counts, ``u (-log p)^gamma``, and its weight."""
+    loss = x.g * safe_power(-x.log_p, gamma)
+    return counts_of(x), loss if weights is None else weights * loss, x.g
+
+
+def _targets(smoothing: Array | None, classes: int) -> tuple[Array | None, Array | None]:
+    """How much of a label its class keeps, and what each class gets of it."""
+    return (None, None) if smoothing is None else (1 - smoothing, smoothing / classes)
+
+
+def _of_given_classes(
+    pixels: Pixels, sums: tuple[Counts, Array, Array]
 ) -> tuple[Counts, Array, Array]:
-    """Soft counts, the weighted sum of the cross-entropy, and the sum of its weights."""
-    logits, labels, where = arrays
-    class_weights, label_smoothing = constants
-    x = valid_logits(logits, where, class_axis)
-    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    smoothed = truth
-    if label_smoothing is not None:
-        spread = truth.mean(class_axis, keepdims=True)  # no label, nothing to spread
-        smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
-    if class_weights is not None:
-        weights = along_classes(class_weights, x, class_axis)
-        smoothed, truth = weights * smoothed, weights * truth
-    ce = -(smoothed * log_probs(x, truth, class_axis)).sum(class_axis, keepdims=True)
-    counts = prob_counts(jax.nn.softmax(x, class_axis), labels, where, axes, class_axis)
-    return counts, sum_in_turn(ce, axes), sum_in_turn(truth, axes)
+    """The sums with counts of the given classes: of one logit, those of "it" alone."""
+    counts, *others = sums
+    counts = Counts(*(x[..., -pixels.scores.shape[-1] :] for x in counts))
+    return (counts, *others)
 
 
-def _linear_dice_ce_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
-) -> tuple[Counts, Array, Array]:
-    """``_dice_ce_sums`` of logits that exist for this block alone."""
-    features, labels, where = arrays
-    kernel, bias, class_weights, label_smoothing = constants
-    if class_axis != -1:  # turned for its few features, which says nothing of the classes
-        features = jnp.swapaxes(features, class_axis, -1)
-        axes = (features.ndim - 2,)
-        if labels.ndim == features.ndim:
-            labels = jnp.swapaxes(labels, class_axis, -1)
-    x = valid_logits(features, where, -1)  # the kernel's gradient sees the features too
-    logits = jnp.einsum("...f,fc->...c", x, kernel.astype(x.dtype))
-    if bias is not None:
-        logits += along_classes(bias, logits)
-    of_ids = labels.ndim < logits.ndim and label_smoothing is None
-    if of_ids and axes == (logits.ndim - 2,):
-        return _weighted(*softmax_sums_of_block(logits, labels, where), class_weights)
-    return _dice_ce_sums((logits, labels, where), (class_weights, label_smoothing), axes, -1)
+def _dice(smooth: ArrayLike) -> Callable[[Counts], Array]:
+    return lambda counts: 1 - dice(counts, smooth=smooth, zero_division=1.0)
 
 
-def _weighted(
-    counts: Counts, surprise: Array, class_weights: Array | None
-) -> tuple[Counts, Array, Array]:
-    """``_dice_ce_sums`` of ``softmax_sums``: the classes' cross-entropies and sizes, weighted."""
-    sizes = counts.tp + counts.fn
+def _compound(
+    pixels: Pixels,
+    sums: tuple[Counts, Array, Array],
+    region: Callable[[Counts], Array],
+    class_weights: Array | None = None,
+    **weights: ArrayLike,
+) -> Array:
+    """The weighted sum of a region loss and of a pixel loss, by the names of the two weights."""
+    counts, loss, weight = sums
+    regions = _region_mean(pixels, counts, region, class_weights)
+    return _weighted_sum((regions, _global_mean(pixels, loss, weight)), weights)
+
+
+def _region_mean(
+    pixels: Pixels,
+    counts: Counts,
+    region: Callable[[Counts], Array],
+    class_weights: Array | None,
+) -> Array:
+    """A region loss's mean over classes and over images that have a valid pixel."""
+    loss = region(counts)
+    valid = pixels.over_devices(pixels.valid().any(pixels.axes).astype(jnp.int32)) > 0
+    if pixels.where is None or valid.ndim == 0:  # the loss of no pixel is 0
+        valid = jnp.ones_like(valid)
     if class_weights is None:
-        return counts, surprise, sizes
-    weights = along_classes(class_weights, surprise)
-    return counts, weights * surprise, weights * sizes
-
-
-def _dice_focal_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
-) -> tuple[Counts, Array, Array]:
-    """Soft counts, the sum of the focal loss, and how many pixels have a label."""
-    gamma, alpha = constants
-    x, truth = _logits_and_truth(arrays, class_axis)
-    counts = _class_counts(x, arrays, axes, class_axis)
-    focal = focal_terms(log_probs(x, truth, class_axis), truth, gamma.astype(x.dtype))
-    if alpha is not None:
-        focal = focal * along_classes(alpha, x, class_axis)
-    return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
-
-
-def _exponential_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
-) -> tuple[Counts, Array, Array]:
-    """Soft counts, the sum of ``u (-log p)^gamma``, and how many pixels have a label."""
-    gamma, class_weights = constants
-    x, truth = _logits_and_truth(arrays, class_axis)
-    counts = _class_counts(x, arrays, axes, class_axis)
-    log_p = log_probs(x, truth, class_axis)
-    surprise = truth * safe_power(-log_p, gamma.astype(x.dtype))
-    if class_weights is not None:
-        surprise = surprise * along_classes(class_weights, x, class_axis)
-    return counts, _total(surprise, axes, class_axis), _total(truth, axes, class_axis)
-
-
-def _unified_focal_sums(
-    arrays: Any, constants: Any, axes: tuple[int, ...], class_axis: int
-) -> tuple[Counts, Array, Array]:
-    """Soft counts of two classes or more, the sum of the focal loss, and the pixels' number."""
-    delta, damping = constants
-    x, truth = _logits_and_truth(arrays, class_axis)
-    background = jnp.arange(truth.shape[class_axis]) == 0
-    weights = along_classes(jnp.where(background, 1 - delta, delta), x, class_axis)
-    damping = along_classes(damping, x, class_axis)
-    focal = weights * focal_terms(log_probs(x, truth, class_axis), truth, damping)
-    if x.shape[class_axis] == 1:
-        probs = jax.nn.sigmoid(jnp.concatenate([-x, x], class_axis))
+        loss = loss.mean(-1)
     else:
-        probs = jax.nn.softmax(x, class_axis)
-    counts = prob_counts(probs, truth, arrays[2], axes, class_axis)
-    return counts, _total(focal, axes, class_axis), _total(truth, axes, class_axis)
+        weights = along_classes(class_weights, loss)
+        loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
+    return _global_mean(pixels, jnp.where(valid, loss, 0), valid.astype(loss.dtype))
 
 
-def _logits_and_truth(arrays: Any, class_axis: int) -> tuple[Array, Array]:
-    """Logits ``[..., C]``, and the truth of two classes or more, in floats."""
-    logits, labels, where = arrays
-    x = valid_logits(logits, where, class_axis)
-    truth = truth_of(labels, where, x, class_axis).astype(x.dtype)
-    return x, two_classes(truth, where, class_axis) if x.shape[class_axis] == 1 else truth
+def _global_mean(pixels: Pixels, total: Array, weight: Array) -> Array:
+    """``total / weight`` over images and devices; 0 if nothing weighs."""
+    total, weight = total.sum(), weight.sum()
+    if pixels.axis_name is not None and 0 not in pixels.axes:  # the others are summed already
+        total, weight = psum_each((total, weight), pixels.axis_name)
+    return safe_divide(total, weight, 0)
 
 
-def _class_counts(x: Array, arrays: Any, axes: tuple[int, ...], class_axis: int) -> Counts:
-    """Soft counts of the C classes: of a softmax, or of one logit's sigmoid."""
-    _, labels, where = arrays
-    probs = jax.nn.sigmoid(x) if x.shape[class_axis] == 1 else jax.nn.softmax(x, class_axis)
-    return prob_counts(probs, labels, where, axes, class_axis)
-
-
-def _total(x: Array, axes: tuple[int, ...], class_axis: int) -> Array:
-    """Sum over ``axes`` and classes, of which an axis of 1 stays."""
-    return sum_in_turn(x.sum(class_axis, keepdims=True), axes)
+def _weighted_sum(values: tuple[Array, Array], weights: dict[str, ArrayLike]) -> Array:
+    first, second = (
+        value * _checks.check_scalar(name, weight).astype(value.dtype)
+        for value, (name, weight) in zip(values, weights.items(), strict=True)
+    )
+    return first + second
 
 
 def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
@@ -805,64 +736,3 @@ def _nearest(name: str, x: Array, shape: tuple[int, ...]) -> Array:
             centres = (np.arange(shape[axis]) * 2 + 1) * x.shape[axis] // (2 * shape[axis])
             x = jnp.take(x, centres, axis)
     return x
-
-
-def _global_mean(total: Array, weight: Array, axis_name: AxisName) -> Array:
-    """``total / weight`` over images and devices; 0 if nothing weighs."""
-    total, weight = total.sum(), weight.sum()
-    if axis_name is not None:
-        total, weight = psum_each((total, weight), axis_name)
-    return safe_divide(total, weight, 0)
-
-
-def _mean_dice_loss(
-    counts: Counts,
-    smooth: ArrayLike,
-    class_weights: Array | None,
-    where: Array | None,
-    axes: tuple[int, ...],
-    axis_name: AxisName,
-) -> Array:
-    def region(counts: Counts) -> Array:
-        return 1 - dice(counts, smooth=smooth, zero_division=1.0)
-
-    return _mean_region_loss(region, counts, class_weights, where, axes, axis_name)
-
-
-def _mean_region_loss(
-    region: Callable[[Counts], Array],
-    counts: Counts,
-    class_weights: Array | None,
-    where: Array | None,
-    axes: tuple[int, ...],
-    axis_name: AxisName,
-) -> Array:
-    """A region loss's mean over classes and over images that have a valid pixel.
-
-    The images on other devices are included: they have their own losses, or if the batch is summed,
-    a part in each.
-    """
-    images = counts.tp.shape[:-1]
-    if where is None or not images:  # the loss of no pixel is 0
-        valid = jnp.ones(images, bool)
-    else:
-        valid = _checks.clean_bools(where.any(axes))
-    if axis_name is not None and 0 in axes:
-        counts, devices = psum_each((counts, valid.astype(jnp.int32)), axis_name)
-        valid, axis_name = devices > 0, None
-    loss = region(counts)
-    if class_weights is None:
-        loss = loss.mean(-1)
-    else:
-        weights = along_classes(class_weights, loss)
-        loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
-    return _global_mean(jnp.where(valid, loss, 0), valid.astype(loss.dtype), axis_name)
-
-
-def _weighted_sum(*terms: tuple[str, ArrayLike, Array]) -> Array:
-    """Sum of values, each with the name of its weight and the weight."""
-    (first, *others) = (
-        value * _checks.check_scalar(name, weight).astype(value.dtype)
-        for name, weight, value in terms
-    )
-    return sum(others, first)

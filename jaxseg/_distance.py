@@ -1,11 +1,10 @@
-"""Exact Euclidean distance transforms, inside ``jit``: one axis after another, in any dimension."""
+"""Exact Euclidean distance transforms under ``jit``, in any dimension, one axis after another."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,13 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 
-Spacing = ArrayLike | Sequence[float]
+__all__ = ["distance_transform", "signed_distance"]
 
-# Farther than any pixel, in steps; and in squared steps, where those of the whole image are less.
-_FAR = 2**30
+Spacing = ArrayLike | Sequence[float]
+Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
+_Round = tuple[Array, Array, Array, Array]  # whether one changed, k, the minima, those that move
+
+_FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
 
 def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -28,7 +30,7 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 
     Args:
       mask: bool ``[*space]``, of one axis or more; ``jax.vmap`` for a batch.
-      spacing: distance of neighbouring pixels: a number, or one for each axis in the axes' order.
+      spacing: distance of neighbouring pixels: a number, or one per axis, in the order of the axes.
 
     Returns:
       Float32 ``[*space]``, in the units of ``spacing``; inf where no pixel is True. Squared
@@ -63,7 +65,7 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 
 
 def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
-    r"""Distance to the mask outside of it, and minus the distance to its outside within.
+    r"""Distance to the mask from outside it, and minus the distance to its outside from within.
 
     .. math:: \phi(x) = d_{mask}(x) - d_{\neg mask}(x)
 
@@ -85,8 +87,8 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       [2., 1., -1., -2., -3.]
 
     Note:
-      The code of the boundary loss's paper adds 1 inside, so that the mask's outermost pixels have
-      distance 0.
+      The authors' code for the boundary loss adds 1 inside, so that the mask's outermost pixels
+      have distance 0.
     """
     mask = _check_mask(mask)
     space, spacings = tuple(range(mask.ndim)), spacing_of_axes(spacing, mask.ndim)
@@ -94,48 +96,49 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_to(mask: Array, axes: tuple[int, ...], spacings: Any) -> Array:
-    """``distance_transform`` over some ``axes`` of a mask; the others are a batch."""
+def distances_to(mask: Array, axes: tuple[int, ...], spacings: Array | tuple[Array, ...]) -> Array:
+    """``distance_transform`` over some ``axes`` of a mask; the others are batch axes."""
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
         raise ValueError(f"A spatial axis can have up to 2**30 pixels; got shape {mask.shape}.")
     steps = _steps_to(mask, axes[0])
     if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
-        whole = jnp.where(steps < _FAR, steps * steps, _FAR)
+        squares = jnp.where(steps < _FAR, steps * steps, _FAR)
         for axis in axes[1:]:
-            whole = _sweep(whole, axis, 1)
-        return jnp.where(whole < _FAR, _root(whole) * jnp.asarray(spacings, jnp.float32), jnp.inf)
-    each = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
-    # A power of two, so that the units' squares stay in range, and nothing is rounded.
-    unit = jnp.ldexp(jnp.float32(1), jnp.frexp(each.max())[1] - 1)
-    first, *others = each / unit
+            squares = _sweep(squares, axis, 1)
+        lengths = _root(squares) * jnp.asarray(spacings, jnp.float32)
+        return jnp.where(squares < _FAR, lengths, jnp.inf)
+    per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
+    # Dividing by a power of two rounds nothing, and squares stay in range.
+    unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
+    first, *others = per_axis / unit
     squares = jnp.where(steps < _FAR, (steps.astype(jnp.float32) * first) ** 2, jnp.inf)
     for axis, step in zip(axes[1:], others, strict=True):
         squares = _sweep(squares, axis, step)
     return jnp.sqrt(squares) * unit
 
 
-def spacing_of_axes(spacing: Any, ndim: int) -> Array | tuple[Array, ...]:
-    """One spacing for all axes, a scalar, or a tuple of one for each."""
+def spacing_of_axes(spacing: Spacing, ndim: int) -> Array | tuple[Array, ...]:
+    """Check the spacing: one scalar for all axes, or a tuple of one scalar per axis."""
     if isinstance(spacing, np.ndarray | np.generic):
         spacing = spacing.tolist()
     if np.ndim(spacing) == 0 or not isinstance(spacing, Sequence | Array):
-        return _one_spacing(spacing)
+        return _check_spacing(spacing)
     if len(spacing) != ndim:
         raise ValueError(
             f"spacing must be a number or one for each of {ndim} axes, got {len(spacing)}."
         )
-    return tuple(_one_spacing(step) for step in spacing)
+    return tuple(_check_spacing(step) for step in spacing)
 
 
-def _one_spacing(step: Any) -> Array:
-    least, most = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+def _check_spacing(step: object) -> Array:
+    smallest, largest = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
     rule = "positive and finite in float32"
-    return _checks.check_scalar("spacing", step, rule, lambda x: least <= x <= most)
+    return _checks.check_scalar("spacing", step, rule, lambda x: smallest <= x <= largest)
 
 
-def spatial_axes_of(spatial_axes: Any, ndim: int) -> tuple[int, ...]:
-    """Axes of a label map that are space: all but the first, the batch, unless others are named."""
+def spatial_axes_of(spatial_axes: Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Check the spatial axes of a label map; by default all but the first, which is the batch."""
     if spatial_axes is None and ndim == 2:
         raise ValueError(
             "A label map of two axes is one image or a batch of signals: give spatial_axes=(0, 1) "
@@ -167,14 +170,14 @@ def spatial_axes_of(spatial_axes: Any, ndim: int) -> tuple[int, ...]:
 
 
 def shift(x: Array, step: int, axis: int, fill: ArrayLike) -> Array:
-    """``x`` moved ``step`` pixels along ``axis``, with ``fill`` where nothing moves in."""
+    """Move ``x`` by ``step`` pixels along ``axis``; ``fill`` goes where no pixel moves in."""
     padding = [(0, 0, 0)] * x.ndim
     padding[axis] = (step, -step, 0)
     return lax.pad(x, jnp.asarray(fill, x.dtype), padding)
 
 
 def _steps_to(mask: Array, axis: int) -> Array:
-    """Pixels to the nearest True one along ``axis``, as int32; at least ``_FAR`` if none."""
+    """Steps to the nearest True pixel along ``axis``, as int32; ``_FAR`` if there is none."""
     index = lax.broadcasted_iota(jnp.int32, mask.shape, axis)
     before = lax.cummax(jnp.where(mask, index, -_FAR), axis)
     after = lax.cummin(jnp.where(mask, index, 2 * _FAR - 1), axis, reverse=True)
@@ -182,17 +185,17 @@ def _steps_to(mask: Array, axis: int) -> Array:
     return jnp.minimum(nearest, _FAR)
 
 
-def _sweep(squares: Array, axis: int, step: Any) -> Array:
-    """The least of ``squares[y] + ((x - y) step)^2`` over y along ``axis``.
+def _sweep(squares: Array, axis: int, step: ArrayLike) -> Array:
+    """The minimum of ``squares[y] + ((x - y) step)^2`` over y along ``axis``.
 
-    In the k-th round a pixel's own value goes k pixels far, if the pixels between took it: where
-    another one is less, it is less for all pixels behind too. When a round changes nothing, no
-    later one does.
+    In round k the value of a pixel reaches the pixels k steps away, if it was the minimum in those
+    between: where another value is less, it is less in all pixels behind too. When a round changes
+    nothing, no later one does.
     """
     far = jnp.asarray(_FAR if squares.dtype == jnp.int32 else jnp.inf, squares.dtype)
     step = jnp.asarray(step, squares.dtype)
 
-    def one_farther(state: Any) -> Any:
+    def next_round(state: _Round) -> _Round:
         _, k, least, moving = state
         moved = jnp.minimum(shift(moving, 1, axis, far), shift(moving, -1, axis, far))
         square = moved + (k.astype(step.dtype) * step) ** 2
@@ -200,17 +203,18 @@ def _sweep(squares: Array, axis: int, step: Any) -> Array:
         least, moving = jnp.where(nearer, square, least), jnp.where(nearer, moved, far)
         return nearer.any(), k + 1, least, moving
 
-    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares, squares)  # true, everywhere
-    return lax.while_loop(lambda state: state[0], one_farther, start)[2]
+    # Always True, but computed from ``squares``: in a shard_map it varies over the same mesh axes.
+    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares, squares)
+    return lax.while_loop(lambda state: state[0], next_round, start)[2]
 
 
 def _root(squares: Array) -> Array:
-    """Square roots of int32, rounded once: the integer part is exact, the rest small."""
+    """Square roots of int32, rounded once: the integer part is exact, the fraction small."""
     root = jnp.sqrt(squares.astype(jnp.float32))
     whole = root.astype(jnp.int32)
-    rest = (squares - whole * whole).astype(jnp.float32)
-    total = whole.astype(jnp.float32) + root
-    return whole.astype(jnp.float32) + rest / jnp.where(total == 0, 1, total)
+    remainder = (squares - whole * whole).astype(jnp.float32)
+    divisor = whole.astype(jnp.float32) + root
+    return whole.astype(jnp.float32) + remainder / jnp.where(divisor == 0, 1, divisor)
 
 
 def _check_mask(mask: ArrayLike) -> Array:

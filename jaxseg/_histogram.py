@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxseg._sharding import sum_in_place
+from jaxseg._sharding import on_shards
 
 # A block's maps and index, in bytes. A few times more, and XLA has several threads compute each
 # block's index: handing it over takes longer than they save.
@@ -47,7 +47,11 @@ def histogram(
     if where is not None:
         masked = partial(_masked, index, bins)
         return histogram(masked, (*maps, where), None, bins + 1, axes)[..., :bins]
-    return sum_in_place(partial(_histogram, index, bins), maps, axes, maps[0].ndim)
+    space = [f"a{i}" for i in range(maps[0].ndim)]
+    rest = " ".join(name for i, name in enumerate(space) if i not in axes)
+    axes_of_maps = [" ".join(space)] * len(maps)
+    local = lambda maps, _: (_histogram(index, bins, maps, axes),)  # noqa: E731
+    return on_shards(local, maps, axes_of_maps, [f"{rest} _"])[0]
 
 
 def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...]) -> Array:

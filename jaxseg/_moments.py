@@ -1,4 +1,4 @@
-"""Moments of values that are one per case, such as the Dice of each image; their mean and spread.
+"""Mean and standard deviation of values, one per case, such as the Dice score of each image.
 
 A mean of batch means is wrong where batches differ in size or in what is undefined, so the state is
 sums: ``+``, ``psum`` and ``running`` work on ``Moments`` as on ``Counts``.
@@ -6,7 +6,7 @@ sums: ``+``, ``psum`` and ``running`` work on ``Moments`` as on ``Counts``.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._arithmetic import add, multiply
+from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
 from jaxseg._numerics import safe_divide, safe_power, select, sum_in_turn
 from jaxseg._running import Running
 
+__all__ = ["Moments", "moments", "mean", "std"]
+
 
 class Moments(NamedTuple):
-    """Sums over cases: their number, of values, of squares; and how many were NaN, thus excluded.
+    """Number of cases, sums of their values and squares, and number of excluded (NaN) cases.
 
-    Counts are integers, sums are floats. ``a + b`` adds leaf by leaf: both sets of cases together.
-    So does ``sum([a, b])``. ``2 * a`` is ``a + a``, each case twice, and not cases of twice the
-    value; so a factor is a weight of the cases.
+    The numbers are integers, the sums floats. ``a + b`` and ``sum([a, b])`` add leaf by leaf and so
+    pool both sets of cases. ``2 * a`` is ``a + a``, each case twice, and not cases of twice the
+    value: a factor weights the cases.
 
     Example:
       >>> import jax.numpy as jnp
@@ -36,21 +38,21 @@ class Moments(NamedTuple):
       (2, 1, 0.75)
     """
 
-    count: Array | Any  # type: ignore[assignment]  # a tuple's method, which nobody calls here
-    total: Array | Any
-    squares: Array | Any
-    excluded: Array | Any
+    count: Leaf  # type: ignore[assignment]  # a tuple's method, which nobody calls here
+    total: Leaf
+    squares: Leaf
+    excluded: Leaf
 
-    def __add__(self, other: Any) -> Moments:
+    def __add__(self, other: object) -> Moments:
         return add(self, other)
 
-    def __radd__(self, other: Any) -> Moments:
+    def __radd__(self, other: object) -> Moments:
         return add(self, other)
 
-    def __mul__(self, factor: Any) -> Moments:
+    def __mul__(self, factor: object) -> Moments:
         return multiply(self, factor)
 
-    def __rmul__(self, factor: Any) -> Moments:
+    def __rmul__(self, factor: object) -> Moments:
         return multiply(self, factor)
 
 
@@ -59,21 +61,21 @@ jax.export.register_namedtuple_serialization(Moments, serialized_name="jaxseg.Mo
 
 
 def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0) -> Moments:
-    r"""Sums over cases of values, for their mean and standard deviation.
+    r"""Sum values over cases, for their mean and standard deviation.
 
     .. math:: count = \sum 1, \quad total = \sum x, \quad squares = \sum x^2
 
-    over the cases whose value is not NaN; ``excluded`` counts those whose value is.
+    over the cases whose value is not NaN; ``excluded`` counts those whose value is NaN.
 
     Args:
       values: float ``[N, ...]``, such as the Dice ``[N, C]`` of each image and class.
-      where: bool, of the shape of ``values`` or of its first axes: ``[N]`` for whole cases. A False
-        case does not count, nor is it excluded.
-      axis: axes of ``values`` to sum over, those of the cases; None is all.
+      where: bool, with the shape of ``values`` or of its first axes: ``[N]`` for whole cases. A
+        False case neither counts nor is excluded.
+      axis: axes of ``values`` that hold the cases, to sum over; None is all.
 
     Returns:
-      ``Moments`` with leaves of the other axes, ``[C]`` of ``[N, C]``: int32 counts, float32 sums
-      (float64 for float64 input). Infinite values count: their mean is infinite.
+      ``Moments`` whose leaves have the other axes, ``[C]`` for ``[N, C]``: int32 counts, float32
+      sums (float64 for float64 input). Infinite values count: their mean is infinite.
 
     Raises:
       ValueError: ``where`` of another shape, ``axis`` out of range, empty values.
@@ -102,10 +104,10 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
     axes = _checks.normalize_axis(axis, values.ndim, of=f"the {values.ndim} axes of values")
     valid = _valid(where, values)
     nan = jnp.isnan(values)
-    kept = valid & ~nan
-    x = jnp.where(kept, _checks.at_least_float32(values), 0)
+    counted = valid & ~nan
+    x = jnp.where(counted, _checks.at_least_float32(values), 0)
     return Moments(
-        count=kept.sum(axes, dtype=jnp.int32),
+        count=counted.sum(axes, dtype=jnp.int32),
         total=sum_in_turn(x, axes),
         squares=sum_in_turn(x * x, axes),
         excluded=(valid & nan).sum(axes, dtype=jnp.int32),
@@ -113,16 +115,16 @@ def moments(values: ArrayLike, *, where: ArrayLike | None = None, axis: Axis = 0
 
 
 def mean(moments: Moments, *, zero_division: ArrayLike = jnp.nan) -> Array:
-    r"""Mean of the values that ``Moments`` sum.
+    r"""Mean of the values that ``Moments`` hold the sums of.
 
     .. math:: \frac{total}{count}
 
     Args:
-      moments: ``Moments``, also NumPy's from ``total``.
-      zero_division: the mean of no case.
+      moments: ``Moments``, also with NumPy's leaves from ``total``.
+      zero_division: the mean where there is no case.
 
     Returns:
-      Float array of the leaves' shape.
+      Float array with the leaves' shape.
 
     Raises:
       TypeError: anything but ``Moments``.
@@ -133,26 +135,26 @@ def mean(moments: Moments, *, zero_division: ArrayLike = jnp.nan) -> Array:
       >>> jaxseg.mean(jaxseg.moments(jnp.array([0.5, 1.0, jnp.nan]))).item()
       0.75
     """
-    count, total, _ = _sums(moments)
-    return safe_divide(_float(total), _float(count), zero_division)
+    count, values, _ = (_checks.at_least_float32(x) for x in _float_sums(moments))
+    return safe_divide(values, count, zero_division)
 
 
 def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) -> Array:
-    r"""Standard deviation of the values that ``Moments`` sum.
+    r"""Standard deviation of the values that ``Moments`` hold the sums of.
 
     .. math:: \sqrt{\frac{squares - total^2 / count}{count - ddof}}
 
-    The difference loses digits where the mean is large beside the deviation: take a constant off
-    the values first. Of NumPy's float64 sums, which ``total`` of a ``Running`` gives on the host,
-    it is taken in float64, and only the rounding of each batch's float32 sums remains.
+    The difference loses digits where the mean is much larger than the deviation: subtract a
+    constant from the values first. For NumPy's float64 sums, which ``total`` of a ``Running`` gives
+    on the host, it is taken in float64, and only the rounding of each batch's float32 sums remains.
 
     Args:
-      moments: ``Moments``, also NumPy's from ``total``.
+      moments: ``Moments``, also with NumPy's leaves from ``total``.
       ddof: 0 for the deviation of these cases, 1 to estimate that of a population, as in NumPy.
-      zero_division: the deviation of ``ddof`` cases or fewer.
+      zero_division: the deviation where there are ``ddof`` cases or fewer.
 
     Returns:
-      Float array of the leaves' shape. Its gradient is finite, and 0 up to rounding where
+      Float array with the leaves' shape. Its gradient is finite, and 0 up to rounding where
       all values are equal.
 
     Raises:
@@ -165,18 +167,18 @@ def std(moments: Moments, *, ddof: int = 0, zero_division: ArrayLike = jnp.nan) 
       >>> jaxseg.std(m).item(), jaxseg.std(m, ddof=1).item()
       (1.118, 1.291)
     """
-    count, total, squares = _sums(moments)
-    with np.errstate(invalid="ignore"):  # of infinite sums
-        some = count + (count == 0).astype(count.dtype)  # of weighted cases it may be below 1
-        deviations = _float(squares - total * (total / some))
-    cases = (_float(count) - ddof).clip(0)
+    count, values, squares = _float_sums(moments)
+    with np.errstate(invalid="ignore"):  # infinite sums
+        divisor = count + (count == 0).astype(count.dtype)  # with weighted cases it may be below 1
+        deviations = _checks.at_least_float32(squares - values * (values / divisor))
+    cases = (_checks.at_least_float32(count) - ddof).clip(0)
     variance = safe_divide(deviations, cases, 0.0)
     spread = safe_power(variance, 0.5)
     return select(cases == 0, zero_division, spread)
 
 
-def _sums(moments: Any) -> Any:
-    """The count and the sums as floats of one dtype: of NumPy's in float64."""
+def _float_sums(moments: object) -> list[np.ndarray] | list[Array]:
+    """Count, total and squares as floats of one dtype, which is float64 if they are NumPy's."""
     if not isinstance(moments, Moments):
         hint = (
             "jaxseg.total(running) is the sum that a Running holds."
@@ -187,16 +189,12 @@ def _sums(moments: Any) -> Any:
     sums = moments[:3]
     if all(isinstance(x, np.ndarray | np.generic) for x in sums):
         return [np.asarray(x, np.float64) for x in sums]
-    total, squares = (_float(x) for x in sums[1:])
-    return jnp.asarray(sums[0], total.dtype), total, squares
-
-
-def _float(x: ArrayLike) -> Array:
-    return _checks.at_least_float32(jnp.asarray(x))
+    values, squares = (_checks.at_least_float32(x) for x in sums[1:])
+    return [jnp.asarray(sums[0], values.dtype), values, squares]
 
 
 def _valid(where: ArrayLike | None, values: Array) -> Array:
-    """``where`` of all values, or of their first axes and spread over the others."""
+    """``where`` with the axes of ``values``; those that it lacks have length 1."""
     if where is None:
         return jnp.ones((), bool)
     where = _checks.as_array(where)

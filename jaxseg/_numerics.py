@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 def sum_in_turn(x: Array, axes: tuple[int, ...]) -> Array:
     """Sum over sorted axes one by one, so that no chain of float additions is as long as the map.
 
-    On JAX 0.9 XLA adds the pixels of several axes one after another, which loses 0.5 % of four
-    million of them. The barrier keeps it from making one sum of several.
+    XLA (JAX 0.9) adds the pixels of several axes one after another, which loses 0.5 % of four
+    million of them. The barrier stops it from merging the sums into one.
     """
     for axis in reversed(axes[1:]):
         x = lax.optimization_barrier(x.sum(axis))
@@ -21,7 +21,7 @@ def sum_in_turn(x: Array, axes: tuple[int, ...]) -> Array:
 
 
 def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
-    """``[C]`` along the class axis of ``like``, in its dtype."""
+    """Make ``[C]`` broadcast along the class axis of ``like``, in the dtype of ``like``."""
     axis = class_axis % like.ndim
     others = tuple(a for a in range(like.ndim) if a != axis)
     return jnp.expand_dims(weights, others).astype(like.dtype)
@@ -30,8 +30,8 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
 
-    Both are scaled by one power of two, which brings the denominator near 1: derivatives divide by
-    its square, which would under- or overflow. By multiplication, as XLA reorders divisions.
+    Both are multiplied by one power of two (XLA would reorder a division), which brings the
+    denominator near 1: derivatives divide by its square, which would under- or overflow.
     """
     empty = denominator == 0
     denominator = jnp.where(empty, 1, denominator)
@@ -41,13 +41,13 @@ def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) 
     return select(empty, zero_division, (numerator * scale) / (denominator * scale))
 
 
-@jax.jit  # to debug_nans an eager NaN is an error, though the selection leaves it out
+@jax.jit  # eagerly, debug_nans would raise for a NaN that the selection drops
 def select(empty: Array, zero_division: ArrayLike, score: Array) -> Array:
-    """``score``, and where ``empty``, ``zero_division`` with a gradient of 0."""
+    """``score``; where ``empty``, ``zero_division`` with a gradient of 0."""
     return jnp.where(empty, jnp.asarray(zero_division, score.dtype), score)
 
 
 def safe_power(base: Array, exponent: ArrayLike) -> Array:
-    """``base ** exponent``; 0 with a gradient of 0 where the base is 0, or below by rounding."""
+    """``base ** exponent``; 0 with a gradient of 0 where the base is 0, or less by rounding."""
     zero = base <= 0  # NaN stays NaN
     return jnp.where(zero, 0, jnp.where(zero, 1, base) ** exponent)

@@ -1,4 +1,4 @@
-"""Pixel losses: per pixel, or over the hardest pixels, or on all errors in their order.
+"""Pixel losses: per pixel, or over the hardest pixels.
 
 A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0
 if there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
@@ -12,27 +12,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._activations import activate
 from jaxseg._checks import Axis, AxisName
-from jaxseg._counts import activate, masks_of, truth_of, valid_logits
 from jaxseg._distance import (
     Spacing,
+    Spacings,
     distances_to,
     shift,
     spacing_of_axes,
     spatial_axes_of,
 )
 from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_in_turn
-from jaxseg._region_losses import pools_batch
+from jaxseg._pixels import Pixels, as_pixels_of_classes
+
+__all__ = [
+    "border_weights",
+    "cross_entropy_loss",
+    "nacl_loss",
+    "ohem_loss",
+    "softmax_focal_loss",
+    "top_k_loss",
+]
 
 
 def cross_entropy_loss(
@@ -77,9 +86,10 @@ def cross_entropy_loss(
     Note:
       For a label of 255 Optax's loss of integer labels is NaN, and for -1 that of the last class.
     """
-    x, truth, _ = _two_or_more(logits, labels, where)
-    weights = _checks.check_class_weights("class_weights", class_weights, truth.shape[-1])
-    return _cross_entropy(x, truth, weights, _checks.check_smoothing(label_smoothing))
+    pixels = as_pixels_of_classes(logits, labels, where)
+    classes = max(pixels.scores.shape[-1], 2)
+    weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    return _cross_entropy(pixels, weights, _checks.check_smoothing(label_smoothing))
 
 
 def softmax_focal_loss(
@@ -125,9 +135,11 @@ def softmax_focal_loss(
       With gamma below 1, MONAI's and Segmentation Models' gradients are NaN for confident pixels.
       MONAI multiplies the loss by the number of classes when ``ignore_index`` is given.
     """
-    x, truth, _ = _two_or_more(logits, labels, where)
-    alpha = None if alpha is None else weights_of_classes("alpha", alpha, truth.shape[-1])
-    return _focal(x, truth, alpha, _checks.check_scalar("gamma", gamma))
+    pixels = as_pixels_of_classes(logits, labels, where)
+    classes = max(pixels.scores.shape[-1], 2)
+    alpha = None if alpha is None else check_per_class("alpha", alpha, classes)
+    gamma = _checks.check_scalar("gamma", gamma)
+    return _focal(pixels.logits(), pixels.truth(), alpha, gamma, pixels.activation)
 
 
 def nacl_loss(
@@ -186,13 +198,14 @@ def nacl_loss(
         raise ValueError(
             f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
         )
-    x, truth, mask = _two_or_more(logits, labels, where)
-    axes = spatial_axes_of(spatial_axes, mask.ndim)
-    shares = _neighbour_shares(truth, axes, kernel_size)
+    pixels = as_pixels_of_classes(logits, labels, where)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    shares = _neighbour_shares(pixels.truth(), space, kernel_size)
 
-    weight = _checks.check_scalar("weight", weight).astype(x.dtype)
-    penalty = _penalty(x, shares.astype(x.dtype), mask, distance)
-    return _cross_entropy(x, truth, None, None) + penalty * weight
+    loss = _cross_entropy(pixels, None, None)
+    weight = _checks.check_scalar("weight", weight).astype(loss.dtype)
+    penalty = _penalty(pixels.logits(), shares.astype(loss.dtype), pixels.valid(), distance)
+    return loss + penalty * weight
 
 
 def top_k_loss(
@@ -239,10 +252,10 @@ def top_k_loss(
       image segmentation", 2016.
     """
     fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
-    axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
-    pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
-    count = jnp.floor(pixels.astype(losses.dtype) * fraction.astype(losses.dtype)).astype(jnp.int32)
-    return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    losses = _cross_entropy(pixels, None, None)
+    count = pixels.count().astype(losses.dtype) * fraction.astype(losses.dtype)
+    return _mean_of_largest(pixels, losses, jnp.floor(count).astype(jnp.int32))
 
 
 def ohem_loss(
@@ -288,122 +301,13 @@ def ohem_loss(
     """
     min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
     threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
-    axes, losses, valid, axis_name = _losses_of_pixels(logits, labels, where, axis, axis_name)
-    hard = valid & (losses > -jnp.log(threshold.astype(losses.dtype)))
-    pixels = _global_sum(valid.astype(jnp.int32), axes, axis_name)
-    count = jnp.maximum(
-        _global_sum(hard.astype(jnp.int32), axes, axis_name), jnp.minimum(pixels, min_kept)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    losses = _cross_entropy(pixels, None, None)
+    hard = pixels.valid() & (losses > -jnp.log(threshold.astype(losses.dtype)))
+    count = pixels.over_devices(hard.sum(pixels.axes, dtype=jnp.int32))
+    return _mean_of_largest(
+        pixels, losses, jnp.maximum(count, jnp.minimum(pixels.count(), min_kept))
     )
-    return _mean_of_largest(losses, valid, jnp.maximum(count, 1), axes, axis_name)
-
-
-def lovasz_hinge_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    where: ArrayLike | None = None,
-    axis: Axis = None,
-) -> Array:
-    r"""Lovász hinge loss per class: a convex extension of the IoU of masks.
-
-    .. math:: \sum_i \max(m_{\pi_i}, 0)\,(\Delta_i - \Delta_{i-1}), \quad
-              m = 1 - (2 g - 1)\,x
-
-    with the errors m in falling order, and :math:`\Delta_i` the Jaccard loss when the first i
-    pixels are wrong.
-
-    Args:
-      logits: float ``[..., C]``; each class is a mask by itself.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
-        batch included.
-
-    Returns:
-      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, not bounded.
-
-    Raises:
-      ValueError, TypeError: as ``soft_counts``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxseg
-      >>> logits, masks = jnp.array([[3.0], [-0.5], [0.5]]), jnp.array([1, 0, 1])
-      >>> jaxseg.lovasz_hinge_loss(logits, masks).mean().item()
-      0.3333
-
-    References:
-      M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
-
-    Note:
-      The gradient depends on the order of equal errors, the value does not. Pixels of other devices
-      cannot be ordered in a ``shard_map`` body: each device orders its own.
-    """
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    return _lovasz("hinge", logits, labels, where, axes)[0]
-
-
-def lovasz_softmax_loss(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    *,
-    activation: Literal["softmax", "sigmoid"] | None = "softmax",
-    classes: Literal["present", "all"] = "present",
-    where: ArrayLike | None = None,
-    axis: Axis = None,
-) -> Array:
-    r"""Lovász softmax loss: a convex extension of the mean IoU, in the probabilities.
-
-    .. math:: \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \sum_i m^c_{\pi_i}
-              (\Delta_i - \Delta_{i-1}), \quad m^c = \lvert g_c - p_c \rvert
-
-    with the errors m of a class in falling order, and :math:`\Delta_i` the Jaccard loss when the
-    first i pixels are wrong.
-
-    Args:
-      logits: float ``[..., C]``; probabilities if ``activation`` is None.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
-      activation: "softmax" (C > 1), "sigmoid" or None.
-      classes: "present": the mean over the classes that are in the labels; "all": over all.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
-        batch included, ``(1, 2)`` is each image by itself.
-
-    Returns:
-      Float32 (float64 for float64 logits) ``[...]`` in [0, 1]: the class axis is averaged. If no
-      class is present, the mean over all: false positives cost something.
-
-    Raises:
-      ValueError, TypeError: as ``soft_counts``; other ``classes``.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxseg
-      >>> probs = jnp.array([[0.8, 0.2, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0]])
-      >>> labels = jnp.array([0, 1, 0])
-      >>> jaxseg.lovasz_softmax_loss(probs, labels, activation=None).tolist()
-      0.4167
-
-    References:
-      M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
-
-    Note:
-      The gradient depends on the order of equal errors, the value does not. The authors' code takes
-      a name of ``classes`` made at run time for another, and returns an empty tensor when all
-      pixels are ignored.
-    """
-    if classes not in ("present", "all"):
-        raise ValueError(f"classes must be 'present' or 'all', got {classes!r}.")
-    logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
-    _checks.check_activation(activation, (None, "softmax", "sigmoid"), logits.shape[-1])
-
-    losses, present = _lovasz(activation, logits, labels, where, axes)
-    if classes == "all":
-        return losses.mean(-1)
-    counted = present | ~present.any(-1, keepdims=True)
-    return jnp.where(counted, losses, 0).sum(-1) / counted.sum(-1).astype(losses.dtype)
 
 
 def border_weights(
@@ -462,87 +366,68 @@ def border_weights(
 # ---------------------------------------------------------------------------------- per pixel
 
 
-def two_classes(truth: Array, where: Array | None, class_axis: int = -1) -> Array:
-    """The truth of "not it" and "it", from that of one class; masked pixels are neither."""
-    other = ~truth if truth.dtype == bool else 1 - truth
-    if where is not None:
-        other = jnp.where(jnp.expand_dims(where, class_axis), other, jnp.zeros((), other.dtype))
-    return jnp.concatenate([other, truth], class_axis)
+def focal(log_p: Array, gamma: ArrayLike) -> Array:
+    """``-(1 - p)^gamma log p``."""
+    return -log_p * safe_power(-jnp.expm1(log_p), gamma)  # 1 - p without cancellation
 
 
-def log_probs(x: Array, truth: Array, class_axis: int = -1) -> Array:
-    """``log p`` of each class, of two for one logit: "not it" and "it".
-
-    A class that is switched off, by a logit of -inf, has 0 wherever it is not the truth, so that
-    products with the truth, and their gradients, are finite.
-    """
-    if x.shape[class_axis] == 1:  # a softmax of (0, x) would lose what is below 6e-8
-        log_p = jax.nn.log_sigmoid(jnp.concatenate([-x, x], class_axis))
-    else:
-        log_p = jax.nn.log_softmax(x, class_axis)
-    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, log_p)
-
-
-def focal_terms(log_p: Array, truth: Array, gamma: ArrayLike) -> Array:
-    """``-g (1 - p)^gamma log p`` of each class."""
-    terms = -log_p * safe_power(-jnp.expm1(log_p), gamma)  # 1 - p without cancellation
-    return truth * terms
-
-
-def weights_of_classes(name: str, weights: ArrayLike | Sequence[float], num_classes: int) -> Array:
+def check_per_class(name: str, weights: ArrayLike | Sequence[float], num_classes: int) -> Array:
     """Checked weights ``[C]``; a scalar is that of every class."""
-    known: Any = weights
-    if np.ndim(known) == 0:
-        weights = jnp.broadcast_to(_checks.check_scalar(name, known), (num_classes,))
+    if np.ndim(weights) == 0:
+        weights = jnp.broadcast_to(_checks.check_scalar(name, weights), (num_classes,))
     checked = _checks.check_class_weights(name, weights, num_classes)
     assert checked is not None
     return checked
 
 
-def _two_or_more(
-    logits: ArrayLike, labels: ArrayLike, where: ArrayLike | None
-) -> tuple[Array, Array, Array]:
-    """Checked logits, the truth of two classes or more, and which pixels are valid."""
-    logits, labels, mask, _ = _checks.check_soft("logits", logits, labels, where, None)
-    labels, mask = _checks.clean_bools(labels), _checks.clean_bools(mask)
-    x = valid_logits(logits, mask, -1)
-    truth = truth_of(labels, mask, x, -1)
-    if x.shape[-1] == 1:
-        truth = two_classes(truth, mask)
-    return x, truth, jnp.ones(labels.shape[: x.ndim - 1], bool) if mask is None else mask
+def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
+    """``-log p`` of each class; 0 for one that a logit of -inf switches off and is not the truth."""
+    log_p = activate(x, activation).log_p
+    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, -log_p)
+
+
+def _cross_entropy(pixels: Pixels, weights: Array | None, smoothing: Array | None) -> Array:
+    """The cross-entropy of each pixel."""
+    x, truth = pixels.logits(), pixels.truth()
+    return _cross_entropy_of(x, truth, weights, smoothing, pixels.activation)
 
 
 # Checkpointed: what the backward pass needs is computed again from the logits, in fused loops.
-@jax.jit
-@jax.checkpoint
-def _cross_entropy(x: Array, truth: Array, weights: Array | None, smoothing: Array | None) -> Array:
-    surprise = -log_probs(x, truth)
+@partial(jax.jit, static_argnums=4)
+@partial(jax.checkpoint, static_argnums=4)
+def _cross_entropy_of(
+    x: Array,
+    truth: Array,
+    weights: Array | None,
+    smoothing: Array | None,
+    activation: str | None,
+) -> Array:
+    neg_log_p = _neg_log_p(x, truth, activation)
     if weights is not None:
-        surprise = along_classes(weights, x) * surprise
+        neg_log_p = along_classes(weights, x) * neg_log_p
     dense = truth.dtype != bool
-    loss = (truth * surprise if dense else jnp.where(truth, surprise, 0)).sum(-1)
+    loss = (truth * neg_log_p if dense else jnp.where(truth, neg_log_p, 0)).sum(-1)
     if smoothing is None:
         return loss
     labelled = truth.sum(-1) if dense else truth.any(-1)
-    spread = surprise.mean(-1)
+    spread = neg_log_p.mean(-1)
     spread = labelled * spread if dense else jnp.where(labelled, spread, 0)
     return (1 - smoothing) * loss + smoothing * spread
 
 
-@jax.jit
-@jax.checkpoint
-def _focal(x: Array, truth: Array, alpha: Array | None, gamma: Array) -> Array:
+@partial(jax.jit, static_argnums=4)
+@partial(jax.checkpoint, static_argnums=4)
+def _focal(
+    x: Array, truth: Array, alpha: Array | None, gamma: Array, activation: str | None
+) -> Array:
     gamma = gamma.astype(x.dtype)
     if truth.dtype == bool:  # of the true class alone, as of the cross-entropy
-        surprise = _cross_entropy(x, truth, None, None)
-        loss = surprise * safe_power(-jnp.expm1(-surprise), gamma)
+        loss = focal(-_cross_entropy_of(x, truth, None, None, activation), gamma)
         if alpha is None:
             return loss
         return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
-    terms = focal_terms(log_probs(x, truth), truth, gamma)
-    if alpha is not None:
-        terms = terms * along_classes(alpha, x)
-    return terms.sum(-1)
+    terms = truth * focal(-_neg_log_p(x, truth, activation), gamma)
+    return (terms if alpha is None else terms * along_classes(alpha, x)).sum(-1)
 
 
 @partial(jax.jit, static_argnums=3)
@@ -571,7 +456,7 @@ def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
 
 
 @jax.jit
-def _two_nearest(instances: Array, spacings: Any) -> tuple[Array, Array]:
+def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
     """Distances to the nearest and to the second nearest instance."""
     axes = tuple(range(instances.ndim))
 
@@ -587,149 +472,42 @@ def _two_nearest(instances: Array, spacings: Any) -> tuple[Array, Array]:
 # ---------------------------------------------------------------------------------- hardest
 
 
-def _losses_of_pixels(
-    logits: ArrayLike,
-    labels: ArrayLike,
-    where: ArrayLike | None,
-    axis: Axis,
-    axis_name: AxisName,
-) -> tuple[tuple[int, ...], Array, Array, AxisName]:
-    """Cross-entropies, which pixels are valid, and the axes and devices to choose among."""
-    x, truth, mask = _two_or_more(logits, labels, where)
-    axes = _checks.normalize_axis(axis, mask.ndim)
-    shared = axis_name if pools_batch(axes, mask.ndim) else None
-    return axes, _cross_entropy(x, truth, None, None), mask, shared
-
-
-def _global_sum(x: Array, axes: tuple[int, ...], axis_name: AxisName) -> Array:
-    integer = jnp.issubdtype(x.dtype, jnp.integer)
-    total = x.sum(axes, dtype=x.dtype) if integer else sum_in_turn(x, axes)
-    return total if axis_name is None else lax.psum(total, axis_name)
-
-
-@partial(jax.jit, static_argnums=(3, 4))
-def _mean_of_largest(
-    values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
-) -> Array:
-    """Mean of the ``count`` largest of the valid values, which are not negative.
+def _mean_of_largest(pixels: Pixels, losses: Array, count: Array) -> Array:
+    """Mean of the ``count`` largest losses of valid pixels, or of the largest one.
 
     The least of them is found bit by bit: the bits of floats are in the order of the floats. That
     takes only sums, which need no sorting and no gathering of what other devices hold.
     """
+    axis_name = pixels.axis_name if 0 in pixels.axes else None
+    count = jnp.maximum(count, 1)
+    return _mean_of_largest_of(losses, pixels.valid(), count, pixels.axes, axis_name)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _mean_of_largest_of(
+    values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
+) -> Array:
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
     bits = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(values)), integer)
     bits = jnp.where(valid, bits, -1)
 
     def total(x: Array) -> Array:
-        return _global_sum(x, axes, axis_name)
+        sums = x.sum(axes, dtype=x.dtype) if x.dtype == jnp.int32 else sum_in_turn(x, axes)
+        return sums if axis_name is None else lax.psum(sums, axis_name)
 
-    def keep(x: Array) -> Array:
+    def along_pixels(x: Array) -> Array:
         return jnp.expand_dims(x, axes)
 
     def try_bit(i: ArrayLike, least: Array) -> Array:
         candidate = least | (jnp.ones((), integer) << jnp.asarray(highest - i, integer))
-        enough = total((bits >= keep(candidate)).astype(jnp.int32)) >= count
+        enough = total((bits >= along_pixels(candidate)).astype(jnp.int32)) >= count
         return jnp.where(enough, candidate, least)
 
     highest = np.iinfo(integer).bits - 2
     least = lax.fori_loop(0, highest + 1, try_bit, jnp.zeros_like(count, dtype=integer))
-    above, at = bits > keep(least), bits == keep(least)
+    above, tied = bits > along_pixels(least), bits == along_pixels(least)
     # Of pixels as hard as the last one, each counts in part.
-    room = (count - total(above.astype(jnp.int32))).astype(values.dtype)
-    share = safe_divide(room, total(at.astype(jnp.int32)).astype(values.dtype), 0)
-    summed = total(jnp.where(above, values, 0)) + share * total(jnp.where(at, values, 0))
+    slots_left = (count - total(above.astype(jnp.int32))).astype(values.dtype)
+    tie_weight = safe_divide(slots_left, total(tied.astype(jnp.int32)).astype(values.dtype), 0)
+    summed = total(jnp.where(above, values, 0)) + tie_weight * total(jnp.where(tied, values, 0))
     return summed / count.astype(values.dtype)
-
-
-# ---------------------------------------------------------------------------------- Lovász
-
-
-@partial(jax.jit, static_argnums=(0, 4))
-def _lovasz(
-    form: str | None,
-    logits: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-) -> tuple[Array, Array]:
-    """Lovász extension of the Jaccard loss of each class, and whether the class is present.
-
-    The weight of an error depends on the order alone, so it has no gradient.
-    """
-    labels, where = _checks.clean_bools(labels), _checks.clean_bools(where)
-
-    def truth() -> Array:  # anew wherever it is needed: a comparison is cheaper than an array
-        return masks_of(labels, where, logits)
-
-    def errors(logits: Array) -> Array:
-        x = valid_logits(logits, where, -1)
-        if form == "hinge":
-            values = jnp.maximum(1 - jnp.where(truth(), x, -x), 0)
-        else:
-            p = activate(x, form)
-            values = jnp.where(truth(), 1 - p, p)
-        return values if where is None else jnp.where(where[..., None], values, 0)
-
-    now = lax.stop_gradient(errors(logits))
-
-    def sort_class(c: Array, weights: Array) -> Array:
-        e = lax.dynamic_index_in_dim(now, c, -1, keepdims=False)
-        w = _sharded_like(_order_weights(e, truth()[..., c], where, axes), e)
-        return lax.dynamic_update_index_in_dim(weights, w, c, -1)
-
-    # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
-    weights = lax.fori_loop(0, logits.shape[-1], sort_class, jnp.where(False, now, 0))
-    total = jax.checkpoint(lambda logits: sum_in_turn(weights * errors(logits), axes))
-    return total(logits), truth().any(axes)
-
-
-def _order_weights(
-    errors: Array, truth: Array, where: Array | None, axes: tuple[int, ...]
-) -> Array:
-    """The rise of the Jaccard loss with each error of one class, in falling order."""
-    kept = tuple(a for a in range(errors.ndim) if a not in axes)
-    order = (*kept, *axes)
-    shape = tuple(errors.shape[a] for a in order)
-
-    def rows(x: Array) -> Array:
-        return _replicated(x, axes).transpose(order).reshape(*shape[: len(kept)], -1)
-
-    function = _row_weights
-    for _ in kept:
-        function = jax.vmap(function)
-    valid = jnp.ones_like(truth) if where is None else where
-    weights = function(rows(errors), rows(truth), rows(valid))
-    return weights.reshape(shape).transpose([order.index(a) for a in range(len(order))])
-
-
-def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
-    """Weights ``[n]`` of the errors ``[n]`` of one class in one set of pixels; 0 if not valid."""
-    key = jnp.where(valid, -errors, jnp.inf)  # the masked ones last
-    n = errors.shape[0]
-    _, order, hit, counted = lax.sort((key, jnp.arange(n), truth, valid), num_keys=1)
-    size = truth.sum(dtype=jnp.int32)
-    false = jnp.cumsum((counted & ~hit).astype(jnp.int32))
-    left = size - jnp.cumsum((counted & hit).astype(jnp.int32))
-    union, left = (size + false).astype(errors.dtype), left.astype(errors.dtype)
-    # A difference of two Jaccard losses would lose its digits; these are the differences written
-    # out: a missed pixel leaves the union as it is, a false one makes it larger.
-    first = union == 1  # the union was empty before
-    rise = jnp.where(first, 1, left / jnp.where(first, 1, union * (union - 1)))
-    weights = jnp.where(hit, 1 / jnp.maximum(union, 1), rise)
-    weights = jnp.where(counted, weights, 0)
-    return jnp.zeros_like(errors).at[order].set(weights, unique_indices=True)
-
-
-def _replicated(x: Array, axes: tuple[int, ...]) -> Array:
-    """``x`` with the axes that are ordered together on every device, if a mesh splits them."""
-    spec = jax.typeof(x).sharding.spec  # names an axis only where the mesh's axes are Explicit
-    if all(spec[a] is None for a in axes):
-        return x
-    spread = PartitionSpec(*(None if a in axes else s for a, s in enumerate(spec)))
-    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, spread))
-
-
-def _sharded_like(x: Array, other: Array) -> Array:
-    sharding = jax.typeof(other).sharding
-    explicit = any(name is not None for name in sharding.spec)
-    return jax.sharding.reshard(x, sharding) if explicit else x

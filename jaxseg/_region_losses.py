@@ -10,11 +10,12 @@ itself.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg._checks import (
@@ -23,12 +24,13 @@ from jaxseg._checks import (
     as_array,
     at_least_float32,
     check_broadcasts,
-    check_soft,
     check_static_bool,
-    normalize_axis,
+    is_real,
 )
-from jaxseg._counts import Counts, prob_counts, soft_counts, soft_sums, valid_pair
-from jaxseg._numerics import safe_divide, safe_power, sum_in_turn
+from jaxseg._counts import Counts
+from jaxseg._numerics import safe_divide, safe_power
+from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixels import as_pixels
 from jaxseg._scores import (
     dice,
     generalized_dice,
@@ -37,7 +39,20 @@ from jaxseg._scores import (
     tversky,
     weights_of_rare,
 )
-from jaxseg._sharding import psum_each
+from jaxseg._soft_counts import counts_of, minimum_counts_of, squared_counts_of
+
+__all__ = [
+    "dice_loss",
+    "focal_tversky_loss",
+    "generalized_dice_loss",
+    "generalized_wasserstein_dice_loss",
+    "iou_loss",
+    "log_cosh_dice_loss",
+    "log_dice_loss",
+    "matthews_correlation_loss",
+    "sensitivity_specificity_loss",
+    "tversky_loss",
+]
 
 
 def dice_loss(
@@ -103,8 +118,8 @@ def dice_loss(
       Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here;
       MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
-    form = _form(squared, soft_targets)
-    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(_overlap(squared, soft_targets), pixels)
     return 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -151,8 +166,8 @@ def iou_loss(
     Note:
       MONAI's Jaccard loss is this with half of its ``smooth_nr`` as smooth.
     """
-    form = _form(squared, soft_targets)
-    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(_overlap(squared, soft_targets), pixels)
     return 1 - iou(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -201,8 +216,8 @@ def tversky_loss(
     Note:
       Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it.
     """
-    form = _form(False, soft_targets)
-    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(_overlap(False, soft_targets), pixels)
     return 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -254,8 +269,8 @@ def focal_tversky_loss(
     Note:
       Segmentation Models' Tversky loss with gamma below 1 has a NaN gradient at perfect overlap.
     """
-    form = _form(False, soft_targets)
-    c = region_sums(form, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(_overlap(False, soft_targets), pixels)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
     (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
     return safe_power(loss, gamma)
@@ -302,7 +317,8 @@ def log_dice_loss(
     Note:
       Segmentation Models' logarithmic Dice clamps the score, and has no gradient below the clamp.
     """
-    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(counts_of, pixels)
     (gamma,) = check_broadcasts(c.tp.shape, gamma=gamma)
     return safe_power(negative_log_dice(c, smooth, eps), gamma)
 
@@ -341,7 +357,8 @@ def log_cosh_dice_loss(
     References:
       S. Jadon, "A survey of loss functions for semantic segmentation", 2020.
     """
-    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(counts_of, pixels)
     loss = 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
     return jnp.log1p(2 * jnp.sinh(loss / 2) ** 2)  # log cosh, precise for small losses
 
@@ -394,7 +411,8 @@ def generalized_dice_loss(
       MONAI adds its smooth to sums that the weights ``1 / G^2`` have made tiny: a missed object of
       1024x1024 pixels costs 0.087. In Optax an absent class takes almost all the weight.
     """
-    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(counts_of, pixels)
     return 1 - generalized_dice(c, power=power, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -452,30 +470,14 @@ def generalized_wasserstein_dice_loss(
     Note:
       MONAI's "GDL" weighs with ``1 / (G_l + 1)``, and its smooth is beside weighted sums.
     """
-    name = "probs" if activation is None else "logits"
-    logits, *_ = check_soft(name, logits, labels, where, axis)
     if activation == "sigmoid" or weighting not in ("foreground", "volume"):
         raise ValueError(
             "activation must be 'softmax' or None and weighting 'foreground' or 'volume'; "
             f"got {activation!r} and {weighting!r}."
         )
-    classes = logits.shape[-1]
-    distances = as_array(distances)
-    if not (
-        jnp.issubdtype(distances.dtype, jnp.floating)
-        or jnp.issubdtype(distances.dtype, jnp.integer)
-    ):
-        raise TypeError(f"distances must be real, got {distances.dtype}.")
-    distances = at_least_float32(distances)
-    if classes == 1 or distances.shape != (classes, classes):
-        raise ValueError(
-            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for {name} "
-            f"{logits.shape}."
-        )
-    distances = safe_divide(distances, distances.max(), 0)
-    hits, errors, truth = region_sums(
-        _wasserstein_sums, logits, labels, activation, where, axis, axis_name, distances
-    )
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    distances = _relative_distances(distances, pixels.scores.shape)
+    hits, errors, truth = pixel_sums(_mistakes_of, pixels, distances, mixes_classes=True)
     if weighting == "foreground":
         hits, error = hits[..., 1:].sum(-1), errors.sum(-1)
     else:
@@ -527,7 +529,8 @@ def matthews_correlation_loss(
       Segmentation Models adds its smooth to all four counts and MONAI to numerator and denominator:
       with these, false positives of an absent class can cost nothing.
     """
-    c = region_sums(prob_counts, logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    c = pixel_sums(counts_of, pixels)
     (smooth,) = check_broadcasts(c.tp.shape, smooth=smooth)
     c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
     undefined = jnp.where(c.fp + c.fn == 0, 1, 0)  # chance, unless nothing is wrong
@@ -576,9 +579,8 @@ def sensitivity_specificity_loss(
       T. Brosch et al., "Deep convolutional encoder networks for multiple sclerosis lesion
       segmentation", 2015.
     """
-    inside, outside, truth, rest = region_sums(
-        _squared_error_sums, logits, labels, activation, where, axis, axis_name
-    )
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    inside, outside, truth, rest = pixel_sums(_squared_errors_of, pixels)
     smooth, eps, share = check_broadcasts(
         truth.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight
     )
@@ -599,108 +601,37 @@ def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
     return jnp.where(near, -jnp.log1p(-jnp.where(near, distance, 0)), -far)
 
 
-def region_sums(
-    statistic: Any,
-    logits: ArrayLike,
-    labels: ArrayLike,
-    activation: Literal["softmax", "sigmoid"] | None,
-    where: ArrayLike | None,
-    axis: Axis,
-    axis_name: AxisName,
-    constants: Any = None,
-) -> Any:
-    """``statistic``'s sums over pixels, and over devices if these share the images summed."""
-    if statistic is prob_counts:
-        sums: Any = soft_counts(logits, labels, activation=activation, where=where, axis=axis)
-    else:
-        sums = soft_sums(statistic, logits, labels, activation, where, axis, constants)
-    if axis_name is None or not pools_batch(axis, jnp.ndim(logits) - 1):
-        return sums
-    return psum_each(sums, axis_name)
-
-
-def pools_batch(axis: Axis, ndim: int) -> bool:
-    """Whether the label map's first axis is summed: then images on other devices belong to it."""
-    return 0 in normalize_axis(axis, ndim)
-
-
-def _form(squared: bool, soft_targets: bool) -> Any:
+def _overlap(squared: bool, soft_targets: bool) -> Callable[[Pixel], Counts]:
     """The soft counts that make up the overlap and the sizes."""
     squared = check_static_bool("squared", squared)
     soft_targets = check_static_bool("soft_targets", soft_targets)
     if squared and soft_targets:
         raise ValueError("squared and soft_targets are two forms of the loss: choose one.")
-    return squared_counts if squared else _minimum_counts if soft_targets else prob_counts
+    return squared_counts_of if squared else minimum_counts_of if soft_targets else counts_of
 
 
-def squared_counts(
-    probs: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-    class_axis: int,
-    _: None,
-) -> Counts:
-    """Counts of which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
-    p, g = valid_pair(probs, labels, where, class_axis)
-    half = sum_in_turn((p - g) ** 2, axes) / 2
-    tp = sum_in_turn(p * g, axes)
-    return Counts(tp=tp, fp=half, fn=half, tn=jnp.zeros_like(tp))
-
-
-def _minimum_counts(
-    probs: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-    class_axis: int,
-    _: None,
-) -> Counts:
-    """Counts of which tp is sum min(p, g)."""
-    p, g = valid_pair(probs, labels, where, class_axis)
-    excess, hard = p - g, (g == 0) | (g == 1)
-    # At p = g no derivative is given. For hard labels it is the product's, as if tp were p g; for
-    # soft ones fp and fn have none, so that the loss has none at its minimum.
-    slope = lax.stop_gradient(g)
-    tied = excess == 0
-    fp = jnp.where(tied, jnp.where(hard, 1 - slope, 0) * excess, jnp.maximum(excess, 0))
-    fn = jnp.where(tied, jnp.where(hard, -slope, 0) * excess, jnp.maximum(-excess, 0))
-    tp = jnp.where(tied, slope * p + (1 - slope) * g, jnp.minimum(p, g))
-    tp, fp, fn = (sum_in_turn(x, axes) for x in (tp, fp, fn))
-    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.zeros_like(tp))
-
-
-def _squared_error_sums(
-    probs: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-    class_axis: int,
-    _: None,
-) -> tuple[Array, Array, Array, Array]:
+def _squared_errors_of(x: Pixel) -> tuple[Array, Array, Array, Array]:
     """Squared errors inside and outside the class, and the pixels inside and outside."""
-    p, g = valid_pair(probs, labels, where, class_axis)
-    error = (p - g) ** 2
-    rest = 1 - g if where is None else jnp.where(jnp.expand_dims(where, class_axis), 1 - g, 0)
-    inside, outside, truth, others = (
-        sum_in_turn(x, axes) for x in (g * error, rest * error, g, rest)
-    )
-    return inside, outside, truth, others
+    error, other = (x.p - x.g) ** 2, 1 - x.g
+    return x.g * error, other * error, x.g, other
 
 
-def _wasserstein_sums(
-    probs: Array,
-    labels: Array,
-    where: Array | None,
-    axes: tuple[int, ...],
-    class_axis: int,
-    distances: Array,
-) -> tuple[Array, Array, Array]:
-    """Sums of g (1 - W), of g W and of g."""
-    p, g = valid_pair(probs, labels, where, class_axis)
-    per_class = jnp.tensordot(
-        distances.astype(p.dtype), p, axes=((1,), (class_axis,)), precision="highest"
-    )
-    distance = (g * jnp.moveaxis(per_class, 0, class_axis)).sum(class_axis, keepdims=True)
-    hits, errors, truth = (sum_in_turn(x, axes) for x in (g * (1 - distance), g * distance, g))
-    return hits, errors, truth
+def _mistakes_of(x: Pixel, distances: Array) -> tuple[Array, Array, Array]:
+    """G (1 - W), g W and g, of the mean distance W of the pixel's classes from its true one."""
+    per_class = jnp.einsum("...c,lc->...l", x.p, distances, precision="highest")
+    distance = (x.g * per_class).sum(-1, keepdims=True)
+    return x.g * (1 - distance), x.g * distance, x.g
+
+
+def _relative_distances(distances: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Checked distances of classes ``[C, C]``, divided by their largest."""
+    distances = as_array(distances)
+    if not is_real(distances):
+        raise TypeError(f"distances must be real, got {distances.dtype}.")
+    classes = shape[-1]
+    if classes == 1 or distances.shape != (classes, classes):
+        raise ValueError(
+            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for scores {shape}."
+        )
+    distances = at_least_float32(distances)
+    return safe_divide(distances, distances.max(), 0)

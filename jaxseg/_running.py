@@ -1,9 +1,9 @@
 """Sums of statistics over steps, devices and hosts: exact for integers, compensated for floats.
 
 A sum of int32 counts wraps at 2**31, and one of float32 counts stops growing at 2**24 pixels. A
-``Running`` keeps each leaf as two of 32 bits, with ``jax_enable_x64`` off: an integer is
-``high * 2**32 + low`` (int32 and uint32, together a number of 64 bits in two's complement), a float
-is ``high + low``, of which ``low`` is what ``high`` could not hold.
+``Running`` keeps two limbs of 32 bits for each leaf, also with ``jax_enable_x64`` off: an integer
+is ``high * 2**32 + low`` (int32 and uint32, together 64 bits in two's complement), a float is
+``high + low``, where ``low`` is what ``high`` could not hold.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._checks import AxisName
 
+__all__ = ["Running", "running", "total", "psum", "pad_batch"]
+
 State = TypeVar("State")
-if TYPE_CHECKING:  # Python's TypeVar has defaults from 3.13 on; type checkers have this one
+Limbs = tuple[Array, Array]  # high and low
+if TYPE_CHECKING:  # Python's own TypeVar has no default before 3.13
     import typing_extensions
 
     Statistic = typing_extensions.TypeVar("Statistic", default=Any)
@@ -31,12 +34,12 @@ else:
 
 
 class Running(NamedTuple, Generic[Statistic]):
-    """An exact sum of statistics: two pytrees like the statistic, of limbs.
+    """An exact sum of statistics, held as two pytrees of limbs like the statistic.
 
     ``running + statistic`` and ``running + running`` give a ``Running`` of the same shapes and
-    dtypes, in one compiled call; ``sum`` adds a list of them. Every statistic of one sum has the
+    dtypes, in one compiled call; ``sum`` adds a list of them. All statistics in one sum have the
     same shapes. A leaf is an integer ``high * 2**32 + low``, exact to 2**63, or a float ``high +
-    low``, of twice the digits. To type checkers ``Running[Counts]`` is a sum of ``Counts``.
+    low`` with twice the digits. To type checkers ``Running[Counts]`` is a sum of ``Counts``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -52,25 +55,25 @@ class Running(NamedTuple, Generic[Statistic]):
     high: Statistic
     low: Statistic
 
-    def __add__(self, other: Any) -> Running[Statistic]:
+    def __add__(self, other: object) -> Running[Statistic]:
         if type(other) is int and other == 0:
             return self  # the start of Python's sum
-        return _sum(self, other if isinstance(other, Running) else _kept(other))
+        return _sum(self, other if isinstance(other, Running) else _lossless(other))
 
-    def __radd__(self, other: Any) -> Running[Statistic]:
+    def __radd__(self, other: object) -> Running[Statistic]:
         return self + other
 
-    def __mul__(self, factor: Any) -> Running[Statistic]:
+    def __mul__(self, factor: object) -> Running[Statistic]:
         raise TypeError(
             "A Running is not multiplied: it holds exact sums. Multiply each statistic before it "
             f"is added, or the total; got {_checks.kind(factor)}."
         )
 
-    def __rmul__(self, factor: Any) -> Running[Statistic]:
+    def __rmul__(self, factor: object) -> Running[Statistic]:
         return self * factor
 
 
-# NumPy would take it for a sequence; so it leaves + and * to the methods.
+# NumPy, which would take a Running for a sequence, leaves + and * to its methods.
 Running.__array_ufunc__ = None  # type: ignore[attr-defined]
 jax.export.register_namedtuple_serialization(Running, serialized_name="jaxseg.Running")
 
@@ -88,13 +91,13 @@ def running(statistic: Statistic) -> Running[Statistic]:
     Returns:
       ``Running`` with leaves of the same shapes: int32 and uint32 for an integer, a pair of float32
       (float64 for JAX's float64) for a float. Adding a statistic or another ``Running`` keeps the
-      shapes and dtypes of this one, so that it is a carry of ``lax.scan`` and may be donated; a
+      shapes and dtypes of this one, so it can be the carry of ``lax.scan`` and can be donated; a
       float64 added to a pair of float32 is split over both. A NaN stays; an integer of 2**63 or
       more wraps, and a float beyond float32's range is infinite.
 
     Raises:
       TypeError: a ``Running``, or leaves that are not real numbers. In a sum: another structure, or
-        floats beside integers.
+        floats added to integers.
       ValueError: in a sum, leaves of other shapes.
 
     Example:
@@ -119,7 +122,7 @@ def running(statistic: Statistic) -> Running[Statistic]:
     """
     if any(isinstance(x, Running) for x in jax.tree.leaves(statistic, is_leaf=_is_running)):
         raise TypeError("running starts a sum of a statistic; this is a Running already: add it.")
-    return _start(_kept(statistic))
+    return _start(_lossless(statistic))
 
 
 def total(running: Running[Statistic]) -> Statistic:
@@ -131,8 +134,9 @@ def total(running: Running[Statistic]) -> Statistic:
       running: a ``Running``.
 
     Returns:
-      The statistic. On the host NumPy's int64, exact, and float64; under ``jit``, ``vmap`` and the
-      like float32, to its last digit (float64 with ``jax_enable_x64``).
+      The statistic. On the host its leaves are NumPy's int64, exact, and float64; under ``jit``,
+      ``vmap`` and the like they are float32, right to the last digit (float64 with
+      ``jax_enable_x64``).
 
     Raises:
       TypeError: anything but a ``Running``.
@@ -156,19 +160,19 @@ def psum(state: State, axis_name: AxisName) -> State:
     .. math:: \sum_{d} x_d
 
     A ``Running`` needs this and not ``jax.lax.psum``, which would let its low limbs overflow. Here
-    they are summed in halves of 16 bits, exact for up to 65,536 devices. Floats keep more digits
-    than a plain sum; those of a ``Running`` cannot be differentiated.
+    they are summed in halves of 16 bits, exact for up to 65,536 devices. The floats of a
+    ``Running`` keep more digits than a plain sum and cannot be differentiated.
 
     Args:
       state: a statistic, a ``Running``, or a pytree of them.
       axis_name: name or names of mesh axes.
 
     Returns:
-      The same, summed; equal on all devices of the axes. A statistic stays in its dtype: int32
-      leaves wrap at 2**31, so that the sum of many pixels is taken of a ``Running``.
+      The sum, the same on all devices along the axes. A statistic keeps its dtype, and int32 leaves
+      wrap at 2**31: sum a ``Running`` where there may be more pixels.
 
     Raises:
-      NameError: an axis that is not of the mesh (by JAX).
+      NameError: an axis that the mesh does not have (raised by JAX).
 
     Example:
       >>> import jax
@@ -184,12 +188,12 @@ def psum(state: State, axis_name: AxisName) -> State:
       Scientific Computing 2008, for the floats.
     """
 
-    def of_leaf(x: Any) -> Any:
+    def psum_leaf(x: ArrayLike | Running) -> Array | Running:
         if not isinstance(x, Running):
             return lax.psum(x, axis_name)
-        return _map(partial(_psum_limbs, axis_name=axis_name), x)
+        return _map_limbs(partial(_psum_limbs, axis_name=axis_name), x)
 
-    return jax.tree.map(of_leaf, state, is_leaf=_is_running)
+    return jax.tree.map(psum_leaf, state, is_leaf=_is_running)
 
 
 def pad_batch(batch: State, size: int) -> tuple[State, Array | np.ndarray]:
@@ -198,12 +202,12 @@ def pad_batch(batch: State, size: int) -> tuple[State, Array | np.ndarray]:
     .. math:: where_i = [i < n]
 
     Args:
-      batch: array ``[n, ...]``, or a pytree of such, with one n; NumPy arrays stay in NumPy.
-      size: how many entries the padded batch has, at least n.
+      batch: array ``[n, ...]``, or a pytree of arrays with the same n; NumPy arrays stay in NumPy.
+      size: number of entries of the padded batch, at least n.
 
     Returns:
       The batch with arrays ``[size, ...]``, and ``where``, bool ``[size]``, False for the padding.
-      Spread it over the pixels: ``where[:, None, None] & (labels != 255)``.
+      Broadcast it to the pixels: ``where[:, None, None] & (labels != 255)``.
 
     Raises:
       ValueError: arrays of different lengths, without a first axis, or longer than ``size``.
@@ -223,15 +227,15 @@ def pad_batch(batch: State, size: int) -> tuple[State, Array | np.ndarray]:
     if n > size:
         raise ValueError(f"size must be at least the batch's {n} entries, got {size}.")
 
-    def pad(x: Any) -> Any:
+    def pad(x: Array | np.ndarray) -> Array | np.ndarray:
         xp = jnp if isinstance(x, Array) else np
         return xp.pad(x, [(0, size - n)] + [(0, 0)] * (np.ndim(x) - 1))
 
     return jax.tree.map(pad, batch), np.arange(size) < n
 
 
-def _map(f: Callable[..., tuple[Any, Any]], *trees: Any) -> Running:
-    """A ``Running`` of the pairs that ``f`` makes of the leaves of a statistic or of limbs."""
+def _map_limbs(f: Callable[..., Limbs], *trees: object) -> Running:
+    """Make a ``Running`` of what ``f`` gives for the leaves of a statistic or for their limbs."""
     parts = [part for tree in trees for part in (tree if isinstance(tree, Running) else [tree])]
     structure = jax.tree.structure(parts[0])
     pairs = [f(*leaves) for leaves in zip(*map(jax.tree.leaves, parts), strict=True)]
@@ -239,27 +243,27 @@ def _map(f: Callable[..., tuple[Any, Any]], *trees: Any) -> Running:
     return Running(jax.tree.unflatten(structure, high), jax.tree.unflatten(structure, low))
 
 
-def _kept(statistic: Any) -> Any:
-    """The statistic, or a ``Running`` of it if a leaf is not JAX's: NumPy's may be of 64 bits."""
+def _lossless(statistic: object) -> object:
+    """The statistic, or a ``Running`` of it if ``jit`` could cut its leaves to 32 bits."""
     if all(isinstance(x, Array) for x in jax.tree.leaves(statistic)):
         return statistic
-    return _map(_limbs, statistic)
+    return _map_limbs(_limbs, statistic)
 
 
 @jax.jit
-def _start(statistic: Any) -> Running:
-    return statistic if isinstance(statistic, Running) else _map(_limbs, statistic)
+def _start(statistic: object) -> Running:
+    return statistic if isinstance(statistic, Running) else _map_limbs(_limbs, statistic)
 
 
-def _limbs(x: ArrayLike) -> tuple[Array, Array]:
-    """High and low limb of a leaf, copies: a buffer that a statistic shares cannot be donated."""
+def _limbs(x: ArrayLike) -> Limbs:
+    """The high and low limb of a leaf, as copies: a shared buffer could not be donated."""
     x = x if isinstance(x, Array) else np.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.floating):
         if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:  # NumPy's float64
             with np.errstate(over="ignore", invalid="ignore"):
                 near = x.astype(np.float32)
-                rest = np.where(np.isfinite(near), x - near, 0)  # the digits that it cannot hold
-            return jnp.array(near), jnp.array(rest, np.float32)
+                low = np.where(np.isfinite(near), x - near, 0)  # the digits that it cannot hold
+            return jnp.array(near), jnp.array(low, np.float32)
         high = jnp.array(x, x.dtype if x.dtype == np.float64 else np.float32)
         return high, jnp.where(False, high, 0)
     if not (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool):
@@ -271,18 +275,18 @@ def _limbs(x: ArrayLike) -> tuple[Array, Array]:
     return -(x < 0).astype(jnp.int32), jnp.array(x.astype(jnp.uint32))
 
 
-def _is_running(x: Any) -> bool:
+def _is_running(x: object) -> bool:
     return isinstance(x, Running)
 
 
-def _is_integer(low: Any) -> bool:
+def _is_integer(low: Array) -> bool:
     return low.dtype == jnp.uint32
 
 
 def _check_alike(a: Running, b: Running) -> None:
-    """Check that two sums are of one structure, with leaves of the same shapes and kinds."""
-    structures: Any = jax.tree.structure(a.low), jax.tree.structure(b.low)
-    if structures[0] != structures[1]:
+    """Check that two sums have the same structure, and leaves of the same shapes and kinds."""
+    structures = [jax.tree.structure(x.low) for x in (a, b)]
+    if len(set(structures)) > 1:
         raise TypeError(
             f"A Running of {structures[0]} cannot be added to {structures[1]}: "
             "every statistic of a sum has the same structure."
@@ -298,89 +302,84 @@ def _check_alike(a: Running, b: Running) -> None:
 
 
 @jax.jit
-def _sum(a: Running, b: Any) -> Running:
-    b = _start(b)
-    _check_alike(a, b)
-    return _map(_add_limbs, a, b)
+def _sum(a: Running, b: object) -> Running:
+    other: Running = _start(b)
+    _check_alike(a, other)
+    return _map_limbs(_add_limbs, a, other)
 
 
-def _add_limbs(high: Array, low: Array, other_high: Array, other_low: Array) -> tuple[Array, Array]:
+def _add_limbs(high: Array, low: Array, other_high: Array, other_low: Array) -> Limbs:
     add = _add_integers if _is_integer(low) else _add_floats
     return add(high, low, other_high, other_low)
 
 
-def _add_integers(
-    high: Array, low: Array, other_high: Array, other_low: Array
-) -> tuple[Array, Array]:
-    total = low + other_low  # modulo 2**32
-    carry = (total < low).astype(high.dtype)
-    return high + other_high + carry, total
+def _add_integers(high: Array, low: Array, other_high: Array, other_low: Array) -> Limbs:
+    low_sum = low + other_low  # modulo 2**32
+    carry = (low_sum < low).astype(high.dtype)
+    return high + other_high + carry, low_sum
 
 
-def _add_floats(
-    high: Array, low: Array, other_high: Array, other_low: Array
-) -> tuple[Array, Array]:
-    """The sum of two pairs, as a pair; ``low`` of a sum that is not finite is 0."""
+def _add_floats(high: Array, low: Array, other_high: Array, other_low: Array) -> Limbs:
+    """Add two pairs; where the sum is not finite, ``low`` is 0."""
     if other_high.dtype == jnp.float64 != high.dtype:
-        other_high, rest = _split(other_high)
-        other_low = rest + other_low
+        other_high, remainder = _split(other_high)
+        other_low = remainder + other_low
     other_high, other_low = other_high.astype(high.dtype), other_low.astype(low.dtype)
-    sum_, error = _two_sum(high, other_high)
-    return _two_sum(sum_, error + (low + other_low))
+    rounded, error = _two_sum(high, other_high)
+    return _two_sum(rounded, error + (low + other_low))
 
 
-def _split(x: Array) -> tuple[Array, Array]:
-    """A float64 rounded to the digits and the range of float32, and the rest."""
+def _split(x: Array) -> Limbs:
+    """Round a float64 to the digits and the range of float32; the second limb is the remainder."""
     near = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
     return near, jnp.where(jnp.isfinite(near), x - near, 0)
 
 
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded sum, and its rounding error: exactly a + b together."""
-    total = a + b
-    part = total - a
-    error = (a - (total - part)) + (b - part)
-    return total, jnp.where(jnp.isfinite(total), error, 0)
+def _two_sum(a: Array, b: Array) -> Limbs:
+    """The rounded sum and its rounding error, which together are exactly a + b."""
+    rounded = a + b
+    part = rounded - a
+    error = (a - (rounded - part)) + (b - part)
+    return rounded, jnp.where(jnp.isfinite(rounded), error, 0)
 
 
-def _psum_limbs(high: Array, low: Array, axis_name: AxisName) -> tuple[Array, Array]:
+def _psum_limbs(high: Array, low: Array, axis_name: AxisName) -> Limbs:
     if not _is_integer(low):
         return _psum_floats(high, low, axis_name)
-    # Sums of numbers below 2**16; that of the high limbs is taken modulo 2**32, as all sums here.
-    ones, halves, high = lax.psum((low & 0xFFFF, low >> 16, high), axis_name)
-    halves = halves + (ones >> 16)
-    return high + (halves >> 16).astype(high.dtype), (halves << 16) | (ones & 0xFFFF)
+    # The halves of the low limbs are below 2**16; the high limbs are summed modulo 2**32.
+    lower, upper, high = lax.psum((low & 0xFFFF, low >> 16, high), axis_name)
+    upper = upper + (lower >> 16)
+    return high + (upper >> 16).astype(high.dtype), (upper << 16) | (lower & 0xFFFF)
 
 
-def _psum_floats(high: Array, low: Array, axis_name: AxisName) -> tuple[Array, Array]:
-    """The leading digits of all high limbs, cut at one place, sum exactly; then there is the rest.
+def _psum_floats(high: Array, low: Array, axis_name: AxisName) -> Limbs:
+    """Sum the leading digits of all high limbs, which is exact, and then the remaining digits.
 
-    A power of two that is larger than the sum of all magnitudes, added and subtracted, cuts there.
+    All devices cut their high limb at the same place: each adds and subtracts a power of two that
+    is larger than the sum of all magnitudes.
     """
     devices = lax.psum(1, axis_name)
     _, exponent = jnp.frexp(lax.pmax(jnp.abs(high), axis_name))
     large = jnp.ldexp(jnp.ones_like(high), exponent + (devices - 1).bit_length())
     leading = jnp.where(jnp.isfinite(large), (large + high) - large, high)
-    rest = jnp.where(jnp.isfinite(large + leading), high - leading, 0)
-    leading, rest = lax.psum((leading, rest + low), axis_name)
-    return _two_sum(leading, rest)
+    remainder = jnp.where(jnp.isfinite(large + leading), high - leading, 0)
+    leading, remainder = lax.psum((leading, remainder + low), axis_name)
+    return _two_sum(leading, remainder)
 
 
 def _value(high: Array, low: Array) -> Array:
-    """A leaf as a float, in a trace."""
+    """The leaf as a float, under a transformation."""
     dtype = jax.dtypes.canonicalize_dtype(np.float64)
     if not _is_integer(low):
         return high.astype(dtype) + low.astype(dtype)
-    # The nearest multiple of 2**32, and what is left, of either sign: a small negative number is
-    # not the difference of two large ones.
+    # The nearest multiple of 2**32, and a remainder of either sign, so that a small negative number
+    # is not the difference of two large ones.
     nearest = high.astype(dtype) + (low >> 31).astype(dtype)
     return nearest * 2.0**32 + low.astype(jnp.int32).astype(dtype)
 
 
-def _host_value(high: Any, low: Any) -> np.ndarray:
-    value: Any
+def _host_value(high: Array, low: Array) -> np.ndarray:
+    """The leaf in 64 bits; an array also without axes, of which NumPy makes scalars."""
     if _is_integer(low):
-        value = (np.asarray(high, np.int64) << 32) + np.asarray(low, np.int64)
-    else:
-        value = np.asarray(high, np.float64) + np.asarray(low, np.float64)
-    return np.asarray(value)  # NumPy makes scalars of arrays without axes
+        return np.asarray((np.asarray(high, np.int64) << 32) + np.asarray(low, np.int64))
+    return np.asarray(np.asarray(high, np.float64) + np.asarray(low, np.float64))

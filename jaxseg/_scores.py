@@ -1,8 +1,8 @@
-"""Scores of ``Counts`` and of a confusion matrix: pure functions, one formula each.
+"""Scores of ``Counts`` and of a confusion matrix: pure functions, each of one formula.
 
-All scores of ``Counts`` take leaves ``[..., C]`` and return ``[..., C]``, one score per class;
-averages are reductions of that (``docs/conventions.md`` has the table). Counts become floats
-before anything is multiplied, so no product of pixel counts overflows.
+Scores of ``Counts`` take leaves ``[..., C]`` and return ``[..., C]``, one score per class; averages
+are reductions of that (``docs/conventions.md`` has the table). Counts become floats before anything
+is multiplied, so no product of pixel counts overflows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,17 +22,26 @@ from jaxseg._counts import Counts, counts_from_confusion
 from jaxseg._numerics import safe_divide, select
 from jaxseg._running import Running
 
+__all__ = [
+    "dice", "iou", "jaccard", "tversky", "fbeta", "precision", "recall", "sensitivity",
+    "specificity", "negative_predictive_value", "false_positive_rate", "false_negative_rate",
+    "false_discovery_rate", "false_omission_rate", "accuracy", "prevalence", "balanced_accuracy",
+    "informedness", "markedness", "matthews_correlation", "fowlkes_mallows",
+    "volumetric_similarity", "relative_volume_difference", "generalized_dice", "pixel_accuracy",
+    "mean_class_accuracy", "mean_iou", "frequency_weighted_iou", "cohen_kappa",
+    "multiclass_matthews_correlation", "expected_cost", "class_report",
+]  # fmt: skip
+
+Costs = ArrayLike | Sequence[Sequence[float]]  # [C, C]
 Options = ParamSpec("Options")
 Result = TypeVar("Result")
 
 
-def _of_one_statistic(score: Callable[Options, Result]) -> Callable[Options, Result]:
-    """``score`` with clear errors for label maps in the statistic's place, and for its numbers."""
+def _checked(score: Callable[Options, Result]) -> Callable[Options, Result]:
+    """Make ``score`` refuse label maps in place of the statistic, and check its numbers."""
     name, data = score.__name__, next(iter(inspect.signature(score).parameters))
-    expected, maker = {
-        "counts": ("Counts", "counts"),
-        "matrix": ("a confusion matrix", "confusion_matrix"),
-    }[data]
+    makers = {"counts": ("Counts", "counts"), "matrix": ("a confusion matrix", "confusion_matrix")}
+    expected, maker = makers[data]
 
     @functools.wraps(score)
     def checked(*statistic: Options.args, **options: Options.kwargs) -> Result:
@@ -42,18 +51,17 @@ def _of_one_statistic(score: Callable[Options, Result]) -> Callable[Options, Res
                 f"jaxseg.{name}(jaxseg.{maker}(predictions, labels, num_classes=...))."
             )
         shape = _result_shape(name, *statistic, *(v for k, v in options.items() if k == data))
-        numbers: dict[str, Any] = dict(options)
-        for option in numbers.keys() & {"smooth", "eps", "alpha", "beta", "zero_division"}:
-            numbers[option] = _checks.check_broadcast(option, numbers[option], shape)
-        if "power" in numbers:
-            numbers["power"] = _checks.check_broadcast("power", numbers["power"], ())
-        return score(*statistic, **numbers)
+        for option in options.keys() & {"smooth", "eps", "alpha", "beta", "zero_division"}:
+            options[option] = _checks.check_broadcast(option, options[option], shape)
+        if "power" in options:
+            options["power"] = _checks.check_broadcast("power", options["power"], ())
+        return score(*statistic, **options)
 
     return checked
 
 
-def _result_shape(name: str, statistic: Any = None) -> tuple[int, ...]:
-    """The shape of a score: that of the leaves of ``Counts``, or a matrix's without its classes."""
+def _result_shape(name: str, statistic: object = None) -> tuple[int, ...]:
+    """The shape of the score: that of the leaves, or that of the matrix without its last axes."""
     if isinstance(statistic, Counts):
         shape = jnp.shape(statistic.tp)
         return shape[:-1] if name == "generalized_dice" else shape
@@ -63,7 +71,7 @@ def _result_shape(name: str, statistic: Any = None) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------- overlap
 
 
-@_of_one_statistic
+@_checked
 def dice(
     counts: Counts,
     *,
@@ -106,7 +114,7 @@ def dice(
     return safe_divide(2 * tp + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def iou(
     counts: Counts,
     *,
@@ -148,7 +156,7 @@ def iou(
 jaccard = iou
 
 
-@_of_one_statistic
+@_checked
 def tversky(
     counts: Counts,
     *,
@@ -158,7 +166,7 @@ def tversky(
     eps: ArrayLike = 0.0,
     zero_division: ArrayLike = jnp.nan,
 ) -> Array:
-    r"""Tversky index per class: overlap with false positives and misses weighed apart.
+    r"""Tversky index per class: overlap, with separate weights for false positives and misses.
 
     .. math:: \frac{tp + smooth}{tp + \alpha\,fp + \beta\,fn + smooth + eps}
 
@@ -184,14 +192,14 @@ def tversky(
       A. Tversky, "Features of similarity", Psychological Review 1977.
 
     Note:
-      Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it. Dice is
-      ``alpha = beta = 0.5`` with half the smooth.
+      Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 corrects it. Dice
+      is ``alpha = beta = 0.5`` with half the smooth.
     """
     tp, fp, fn, _ = _floats(counts)
     return safe_divide(tp + smooth, tp + alpha * fp + beta * fn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def fbeta(
     counts: Counts,
     *,
@@ -235,7 +243,7 @@ def fbeta(
 # ---------------------------------------------------------------------------------- rates
 
 
-@_of_one_statistic
+@_checked
 def precision(
     counts: Counts,
     *,
@@ -267,7 +275,7 @@ def precision(
     return safe_divide(tp + smooth, tp + fp + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def recall(
     counts: Counts,
     *,
@@ -302,7 +310,7 @@ def recall(
 sensitivity = recall
 
 
-@_of_one_statistic
+@_checked
 def specificity(
     counts: Counts,
     *,
@@ -334,7 +342,7 @@ def specificity(
     return safe_divide(tn + smooth, tn + fp + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def negative_predictive_value(
     counts: Counts,
     *,
@@ -366,7 +374,7 @@ def negative_predictive_value(
     return safe_divide(tn + smooth, tn + fn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def false_positive_rate(
     counts: Counts,
     *,
@@ -398,7 +406,7 @@ def false_positive_rate(
     return safe_divide(fp + smooth, fp + tn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def false_negative_rate(
     counts: Counts,
     *,
@@ -430,7 +438,7 @@ def false_negative_rate(
     return safe_divide(fn + smooth, fn + tp + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def false_discovery_rate(
     counts: Counts,
     *,
@@ -462,7 +470,7 @@ def false_discovery_rate(
     return safe_divide(fp + smooth, fp + tp + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def false_omission_rate(
     counts: Counts,
     *,
@@ -494,7 +502,7 @@ def false_omission_rate(
     return safe_divide(fn + smooth, fn + tn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def accuracy(
     counts: Counts,
     *,
@@ -529,7 +537,7 @@ def accuracy(
     return safe_divide(tp + tn + smooth, tp + fp + fn + tn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def prevalence(
     counts: Counts,
     *,
@@ -561,10 +569,10 @@ def prevalence(
     return safe_divide(tp + fn + smooth, tp + fp + fn + tn + smooth + eps, zero_division)
 
 
-# ---------------------------------------------------------------------------------- of two rates
+# ---------------------------------------------------------------------------------- two rates
 
 
-@_of_one_statistic
+@_checked
 def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Balanced accuracy per class: the mean of recall and specificity.
 
@@ -591,7 +599,7 @@ def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> 
     return _unless_zero(score, (tp + fn, tn + fp), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def informedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Informedness (Youden's J) per class: recall + specificity - 1.
 
@@ -621,7 +629,7 @@ def informedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array
     return _unless_zero(score, (tp + fn, tn + fp), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def markedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Markedness per class: precision + negative predictive value - 1.
 
@@ -652,7 +660,7 @@ def markedness(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     return _unless_zero(score, (tp + fp, tn + fn), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Matthews correlation coefficient per class, one class against the rest.
 
@@ -689,7 +697,7 @@ def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) 
     return _unless_zero(score, margins, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Fowlkes-Mallows index per class: the geometric mean of precision and recall.
 
@@ -723,7 +731,7 @@ def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Ar
 # ---------------------------------------------------------------------------------- volumes
 
 
-@_of_one_statistic
+@_checked
 def volumetric_similarity(
     counts: Counts,
     *,
@@ -760,7 +768,7 @@ def volumetric_similarity(
     return safe_divide(similar + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Relative volume difference per class: positive where too much is predicted.
 
@@ -768,7 +776,7 @@ def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp
 
     Args:
       counts: ``Counts`` with leaves ``[..., C]``.
-      zero_division: the value where the class is in neither map; only predicted, it is infinite.
+      zero_division: the value where the class is in neither map; if only predicted, it is inf.
 
     Returns:
       Float array ``[..., C]`` in [-1, inf]; 0 is best.
@@ -787,7 +795,7 @@ def relative_volume_difference(counts: Counts, *, zero_division: ArrayLike = jnp
     return _unless_zero(value, (tp + fp + fn,), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def generalized_dice(
     counts: Counts,
     *,
@@ -836,10 +844,10 @@ def generalized_dice(
     return safe_divide(numerator, denominator, zero_division)
 
 
-# ---------------------------------------------------------------------------------- of a matrix
+# ---------------------------------------------------------------------------------- matrix
 
 
-@_of_one_statistic
+@_checked
 def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Pixel accuracy: the share of pixels labelled right.
 
@@ -866,7 +874,7 @@ def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> 
     return safe_divide(right, matrix.sum((-2, -1)), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def mean_class_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Mean class accuracy: recall, averaged over the classes that are in the truth.
 
@@ -892,7 +900,7 @@ def mean_class_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan
     return _mean_of_present(recall(c, zero_division=0), c.tp + c.fn > 0, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Mean IoU, averaged over the classes that are in either map: the mIoU of a data set.
 
@@ -927,7 +935,7 @@ def mean_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     return _mean_of_present(iou(c, zero_division=0), c.tp + c.fp + c.fn > 0, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> Array:
     r"""Frequency-weighted IoU: IoU of the classes, weighted by their share of the truth.
 
@@ -957,7 +965,7 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
     return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
 
 
-@_of_one_statistic
+@_checked
 def cohen_kappa(
     matrix: ArrayLike,
     *,
@@ -971,8 +979,8 @@ def cohen_kappa(
     Args:
       matrix: confusion matrix ``[..., C, C]``, rows truth.
       weights: the cost w of predicting j where i is true. None is 1 for every error; for ordered
-        classes "linear" is ``|i - j|`` and "quadratic" is ``(i - j)^2``; any others are an array
-        ``[C, C]`` of numbers of 0 or more, as a rule with 0 on the diagonal.
+        classes "linear" is ``|i - j|`` and "quadratic" is ``(i - j)^2``; others are an array ``[C,
+        C]`` of numbers that are 0 or more, as a rule with 0 on the diagonal.
       zero_division: the score where chance costs nothing: both maps hold the same one class.
 
     Returns:
@@ -994,13 +1002,13 @@ def cohen_kappa(
       scale agreement with provision for scaled disagreement or partial credit", 1968.
     """
     shares = _shares(matrix)
-    costs = _disagreement(weights, shares)
-    observed = _total_cost(shares, costs)
-    expected = _total_cost(shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs)
+    costs = _kappa_costs(weights, shares)
+    observed = _mean_cost(shares, costs)
+    expected = _mean_cost(shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs)
     return select(expected == 0, zero_division, 1 - safe_divide(observed, expected, 0))
 
 
-@_of_one_statistic
+@_checked
 def multiclass_matthews_correlation(
     matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan
 ) -> Array:
@@ -1029,23 +1037,23 @@ def multiclass_matthews_correlation(
       2004.
 
     Note:
-      Computed from shares of the pixels, as sums over unequal classes, without the cancellation in
-      1 - sum of squares that a map of almost one class brings.
+      Computed from shares of the pixels, as sums over unequal classes: for a map of almost one
+      class, 1 minus the sum of squares would cancel.
     """
     shares = _shares(matrix)
     unequal = 1 - jnp.eye(shares.shape[-1], dtype=shares.dtype)
     truth, predicted = shares.sum(-1), shares.sum(-2)
 
     def differ(a: Array, b: Array) -> Array:  # how often two pixels drawn from a and b differ
-        return _total_cost(a[..., :, None] * b[..., None, :], unequal)
+        return _mean_cost(a[..., :, None] * b[..., None, :], unequal)
 
-    covariance = differ(truth, predicted) - _total_cost(shares, unequal)
+    covariance = differ(truth, predicted) - _mean_cost(shares, unequal)
     variances = (differ(truth, truth), differ(predicted, predicted))
     a, b = (jnp.sqrt(jnp.where(v == 0, 1, v)) for v in variances)
     return _unless_zero(covariance / a / b, variances, zero_division)
 
 
-@_of_one_statistic
+@_checked
 def expected_cost(
     matrix: ArrayLike, *, costs: ArrayLike | None = None, zero_division: ArrayLike = jnp.nan
 ) -> Array:
@@ -1075,19 +1083,17 @@ def expected_cost(
       L. Ferrer, "Analysis and comparison of classification metrics", 2022.
     """
     shares = _shares(matrix)
-    num_classes = shares.shape[-1]
-    if costs is None:
-        costs = 1 - jnp.eye(num_classes)
-    costs = _costs("costs", costs, shares)
-    rows = jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))
+    given = 1 - jnp.eye(shares.shape[-1]) if costs is None else costs
+    k = _check_costs("costs", given, shares)
+    rows = jnp.expand_dims(k, tuple(range(shares.ndim - 2)))
     naive = (shares.sum(-1, keepdims=True) * rows).sum(-2).min(-1)
-    return safe_divide(_total_cost(shares, costs), naive, zero_division)
+    return safe_divide(_mean_cost(shares, k), naive, zero_division)
 
 
 # ---------------------------------------------------------------------------------- report
 
 
-@_of_one_statistic
+@_checked
 def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     """A plain text table: precision, recall, Dice, IoU and support of each class, and their means.
 
@@ -1116,12 +1122,10 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
       mean           0.7286  0.7500  0.7333  0.5833       12
       pooled         0.7500  0.7500  0.7500  0.6000       12
     """
-    _floats(counts)  # the checks
-    # int64, so that sums over classes cannot wrap.
+    _floats(counts)  # checks them
     is_soft = any(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in counts)
-    dtype = np.float64 if is_soft else np.int64
-    arrays: Any = (np.asarray(leaf).astype(dtype) for leaf in counts)
-    leaves = Counts(*arrays)
+    dtype = np.dtype(np.float64 if is_soft else np.int64)  # sums over classes cannot wrap
+    leaves = Counts(*(np.asarray(leaf).astype(dtype) for leaf in counts))
     if leaves.tp.ndim != 1:
         raise ValueError(f"class_report takes Counts with leaves [C], got shape {leaves.tp.shape}.")
     num_classes = len(leaves.tp)
@@ -1136,35 +1140,28 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
     sums = np.where(defined, columns, 0).sum(0)
     mean = np.where(defined.any(0), sums / np.maximum(defined.sum(0), 1), np.nan)
     support = np.asarray(leaves.tp + leaves.fn)
-    width = max(len(name) for name in [*names, "pooled"])
 
-    def row(name: str, values: Sequence[float] | np.ndarray, total: float) -> str:
-        cells = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
-        widths = [max(len(title), 6) for title in scores]
-        texts = "".join(f"  {cell:>{w}}" for cell, w in zip(cells, widths, strict=True))
-        return f"{name:<{width}}{texts}  {total:>{support_width}.{digits}f}"
+    def row(name: str, values: Sequence[float] | np.ndarray, pixels: float) -> list[str]:
+        texts = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
+        return [name, *texts, f"{pixels:.{1 if is_soft else 0}f}"]
 
-    digits = 1 if is_soft else 0
-    support_width = max(len("support"), len(f"{support.sum():.{digits}f}"))
-    titles = "".join(f"  {title:>{max(len(title), 6)}}" for title in scores)
-    return "\n".join(
-        [
-            f"{'':<{width}}{titles}  {'support':>{support_width}}",
-            *(row(*r) for r in zip(names, columns, support, strict=True)),
-            "",
-            row("mean", mean, support.sum()),
-            row("pooled", pooled, support.sum()),
-        ]
-    )
+    rows = [["", *scores, "support"], *map(row, names, columns, support)]
+    rows += [row("mean", mean, support.sum()), row("pooled", pooled, support.sum())]
+    width, *widths = (max(map(len, cells)) for cells in zip(*rows))
+    lines = [
+        f"{name:<{width}}" + "".join(f"  {t:>{max(w, 6)}}" for t, w in zip(texts, widths))
+        for name, *texts in rows
+    ]
+    return "\n".join([*lines[:-2], "", *lines[-2:]])
 
 
 # ---------------------------------------------------------------------------------- shared
 
 
 def weights_of_rare(sizes: Array, power: float) -> Array:
-    """``(smallest / G)^power`` of the sizes G ``[..., C]`` of the classes; 1 for an absent one.
+    """``(smallest / G)^power`` for class sizes G ``[..., C]``; 1 for an absent class.
 
-    Rather than ``1 / G^power``: the same ratios, and nothing under- or overflows.
+    These have the ratios of ``1 / G^power``, and nothing under- or overflows.
     """
     present = sizes > 0
     smallest = jnp.min(sizes, axis=-1, where=present, initial=jnp.inf, keepdims=True)
@@ -1172,8 +1169,8 @@ def weights_of_rare(sizes: Array, power: float) -> Array:
     return jnp.where(present, smallest / jnp.where(present, sizes, 1), 1) ** power
 
 
-def _floats(counts: Any) -> Counts:
-    """Checked counts in float32 or better, so that products of counts do not overflow."""
+def _floats(counts: object) -> Counts:
+    """Check the counts and cast them to float32 or better, so that no product overflows."""
     if not isinstance(counts, Counts):
         if isinstance(counts, Running):
             hint = "jaxseg.total(running) is the sum that a Running holds."
@@ -1192,10 +1189,10 @@ def _floats(counts: Any) -> Counts:
 
 
 def _float(x: ArrayLike) -> Array:
-    # Straight from NumPy to float: jnp.asarray alone would cut int64 sums to int32.
+    # NumPy's integers directly become floats: jnp.asarray alone would cut int64 sums to int32.
     x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return _checks.at_least_float32(jnp.asarray(x)) if is_float else jnp.asarray(x, dtype=float)
+    return _checks.at_least_float32(x) if is_float else jnp.asarray(x, dtype=float)
 
 
 def _float_matrix(matrix: ArrayLike) -> Array:
@@ -1203,17 +1200,17 @@ def _float_matrix(matrix: ArrayLike) -> Array:
 
 
 def _shares(matrix: ArrayLike) -> Array:
-    """A confusion matrix as shares of the pixels, which sum to 1 (all 0 for an empty matrix)."""
+    """The matrix as shares of the pixels, which sum to 1 (all 0 for an empty matrix)."""
     matrix = _float_matrix(matrix)
     return safe_divide(matrix, matrix.sum((-2, -1), keepdims=True), 0)
 
 
-def _total_cost(shares: Array, costs: Array) -> Array:
+def _mean_cost(shares: Array, costs: Array) -> Array:
     return (shares * jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))).sum((-2, -1))
 
 
-def _disagreement(weights: Any, shares: Array) -> Array:
-    """Costs ``[C, C]`` of a weighted kappa."""
+def _kappa_costs(weights: str | Costs | None, shares: Array) -> Array:
+    """The costs ``[C, C]`` that ``weights`` of ``cohen_kappa`` stand for."""
     classes = jnp.arange(shares.shape[-1], dtype=shares.dtype)
     steps = jnp.abs(classes[:, None] - classes[None, :])
     if weights is None:
@@ -1224,27 +1221,27 @@ def _disagreement(weights: Any, shares: Array) -> Array:
                 f"weights must be None, 'linear', 'quadratic' or an array [C, C]; got {weights!r}."
             )
         return steps if weights == "linear" else steps**2
-    return _costs("weights", weights, shares)
+    return _check_costs("weights", weights, shares)
 
 
-def _costs(name: str, costs: Any, shares: Array) -> Array:
-    """Checked costs ``[C, C]``, in the dtype of the shares."""
-    shape = shares.shape[-2:]
-    costs = jnp.asarray(costs)
-    if costs.dtype != bool:
-        _checks.check_real(name, costs)
-    if costs.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, rows truth; got {costs.shape}.")
-    return costs.astype(shares.dtype)
+def _check_costs(name: str, costs: Costs, shares: Array) -> Array:
+    """Check costs ``[C, C]`` and cast them to the dtype of the shares."""
+    array = jnp.asarray(costs)
+    if array.dtype != bool:
+        _checks.check_real(name, array)
+    if array.shape != shares.shape[-2:]:
+        shape = shares.shape[-2:]
+        raise ValueError(f"{name} must have shape {shape}, rows truth; got {array.shape}.")
+    return array.astype(shares.dtype)
 
 
 def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: ArrayLike) -> Array:
-    """``score``, and ``zero_division`` where any of its denominators is 0."""
+    """The score, or ``zero_division`` where one of its denominators is 0."""
     for denominator in denominators:
         score = select(denominator == 0, zero_division, score)
     return score
 
 
 def _mean_of_present(scores: Array, present: Array, zero_division: ArrayLike) -> Array:
-    total = jnp.where(present, scores, 0).sum(-1)
-    return safe_divide(total, present.sum(-1).astype(scores.dtype), zero_division)
+    score_sum = jnp.where(present, scores, 0).sum(-1)
+    return safe_divide(score_sum, present.sum(-1).astype(scores.dtype), zero_division)

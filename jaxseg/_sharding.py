@@ -1,133 +1,164 @@
-"""Sums over the pixels of sharded maps, which each device takes of its own part.
+"""Functions of sharded maps: each device takes the shards that it holds, and only sums are sent.
 
-XLA partitions what is elementwise, but not a loop over blocks of a map that is cut along another
-axis: it would gather the map. Here each device runs the function on the part that it holds,
-whichever axes of the map are cut, and only the sums cross devices.
+XLA partitions what is elementwise, but not a loop over the blocks of a map that is cut along
+another axis: it would gather the map. Nor does it partition a kernel. So the functions that sum
+over pixels run here, on each device by itself, whichever axes of the map the mesh cuts.
 """
 
 from __future__ import annotations
 
 import math
-import string
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxseg._checks import AxisName
+
+T = TypeVar("T")
 Arrays = tuple[Array, ...]
-Axes = tuple[int, ...]
-Spec = tuple[Any, ...]  # for each axis of the map, None or the mesh axes that cut it
-
-# (arrays, axes) -> the sum over these axes of the map: the other ones, then one of its own.
-Sum = Callable[[Arrays, Axes], Array]
+Axes = str  # "a b c": a name for each axis of an array; _ for one that is never cut
+Cut = dict[str, tuple[str, ...]]  # the mesh axes that cut the axis of a name
+Local = Callable[[Arrays, Cut], Arrays]
 
 
-def sum_in_place(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
-    """``function(arrays, axes)`` of arrays ``[*map]`` or ``[*map, C]``, the map of ``ndim`` axes.
+def on_shards(
+    local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
+) -> Arrays:
+    """``local(arrays, {})``, computed on each device from its shards of the arrays.
 
-    The result is an array ``[*rest, K]``. The types of arrays tell how they are cut where the
-    mesh's axes are Explicit. Where they are Auto, this is known once XLA partitions the program. In
-    the body of a ``shard_map`` a device has its part already.
+    Axes of one name are cut alike. A result that lacks an axis that is cut is a sum over it, so
+    it is summed over the devices. ``local`` is told which mesh axes cut which of the arrays' axes.
+
+    The types of arrays tell how they are cut where the mesh's axes are Explicit. Where they are
+    Auto, this is known once XLA partitions the program. In the body of a ``shard_map`` a device has
+    its shard already.
     """
     shardings = [jax.typeof(x).sharding for x in arrays]
-    specs = [_map_spec(sharding.spec, ndim) for sharding in shardings]
-    most = max(range(len(arrays)), key=lambda i: len(_names(specs[i], range(ndim))))
-    if any(specs[most]):
-        return _sum_explicit(function, arrays, axes, shardings[most].mesh, specs[most])
+    cut = _cut(axes, [sharding.spec for sharding in shardings])
+    if cut:
+        mesh = next(s.mesh for s in shardings if any(name is not None for name in s.spec))
+        return _on_explicit_mesh(local, arrays, axes, result_axes, mesh, cut)
     if jax.device_count() == 1 or any(AxisType.Manual in s.mesh.axis_types for s in shardings):
-        return function(arrays, axes)
-    return _sum_auto(function, arrays, axes, ndim)
+        return local(arrays, {})
+    return _on_auto_mesh(local, arrays, axes, result_axes)
 
 
-def _sum_explicit(function: Sum, arrays: Arrays, axes: Axes, mesh: Any, spec: Spec) -> Array:
+def _on_explicit_mesh(
+    local: Local,
+    arrays: Arrays,
+    axes: Sequence[Axes],
+    result_axes: Sequence[Axes],
+    mesh: AbstractMesh | Mesh,
+    cut: Cut,
+) -> Arrays:
+    specs = [_spec(names, cut) for names in axes]
     with jax.sharding.use_abstract_mesh(mesh):
-        of_parts = jax.shard_map(
-            _of_part(function, spec, axes),
-            in_specs=P(*spec),
-            out_specs=_spec_of_rest(spec, axes),
-            axis_names=set(_names(spec, range(len(spec)))),
+        sharded = jax.shard_map(
+            _summed_over_devices(local, result_axes, cut),
+            in_specs=tuple(specs),
+            out_specs=tuple(_spec(names, cut) for names in result_axes),
+            axis_names={name for names in cut.values() for name in names},
             check_vma=False,  # with the check, JAX 0.8.3 has no vmap of psum
         )
-        return of_parts(*(jax.sharding.reshard(x, P(*spec)) for x in arrays))
+        return sharded(*(jax.sharding.reshard(x, s) for x, s in zip(arrays, specs, strict=True)))
 
 
-def _sum_auto(function: Sum, arrays: Arrays, axes: Axes, ndim: int) -> Array:
+def _on_auto_mesh(
+    local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
+) -> Arrays:
     @custom_partitioning
-    def whole(*arrays: Array) -> Array:
-        return function(arrays, axes)
+    def whole(*arrays: Array) -> Arrays:
+        return local(arrays, {})
 
-    def partition(mesh: Any, given: Any, _: Any) -> Any:
-        spec = _even(_map_spec(given[0].sharding.spec, ndim), given[0].shape, mesh)
-        cut, rest = (NamedSharding(mesh, s) for s in (P(*spec), _spec_of_rest(spec, axes)))
-        return mesh, _of_part(function, spec, axes), rest, (cut,) * len(given)
+    def partition(mesh: Mesh, shapes: Arrays, _: Arrays) -> tuple[Mesh, object, object, object]:
+        cut = _cut(axes, [x.sharding.spec for x in shapes])
+        sizes = {a: n for x, each in zip(shapes, axes) for a, n in zip(each.split(), x.shape)}
+        # XLA would fill up the last shard of an axis that is not cut evenly.
+        cut = {a: m for a, m in cut.items() if sizes[a] % math.prod(mesh.shape[n] for n in m) == 0}
+        given, results = (
+            tuple(NamedSharding(mesh, _spec(names, cut)) for names in each)
+            for each in (axes, result_axes)
+        )
+        return mesh, _summed_over_devices(local, result_axes, cut), results, given
 
-    names = string.ascii_letters[:ndim]
-    kept = [name for a, name in enumerate(names) if a not in axes]
-    # As Shardy's rules are written: arrays that share a name are cut alike along that axis.
-    inputs = (" ".join([*names, f"classes_{i}"][: x.ndim]) for i, x in enumerate(arrays))
-    whole.def_partition(
-        partition, sharding_rule=f"{', '.join(inputs)} -> {' '.join([*kept, 'sums'])}"
-    )
+    whole.def_partition(partition, sharding_rule=_rule(axes, result_axes))
 
     @jax.custom_batching.custom_vmap  # custom_partitioning has no rule for vmap
-    def run(*arrays: Array) -> Array:
+    def run(*arrays: Array) -> Arrays:
         return whole(*arrays)
 
     @run.def_vmap
-    def batch(size: int, batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
-        arrays = tuple(
-            x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            for x, is_batched in zip(arrays, batched, strict=True)
-        )
-        return _sum_auto(function, arrays, tuple(a + 1 for a in axes), ndim + 1), True
+    def batch(_: int, batched: list[bool], *arrays: Array) -> tuple[Arrays, tuple[bool, ...]]:
+        def of_batch(arrays: Arrays, cut: Cut) -> Arrays:
+            in_axes = [0 if is_batched else None for is_batched in batched]
+            return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
+
+        name = f"{max(name for each in axes for name in each.split())}v"  # of no other axis
+        batch_axes = [
+            f"{name} {each}" if is_batched else each
+            for each, is_batched in zip(axes, batched, strict=True)
+        ]
+        results = [f"{name} {each}" for each in result_axes]
+        return _on_auto_mesh(of_batch, arrays, batch_axes, results), (True,) * len(results)
 
     return run(*arrays)
 
 
-def psum_each(sums: Any, axis_name: Any) -> Any:
+def _summed_over_devices(
+    local: Local, result_axes: Sequence[Axes], cut: Cut
+) -> Callable[..., Arrays]:
+    """``local`` of one device's shards, and its results summed over devices where they are sums."""
+
+    def on_device(*shards: Array) -> Arrays:
+        results = []
+        for x, each in zip(local(shards, cut), result_axes, strict=True):
+            over = tuple(name for a, m in cut.items() if a not in each.split() for name in m)
+            results.append(lax.psum(x, over) if over else x)
+        return tuple(results)
+
+    return on_device
+
+
+def psum_each(sums: T, axis_name: AxisName) -> T:
     """``lax.psum`` of each leaf by itself.
 
-    JAX 0.8.0 cannot transpose that of several leaves if one of them has no derivative.
+    JAX 0.8.0 cannot transpose that of several leaves if one of them has no derivative;
+    tests/test_laws.py has the losses of a data-parallel step.
     """
     return jax.tree.map(lambda x: lax.psum(x, axis_name), sums)
 
 
-def _map_spec(spec: Spec, ndim: int) -> Spec:
-    return (*spec, *(None for _ in range(ndim)))[:ndim]
+def _cut(axes: Sequence[Axes], specs: Sequence[P]) -> Cut:
+    """How to cut each axis: as the array that is cut along most axes, then as the others."""
+    cut: Cut = {}
+    named = [
+        {a: m if isinstance(m, tuple) else (m,) for a, m in zip(each.split(), spec) if m}
+        for each, spec in zip(axes, specs, strict=True)
+    ]
+    for each in sorted(named, key=len, reverse=True):
+        for a, mesh_axes in each.items():
+            taken = {name for other in cut.values() for name in other}
+            if a != "_" and a not in cut and not taken & set(mesh_axes):
+                cut[a] = mesh_axes
+    return cut
 
 
-def _even(spec: Spec, shape: tuple[int, ...], mesh: Any) -> Spec:
-    """The spec without the axes that it does not cut evenly: XLA would fill up the last part."""
-    return tuple(
-        names if size % math.prod(mesh.shape[n] for n in _tuple(names)) == 0 else None
-        for size, names in zip(shape, spec)
-    )
+def _spec(names: Axes, cut: Cut) -> P:
+    return P(*(cut.get(a) for a in names.split()))
 
 
-def _spec_of_rest(spec: Spec, axes: Axes) -> P:
-    return P(*(names for a, names in enumerate(spec) if a not in axes), None)
+def _rule(axes: Sequence[Axes], result_axes: Sequence[Axes]) -> str:
+    """The axes as a rule of Shardy, in which each axis that is never cut has its own name."""
 
+    def words(side: str, each: Sequence[Axes]) -> str:
+        return ", ".join(
+            " ".join(f"{side}{i}_{j}" if a == "_" else a for j, a in enumerate(names.split()))
+            for i, names in enumerate(each)
+        )
 
-def _of_part(function: Sum, spec: Spec, axes: Axes) -> Callable[..., Array]:
-    """The function on a device: of its part, and summed over the devices that share ``axes``."""
-    names = _names(spec, axes)
-
-    def of_part(*parts: Array) -> Array:
-        sums = function(parts, axes)
-        return lax.psum(sums, names) if names else sums
-
-    return of_part
-
-
-def _names(spec: Spec, axes: Any) -> tuple[Any, ...]:
-    """The mesh axes that cut these axes of the map."""
-    return tuple(name for a in axes for name in _tuple(spec[a]))
-
-
-def _tuple(names: Any) -> tuple[Any, ...]:
-    return () if names is None else names if isinstance(names, tuple) else (names,)
+    return f"{words('given', axes)} -> {words('result', result_axes)}"

@@ -16,17 +16,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._boundary_losses import (
-    check_maps,
-    class_by_class,
-    class_probs,
-    class_truth,
-    global_sum,
-)
+from jaxseg._boundary_losses import class_by_class
 from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import shift, spatial_axes_of
 from jaxseg._numerics import safe_divide, sum_in_turn
+from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixels import as_pixels
 from jaxseg._region_losses import dice_loss
+
+__all__ = ["cldice_loss", "dice_cldice_loss", "skeleton_recall_loss", "soft_skeleton"]
 
 Axes = tuple[int, ...]
 Sweeps = tuple[Axes, ...]
@@ -149,12 +147,13 @@ def cldice_loss(
       The authors' code ignores its number of iterations and sums over the batch, ``axis=None``.
       MONAI 1.6 takes each image by itself, ``axis=(1, 2)``, and sums over its classes too.
     """
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    p = class_probs(maps, activation)
-    g = class_truth(maps, p.dtype)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
+    p, where = pixels.probs(), None if pixels.where is None else pixels.valid()
+    g = pixels.truth().astype(p.dtype)
     iterations = _check_times("iterations", iterations)
-    sums = _cldice_sums(p, g, maps.where, maps.axes, maps.space, iterations)
-    hits, predicted, found, true = global_sum(sums, maps, axis_name)
+    sums = _cldice_sums(p, g, where, pixels.axes, space, iterations)
+    hits, predicted, found, true = pixels.over_devices(sums)
     (smooth,) = _checks.check_broadcasts(hits.shape, smooth=smooth)
     precision = safe_divide(hits + smooth, predicted + smooth, 1)
     sensitivity = safe_divide(found + smooth, true + smooth, 1)
@@ -279,19 +278,25 @@ def skeleton_recall_loss(
       The authors thin the labels with scikit-image and dilate them twice while loading them: pass
       such tubes as ``skeletons``.
     """
-    maps = check_maps(logits, labels, activation, spatial_axes, where, axis)
-    p = class_probs(maps, activation)
+    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    space = spatial_axes_of(spatial_axes, pixels.scores.ndim - 1)
     iterations, radius = _check_times("iterations", iterations), _check_times("radius", radius)
     if skeletons is None:
-        truth = class_truth(maps, p.dtype)
-        tube = _tubes(truth, maps.where, maps.space, iterations, radius)
+        where = None if pixels.where is None else pixels.valid()
+        truth = pixels.truth().astype(_checks.at_least_float32(pixels.scores).dtype)
+        tube = _tubes(truth, where, space, iterations, radius)
     else:
-        tubes = _checks.check_label_format("logits", maps.logits.shape, _checks.as_array(skeletons))
-        tube = class_truth(maps._replace(labels=tubes), p.dtype)
-    found, true = (sum_in_turn(x, maps.axes) for x in (p * tube, tube))
-    sums = global_sum((found, true), maps, axis_name)
-    (smooth,) = _checks.check_broadcasts(sums[0].shape, smooth=smooth)
-    return 1 - safe_divide(sums[0] + smooth, sums[1] + smooth, 1)
+        tubes = _checks.as_array(skeletons)
+        tubes = _checks.check_label_format("logits", pixels.scores.shape, tubes)
+        tube = pixels._replace(labels=tubes).truth()
+    found, true = pixel_sums(_found_of, pixels, maps=(tube,))
+    (smooth,) = _checks.check_broadcasts(found.shape, smooth=smooth)
+    return 1 - safe_divide(found + smooth, true + smooth, 1)
+
+
+def _found_of(x: Pixel, tube: Array) -> tuple[Array, Array]:
+    """What the prediction finds of a tube, and the tube."""
+    return x.p * tube, tube
 
 
 def _check_times(name: str, times: int) -> int:

@@ -122,6 +122,14 @@ def test_all_is_what_the_modules_define() -> None:
     assert defined == set(jaxseg.__all__)
 
 
+def test_all_is_the_union_of_the_modules() -> None:
+    """A module that defines public names lists them, and no others, in its own ``__all__``."""
+    public = {name: getattr(jaxseg, name).__module__ for name in jaxseg.__all__}
+    listed = {module.__name__: module.__all__ for module in modules() if hasattr(module, "__all__")}
+    assert not set(public.values()) - listed.keys(), "these modules lack __all__"
+    assert {name: module for module, names in listed.items() for name in names} == public
+
+
 def test_public_names_live_in_private_modules() -> None:
     for name in jaxseg.__all__:
         assert re.fullmatch(r"jaxseg\._\w+", getattr(jaxseg, name).__module__), name

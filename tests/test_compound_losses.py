@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from losses import case, false_positives
 
 import jaxseg
-from jaxseg import _blocks
+from jaxseg._kernels import blocks
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -198,7 +198,7 @@ def test_empty_target_punishes_false_positives():
 
 @pytest.mark.parametrize("smoothing", [0, 1])
 def test_label_smoothing_may_be_an_integer(smoothing, monkeypatch):
-    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 64)  # several blocks add their gradients
+    monkeypatch.setattr(blocks, "block_bytes", lambda: 64)  # several blocks add their gradients
     got, expected = (
         value_and_gradient(jax_loss("dice_ce_loss", IDS, label_smoothing=s), LOGITS)
         for s in (smoothing, float(smoothing))
@@ -261,7 +261,7 @@ BIAS = rng(12).standard_normal(3).astype(np.float32)
     ids=["ids", "masked", "dense", "weights", "axis"],
 )
 def test_a_linear_layer_and_its_loss_in_one(labels, bias, arguments, monkeypatch):
-    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", 64)  # several blocks add their gradients
+    monkeypatch.setattr(blocks, "block_bytes", lambda: 64)  # several blocks add their gradients
     arrays = FEATURES, KERNEL, bias
 
     def one(features, kernel, bias):

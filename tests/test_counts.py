@@ -7,7 +7,7 @@ import pytest
 import reference
 
 import jaxseg
-from jaxseg import _blocks
+from jaxseg._kernels import blocks
 
 AXES = [None, 0, (1, 2), -1, ()]
 SHAPE = (2, 3, 5)
@@ -399,18 +399,13 @@ def small_blocks():
     """Blocks of 256 bytes: a dozen or so in the maps above, and a remainder."""
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blocks, "CPU_BLOCK_BYTES", 256)
+        patch.setattr(blocks, "block_bytes", lambda: 256)
         yield
     jax.clear_caches()
 
 
 @pytest.mark.usefixtures("small_blocks")
 class TestBlocks:
-    @pytest.mark.parametrize(("shape", "axis"), [((2, 143), 1), ((2, 5, 21), 2)])
-    def test_the_maps_are_cut(self, shape, axis):
-        _, (start, last) = _blocks._cut((jnp.zeros((*shape, 3)),), axis)
-        assert start >= 4 * last[0].shape[axis]
-
     @pytest.mark.slow  # the law of derivatives sees some of these
     @pytest.mark.parametrize(("shape", "axis"), MAP_AXES, ids=str)
     @pytest.mark.parametrize("labels", ["ids", "soft"])

@@ -39,7 +39,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxseg
-from jaxseg import _blocks, _compound_losses, _counts
+from jaxseg import _pixel_sums
+from jaxseg._kernels import blocks, plain
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a block hold the pixels of a small map, and a third of a wide one's."""
-    monkeypatch.setattr(_blocks, "CPU_BLOCK_BYTES", math.prod(MAP) * CLASSES * 4)
+    monkeypatch.setattr(blocks, "block_bytes", lambda: math.prod(MAP) * CLASSES * 4)
 
 
 def law(*kinds: str, once: bool = False, heavy: bool = False, **only: Callable[[Case], Any]) -> Any:
@@ -655,11 +656,8 @@ def test_derivatives_are_those_of_the_plain_formula(
 
     got = run()
 
-    def plain_sum(statistic: Any, arrays: Any, constants: Any = None, *, axes: Any) -> Any:
-        return statistic(arrays, constants, axes, -1)
-
-    for module in (_counts, _compound_losses):  # the same sums without blocks or a rule by hand
-        monkeypatch.setattr(module, "blocked_sum", plain_sum)
+    # The same sums without blocks or a rule by hand.
+    monkeypatch.setattr(_pixel_sums, "_sums", plain.sums)
     gradient, forward, _ = run()
     assert_same(got, (gradient, forward, forward), rtol=1e-4, atol=1e-5)
     assert all(jnp.isfinite(x).all() for x in got)

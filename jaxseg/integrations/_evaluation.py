@@ -1,4 +1,4 @@
-"""What the adapters share: the default statistic, a sum's zero, masks, and scores of a sum."""
+"""Shared by the adapters: the default statistic, the empty sum, masks, and the scores of a sum."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jaxseg._counts import Counts, counts
 from jaxseg._labels import membership, predict_labels
 from jaxseg._running import Running, running, total
 
-Statistic = Callable[..., Any]  # (logits, labels, *, where=None) -> pytree of sums
-Score = Callable[[Any], Any]
+StatisticFunction = Callable[..., object]  # (logits, labels, *, where=None) -> pytree of sums
+Score = Callable[..., object]  # (statistic) -> array, or pytree of arrays
 Scores = Score | Mapping[str, Score]
 
 
 def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Counts:
     """``Counts`` of predicted classes, pooled over the batch: the adapters' default statistic.
 
-    The class of the largest logit, or with C = 1 the sigmoid's mask. Labels are ids ``[...]``, or
-    dense ``[..., C]``, in which 0.5 or more is the class.
+    The predicted class is that of the largest logit; with C = 1 it is the sigmoid's mask. Labels
+    are ids ``[...]``, or dense ``[..., C]``, in which 0.5 or more is the class.
     """
     logits = jnp.asarray(logits)
     labels = _checks.check_label_format("logits", logits.shape, _checks.as_array(labels))
@@ -40,8 +40,8 @@ def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None
     return counts(predictions, labels, num_classes=num_classes, where=where)
 
 
-def zero(statistic: Statistic, num_classes: int, ndim: int, dense: bool) -> Running:
-    """The empty sum of a statistic, whose shapes are those of an image of one pixel."""
+def zero_sum(statistic: StatisticFunction, num_classes: int, ndim: int, dense: bool) -> Running:
+    """The empty sum of a statistic, with the shapes that it has for one pixel."""
     pixels = (1,) * ndim
     shape = (*pixels, _checks.check_num_classes(num_classes))
     sums = jax.eval_shape(
@@ -53,8 +53,10 @@ def zero(statistic: Statistic, num_classes: int, ndim: int, dense: bool) -> Runn
     return running(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums))
 
 
-def masked(where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
-    """``where`` of the label map's shape, and a mask of it or of its examples ``[B]``."""
+def join_masks(
+    where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ...]
+) -> Array | None:
+    """``where`` and ``mask`` as one ``where``; ``mask`` may also have one entry per example."""
     where = _checks.clean_bools(_checks.check_where(where, shape))
     if mask is None:
         return where
@@ -64,13 +66,12 @@ def masked(where: ArrayLike | None, mask: ArrayLike | None, shape: tuple[int, ..
             f"mask must have the label map's shape {shape} or that of its examples {shape[:1]}, "
             f"got {mask.shape}."
         )
-    mask = mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
-    mask = jnp.broadcast_to(mask, shape)
+    mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
     return mask if where is None else where & mask
 
 
-def scored(scores: Scores, state: Running) -> Any:
-    """The scores of a sum: a dict as ``scores`` is, or one value of one function."""
+def compute_scores(scores: Scores, state: Running) -> Any:
+    """Apply the scores to a sum: a dict gives a dict, one function gives its value."""
     statistic = total(state)
     if isinstance(scores, Mapping):
         return {name: score(statistic) for name, score in scores.items()}

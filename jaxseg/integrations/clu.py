@@ -1,10 +1,10 @@
-"""Scores of a data set as a metric of ``clu``."""
+"""Scores of a data set as a metric for ``clu``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, SupportsIndex
 
 import flax
 import jax
@@ -13,26 +13,21 @@ from clu import metrics, values
 from jax.typing import ArrayLike
 
 from jaxseg import Running, _checks
-from jaxseg.integrations._evaluation import (
-    Score,
-    Scores,
-    Statistic,
-    hard_counts,
-    masked,
-    scored,
-    zero,
-)
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Score, Scores, StatisticFunction, hard_counts
+
+__all__ = ["segmentation_metric"]
 
 
 def segmentation_metric(
     scores: Scores,
     *,
     num_classes: int,
-    statistic: Statistic = hard_counts,
+    statistic: StatisticFunction = hard_counts,
     ndim: int = 3,
     dense: bool = False,
 ) -> type[metrics.Metric]:
-    """Metric class of scores of all pixels, whose state is the exact sum of a statistic.
+    """Make a metric class that computes scores from the exact sum of a statistic over all pixels.
 
     Args:
       scores: dict of functions of the statistic, or one function.
@@ -40,19 +35,19 @@ def segmentation_metric(
       statistic: function ``(logits, labels, *, where=None)`` whose result is summed over batches
         and devices: any pytree of integers or floats. By default ``jaxseg.counts`` of the predicted
         classes: the largest logit's, or with C = 1 the sigmoid's mask.
-      ndim: number of axes of the label map, the batch's included: 3 of images.
+      ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
 
     Returns:
-      A class for ``clu.metrics.Collection``. Its ``from_model_output`` takes ``logits``,
-      ``labels``, and if given ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]`` or
-      ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or one
-      value, and ``compute_value`` only one scalar, since clu's writers take no other. The same
-      arguments give the same class. Its instances can be pickled if the functions can, that is, if
-      they are defined at the top of a module; so can a collection that is.
+      A class for ``clu.metrics.Collection``. Its ``from_model_output`` takes ``logits`` and
+      ``labels``, and optionally ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]``
+      or ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or
+      one value; ``compute_value`` gives one scalar only, since clu's writers take nothing else. The
+      same arguments give the same class. Its instances can be pickled if the functions are defined
+      at the top level of a module, and so can a collection that is defined there.
 
     Raises:
-      ValueError, TypeError: as the statistic, of ids or dense labels of one pixel.
+      ValueError, TypeError: what the statistic raises for the labels of one pixel.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,13 +74,13 @@ def segmentation_metric(
 def _metric_class(
     scores_or_items: Score | tuple[tuple[str, Score], ...],
     num_classes: int,
-    statistic: Statistic,
+    statistic: StatisticFunction,
     ndim: int,
     dense: bool,
 ) -> type[metrics.Metric]:
     scores = scores_or_items if callable(scores_or_items) else dict(scores_or_items)
     arguments = (scores_or_items, num_classes, statistic, ndim, dense)
-    start = zero(statistic, num_classes, ndim, dense)
+    zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
 
     @flax.struct.dataclass
     class SegmentationMetric(metrics.Metric):
@@ -93,7 +88,7 @@ def _metric_class(
 
         @classmethod
         def empty(cls) -> SegmentationMetric:
-            return cls(state=jax.tree.map(jnp.zeros_like, start))  # may be donated
+            return cls(state=jax.tree.map(jnp.zeros_like, zero))  # a copy, which may be donated
 
         @classmethod
         def from_model_output(
@@ -103,16 +98,16 @@ def _metric_class(
             labels: ArrayLike,
             where: ArrayLike | None = None,
             mask: ArrayLike | None = None,
-            **_: Any,
+            **_: object,
         ) -> SegmentationMetric:
-            where = masked(where, mask, jnp.shape(logits)[:-1])
-            return cls(state=start + statistic(logits, labels, where=where))
+            where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
+            return cls(state=zero + statistic(logits, labels, where=where))
 
         def merge(self, other: SegmentationMetric) -> SegmentationMetric:
             return type(self)(state=self.state + other.state)
 
         def compute(self) -> Any:
-            return scored(scores, self.state)
+            return _evaluation.compute_scores(scores, self.state)
 
         def compute_value(self) -> values.Value:
             value = self.compute()
@@ -124,13 +119,13 @@ def _metric_class(
                 )
             return values.Scalar(value)
 
-        def __reduce_ex__(self, protocol: Any) -> Any:
+        def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
             if type(self) is not SegmentationMetric:  # made by from_fun, which clu cannot pickle
                 return super().__reduce_ex__(protocol)
-            return _restored, (arguments, self.state)
+            return _restore, (arguments, self.state)
 
     return SegmentationMetric
 
 
-def _restored(arguments: tuple[Any, ...], state: Running) -> metrics.Metric:
+def _restore(arguments: tuple[Hashable, ...], state: Running) -> metrics.Metric:
     return _metric_class(*arguments)(state=state)

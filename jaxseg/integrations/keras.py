@@ -1,7 +1,7 @@
 """Losses and scores for ``compile`` and ``fit`` of Keras 3 on its JAX backend.
 
-Keras hands out the truth first, its ids as floats, often with a last axis of 1, and has no place
-for ``where``. Here ids are integers again, and ``where`` is a function of them.
+Keras passes the labels first, with ids as floats, often with a last axis of 1, and has no argument
+for ``where``. Here ids become integers again, and ``where`` is a function of them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,26 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from jaxseg import Running, check_labels
-from jaxseg._checks import as_array, at_least_float32
-from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, scored, zero
+from jaxseg._checks import Nested, as_array, at_least_float32
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Scores, StatisticFunction, hard_counts
 
+__all__ = ["as_loss", "SegmentationMetric"]
+
+LossFunction = Callable[..., Array]  # (logits, labels, *, where, **options)
 Where = Callable[[Array], Array] | None
 
 
-def as_loss(loss: Callable[..., Array], *, where: Where = None, **options: Any) -> Any:
-    """Loss for ``compile`` from one of jaxseg's, or any function ``(logits, labels)``.
+def as_loss(loss: LossFunction, *, where: Where = None, **options: object) -> keras.losses.Loss:
+    """Make a loss for ``compile`` from one of jaxseg's, or from any function ``(logits, labels)``.
 
     Args:
-      loss: function such as ``jaxseg.dice_ce_loss``; its name is the loss's.
-      where: function of the labels that says which pixels count, as ``lambda labels: labels !=
+      loss: function such as ``jaxseg.dice_ce_loss``, which also gives the name.
+      where: function of the labels that says which pixels count, such as ``lambda labels: labels !=
         255``.
-      **options: keyword arguments of ``loss``.
+      **options: keyword arguments for ``loss``.
 
     Returns:
       ``keras.losses.Loss``. ``y_true`` are ids ``[...]`` or ``[..., 1]``, integers in any dtype, or
@@ -39,9 +42,9 @@ def as_loss(loss: Callable[..., Array], *, where: Where = None, **options: Any) 
       not a scalar, over classes or pixels.
 
     Raises:
-      RuntimeError: Keras on another backend.
-      ValueError: in a call, ``sample_weight`` that is not of each pixel of a pixel loss; in the
-        first call that is not traced, of a loss of jaxseg's, what ``jaxseg.check_labels`` finds.
+      RuntimeError: Keras runs on another backend.
+      ValueError: in a call, a ``sample_weight`` that is not one per pixel, for a pixel loss; in the
+        first call that is not traced, for jaxseg's losses, what ``jaxseg.check_labels`` finds.
 
     Example:
       >>> import jaxseg
@@ -57,40 +60,41 @@ def as_loss(loss: Callable[..., Array], *, where: Where = None, **options: Any) 
 
 
 class _Loss(keras.losses.Loss):
-    """A class, since Keras would squeeze the class axis of the arguments of a function."""
+    """A class, since Keras would squeeze the class axis of what it passes to a function."""
 
-    def __init__(self, loss: Callable[..., Array], where: Where, options: dict[str, Any]) -> None:
+    def __init__(self, loss: LossFunction, where: Where, options: dict[str, object]) -> None:
         super().__init__(name=getattr(loss, "__name__", type(loss).__name__))
         self._loss, self._where, self._options = loss, where, options
         self._checked = False
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return _Loss, (self._loss, self._where, self._options)
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: object = None) -> Array:
         if sample_weight is not None:
-            pixels = jnp.shape(y_pred)[:-1]
-            losses = jax.eval_shape(self.call, jnp.asarray(y_true), jnp.asarray(y_pred)).shape
-            if not jnp.shape(sample_weight) == losses == pixels:
+            logits, given = jnp.asarray(y_pred), jnp.asarray(sample_weight).shape
+            pixels = logits.shape[:-1]
+            losses = jax.eval_shape(self.call, jnp.asarray(y_true), logits).shape
+            if not given == losses == pixels:
                 raise ValueError(
                     f"sample_weight must have the label map's shape {pixels}, and so must the "
-                    f"loss, got {jnp.shape(sample_weight)} and {losses}; where= leaves pixels out."
+                    f"loss, got {given} and {losses}; where= leaves pixels out."
                 )
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true: Any, y_pred: Any) -> Array:
+    def call(self, y_true: Nested, y_pred: Nested) -> Array:
         logits = jnp.asarray(y_pred)
-        labels = _labels(y_true, logits.shape)
+        labels = _as_labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
         if logits.shape[-1] == 1 and labels.ndim < logits.ndim:  # a mask may be soft
             labels = at_least_float32(as_array(y_true)).reshape(*labels.shape, 1)
         loss = self._loss(logits, labels, where=where, **self._options)
-        if not self._checked and self._is_jaxsegs():
-            self._checked = _are_right(labels, where, logits, self._takes_logits())
+        if not self._checked and self._is_from_jaxseg():
+            self._checked = _check_known(labels, where, logits, self._takes_logits())
         return loss
 
-    def _is_jaxsegs(self) -> bool:
-        """Whether it is known what labels and predictions mean."""
+    def _is_from_jaxseg(self) -> bool:
+        """Whether the loss is jaxseg's, so that the meaning of labels and predictions is known."""
         function = self._loss.func if isinstance(self._loss, partial) else self._loss
         return getattr(function, "__module__", "").startswith("jaxseg.")
 
@@ -103,25 +107,25 @@ class SegmentationMetric(keras.metrics.Metric):
     """Scores of all pixels of an epoch, from the exact sum of a statistic.
 
     Args:
-      scores: dict of functions of the statistic to scalars, whose names go into ``fit``'s logs, or
-        one function, whose value has the metric's name there.
+      scores: dict of functions from the statistic to scalars, whose names appear in ``fit``'s logs,
+        or one function, whose value appears under the metric's name.
       num_classes: C of ``y_pred [..., C]``.
       statistic: function ``(logits, labels, *, where=None)`` whose result is summed over batches:
         any pytree of integers or floats. Labels are int32 or bool ids ``[...]``, or dense ``[...,
         C]`` if ``y_true`` is and C > 1. By default ``jaxseg.counts`` of the predicted classes: the
         largest logit's, or with C = 1 the sigmoid's mask.
-      where: function of the labels that says which pixels count, as ``lambda labels: labels !=
+      where: function of the labels that says which pixels count, such as ``lambda labels: labels !=
         255``.
-      ndim: number of axes of the label map, the batch's included: 3 of images.
+      ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether ``y_true`` is dense; needed only for a statistic that takes no ids.
       name: the metric's name.
 
     Raises:
-      RuntimeError: Keras on another backend.
-      ValueError: ``sample_weight`` in ``update_state``, a score that is not a scalar in ``result``.
-        With the default statistic also labels of valid pixels that are no class: at the first
-        ``update_state`` that is not traced, else in ``result``, which ``fit`` and ``evaluate`` call
-        when an epoch ends.
+      RuntimeError: Keras runs on another backend.
+      ValueError: in ``update_state``, a ``sample_weight``; in ``result``, a score that is not a
+        scalar. With the default statistic also labels of valid pixels that are no class: in the
+        first ``update_state`` that is not traced, else in ``result``, which ``fit`` and
+        ``evaluate`` call when an epoch ends.
 
     Example:
       >>> import jaxseg
@@ -139,7 +143,7 @@ class SegmentationMetric(keras.metrics.Metric):
         scores: Scores,
         *,
         num_classes: int,
-        statistic: Statistic = hard_counts,
+        statistic: StatisticFunction = hard_counts,
         where: Where = None,
         ndim: int = 3,
         dense: bool = False,
@@ -147,7 +151,7 @@ class SegmentationMetric(keras.metrics.Metric):
     ) -> None:
         _check_backend()
         super().__init__(name=name)
-        self._again = partial(
+        self._constructor = partial(
             SegmentationMetric,
             scores,
             num_classes=num_classes,
@@ -158,16 +162,17 @@ class SegmentationMetric(keras.metrics.Metric):
             name=self.name,
         )
         self._scores, self._statistic, self._where = scores, statistic, where
-        limbs, self._structure = jax.tree.flatten(zero(statistic, num_classes, ndim, dense))
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        limbs, self._structure = jax.tree.flatten(zero)
         self._limbs = [self.add_variable(x.shape, "zeros", dtype=x.dtype.name) for x in limbs]
         self._num_classes, self._checked, self._outside = num_classes, False, None
-        if statistic is hard_counts:  # any other may have labels of its own
+        if statistic is hard_counts:  # for another, labels may mean something else
             self._outside = self.add_variable((2,), "zeros", dtype="float32", name="outside")
 
-    def __reduce__(self) -> Any:
-        return _restored, (self._again, [np.asarray(v.value) for v in self.variables])
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (self._constructor, [np.asarray(v.value) for v in self.variables])
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true: Nested, y_pred: Nested, sample_weight: object = None) -> None:
         """Add a batch."""
         if sample_weight is not None:
             raise ValueError(
@@ -175,17 +180,17 @@ class SegmentationMetric(keras.metrics.Metric):
                 "where= says which labels count."
             )
         logits = jnp.asarray(y_pred)
-        labels = _labels(y_true, logits.shape)
+        labels = _as_labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
         state = self._state() + self._statistic(logits, labels, where=where)
         if self._outside is not None:
-            self._checked = self._checked or _are_right(labels, where, logits, False)
-            self._outside.assign(_extremes(self._outside.value, labels, where, logits.shape))
+            self._checked = self._checked or _check_known(labels, where, logits, False)
+            self._outside.assign(_widen(self._outside.value, labels, where, logits.shape))
         for limb, value in zip(self._limbs, jax.tree.leaves(state), strict=True):
             limb.assign(value)
 
     def result(self) -> Any:
-        """Scores of the sum: a dict of scalars, or one."""
+        """The scores of the sum: a dict of scalars, or one scalar."""
         if self._outside is not None and not isinstance(self._outside.value, jax.core.Tracer):
             low, high = np.asarray(self._outside.value).tolist()
             if low != 0 or high != 0:
@@ -193,7 +198,7 @@ class SegmentationMetric(keras.metrics.Metric):
                     f"Labels of valid pixels were outside of their {self._num_classes} classes, "
                     f"from {low:g} to {high:g}. jaxseg.check_labels says how to mend them."
                 )
-        result = scored(self._scores, self._state())
+        result = _evaluation.compute_scores(self._scores, self._state())
         for name, value in (result if isinstance(result, dict) else {self.name: result}).items():
             if jnp.ndim(value) > 0:
                 raise ValueError(
@@ -206,25 +211,24 @@ class SegmentationMetric(keras.metrics.Metric):
         return jax.tree.unflatten(self._structure, [limb.value for limb in self._limbs])
 
 
-def _restored(again: Callable[[], SegmentationMetric], values: list[Any]) -> SegmentationMetric:
-    metric = again()
+def _restore(make: partial[SegmentationMetric], values: list[np.ndarray]) -> SegmentationMetric:
+    metric = make()
     for variable, value in zip(metric.variables, values, strict=True):
         variable.assign(value)
     return metric
 
 
-def _are_right(labels: Array, where: Array | None, logits: Array, are_logits: bool) -> bool:
-    """Check labels whose values are known, and logits if theirs are too."""
+def _check_known(labels: Array, where: Array | None, logits: Array, are_logits: bool) -> bool:
+    """Check labels, and logits if ``are_logits``, unless traced; return whether labels were."""
     if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
         return False
-    known = are_logits and not isinstance(logits, jax.core.Tracer)
-    predictions = logits if known else None
+    predictions = None if isinstance(logits, jax.core.Tracer) or not are_logits else logits
     check_labels(labels, num_classes=logits.shape[-1], where=where, predictions=predictions)
     return True
 
 
-def _extremes(before: Array, labels: Array, where: Array | None, shape: tuple[int, ...]) -> Array:
-    """The least and the largest label that is no class, of valid pixels; 0 if there is none."""
+def _widen(limits: Array, labels: Array, where: Array | None, shape: tuple[int, ...]) -> Array:
+    """Widen ``[min, max]``, at first [0, 0], by the labels of valid pixels that are no class."""
     dense = labels.ndim == len(shape)
     x = labels.astype(jnp.float32)
     last = 1 + 1e-6 if dense else max(shape[-1] - 1, 1)
@@ -232,10 +236,10 @@ def _extremes(before: Array, labels: Array, where: Array | None, shape: tuple[in
     if where is not None:
         outside &= where[..., None] if dense else where
     x = jnp.where(outside, x, 0)
-    return jnp.stack([jnp.minimum(before[0], x.min()), jnp.maximum(before[1], x.max())])
+    return jnp.stack([jnp.minimum(limits[0], x.min()), jnp.maximum(limits[1], x.max())])
 
 
-def _labels(y_true: ArrayLike, shape: tuple[int, ...]) -> Array:
+def _as_labels(y_true: Nested, shape: tuple[int, ...]) -> Array:
     """Ids ``[...]``, bool or rounded to int32, or dense ``[..., C]`` if C > 1."""
     labels = as_array(y_true)
     if labels.shape == shape and shape[-1] > 1:

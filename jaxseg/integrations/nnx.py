@@ -1,4 +1,4 @@
-"""Scores of a data set as a metric of ``flax.nnx``."""
+"""Scores of a data set as a metric for ``flax.nnx``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from jaxseg import Running
-from jaxseg.integrations._evaluation import Scores, Statistic, hard_counts, masked, scored, zero
+from jaxseg.integrations import _evaluation
+from jaxseg.integrations._evaluation import Scores, StatisticFunction, hard_counts
 
-GET_VALUE = hasattr(nnx.Variable, "get_value")  # Flax 0.12.0 has ``value`` alone
+__all__ = ["SegmentationMetric"]
+
+GET_VALUE = hasattr(nnx.Variable, "get_value")  # Flax 0.12.0 has only ``value``
 
 
 class SegmentationMetric(nnx.Metric):
     """Scores of all pixels seen since the last reset, from the exact sum of a statistic.
 
-    It takes what ``nnx.MultiMetric`` hands to all its metrics, and its state passes through
+    It takes what ``nnx.MultiMetric`` passes to all its metrics, and its state goes through
     ``nnx.jit`` and ``nnx.split``.
 
     Args:
@@ -27,11 +30,11 @@ class SegmentationMetric(nnx.Metric):
       statistic: function ``(logits, labels, *, where=None)`` whose result is summed over batches:
         any pytree of integers or floats. By default ``jaxseg.counts`` of the predicted classes: the
         largest logit's, or with C = 1 the sigmoid's mask.
-      ndim: number of axes of the label map, the batch's included: 3 of images.
+      ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
 
     Raises:
-      ValueError, TypeError: as the statistic, of ids or dense labels of one pixel.
+      ValueError, TypeError: what the statistic raises for the labels of one pixel.
 
     Example:
       >>> import jax.numpy as jnp
@@ -49,17 +52,18 @@ class SegmentationMetric(nnx.Metric):
         scores: Scores,
         *,
         num_classes: int,
-        statistic: Statistic = hard_counts,
+        statistic: StatisticFunction = hard_counts,
         ndim: int = 3,
         dense: bool = False,
     ) -> None:
         self.scores = scores if callable(scores) else tuple(scores.items())  # to be hashed
         self.statistic = statistic
-        self.state = nnx.metrics.MetricState(zero(statistic, num_classes, ndim, dense))
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        self.state = nnx.metrics.MetricState(zero)
 
     def reset(self) -> None:
-        """Start anew."""
-        self._keep(jax.tree.map(jnp.zeros_like, self._sum()))
+        """Set the sum to zero."""
+        self._set_sum(jax.tree.map(jnp.zeros_like, self._sum()))
 
     def update(
         self,
@@ -68,9 +72,9 @@ class SegmentationMetric(nnx.Metric):
         labels: ArrayLike,
         where: ArrayLike | None = None,
         mask: ArrayLike | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
-        """Add a batch. Other keywords are for other metrics.
+        """Add a batch; other keywords, which are for other metrics, are ignored.
 
         Args:
           logits: float ``[..., C]``.
@@ -78,19 +82,19 @@ class SegmentationMetric(nnx.Metric):
           where: bool ``[...]``; False pixels do not count.
           mask: bools or numbers, ``[B]`` or ``[...]``; examples or pixels of 0 do not count.
         """
-        where = masked(where, mask, jnp.shape(logits)[:-1])
+        where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
         batch = self.statistic(logits, labels, where=where)
-        self._keep(self._sum() + batch)
+        self._set_sum(self._sum() + batch)
 
     def compute(self) -> Any:
-        """Scores of the sum: a dict, or one value. On the host they see exact NumPy integers."""
+        """The scores of the sum: a dict, or one value. On the host they get NumPy's exact sums."""
         scores = self.scores if callable(self.scores) else dict(self.scores)
-        return scored(scores, self._sum())
+        return _evaluation.compute_scores(scores, self._sum())
 
     def _sum(self) -> Running:
         return self.state.get_value() if GET_VALUE else self.state.value
 
-    def _keep(self, state: Running) -> None:
+    def _set_sum(self, state: Running) -> None:
         if GET_VALUE:
             self.state.set_value(state)
         else:

@@ -1,0 +1,212 @@
+"""The form of a sum over pixels for CPUs: block by block, in caches, for any terms.
+
+Written plainly, a sum and its derivative keep several arrays as large as the logits. Here a loop
+reads blocks of pixels. The backward pass takes the terms' derivative in each block and writes the
+gradient in place, so that temporaries are a few blocks. The forward pass leaves the probabilities
+in the memory of the gradient to be, so that they are not computed again.
+
+XLA would compute an exponential, or swap a block's axes, once for each use: fences stop it (seen
+on JAX 0.10 and 0.11; without them the rows of Dice + CE in tests/benchmarks take up to three times
+as long).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxseg._activations import Names, Probs, pull_back
+from jaxseg._kernels.blocks import At, Blocks, read, write
+from jaxseg._kernels.plain import Gradients, Inputs, PixelSum, Sums, contributions, logits
+
+Constants = tuple[Array | None, ...]
+
+# With few classes, a CPU's vectors are filled along the pixels, not along the classes.
+PIXELS_LAST_LIMIT = 16
+
+fence = lax.optimization_barrier
+
+
+def forward(what: PixelSum, inputs: Inputs, names: Names, keeps: bool) -> tuple[Sums, Array | None]:
+    """The sums, and if it ``keeps`` them the probabilities, in an array like the scores."""
+    blocks, class_axis = _cut(what, inputs)
+    shape = inputs.scores.shape
+    inputs = _merged(inputs, blocks)
+
+    def block_sums(block: Inputs) -> tuple[Sums, Probs]:
+        probs = _activate(_logits(block, class_axis), what.activation, class_axis, names)
+        return _sums(what, blocks, block, probs, class_axis, names), probs
+
+    def step(at: At, carry: tuple[Sums, Array | None]) -> tuple[Sums, Array | None]:
+        sums, kept = carry
+        parts, probs = block_sums(_block(inputs, at, class_axis))
+        sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
+        return sums, None if kept is None else write(kept, _swapped(probs.p, class_axis), at)
+
+    zero = _zero(inputs)
+    first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
+    shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis))[0], inputs)
+    sums = jax.tree.map(lambda x: blocks.full_sums(zero.astype(x.dtype), x.shape[-1]), shapes)
+    sums, kept = blocks.loop(step, (sums, _empty_like(inputs.scores) if keeps else None))
+    return jax.tree.map(blocks.unmerge_sums, sums), None if kept is None else kept.reshape(shape)
+
+
+def backward(
+    what: PixelSum, kept: Array | None, inputs: Inputs, cotangents: Sums, names: Names
+) -> Gradients:
+    """The gradients of the inputs, from the cotangents of the sums."""
+    blocks, class_axis = _cut(what, inputs)
+    given = inputs
+    inputs = _merged(inputs, blocks)
+    cotangents = jax.tree.map(blocks.merge_sums, cotangents)
+    is_soft = jnp.issubdtype(inputs.labels.dtype, jnp.floating)
+
+    def block_gradients(at: At, p: Array | None) -> Gradients:
+        block = _block(inputs, at, class_axis)
+        x, pull_logits = jax.vjp(
+            lambda scores, head: _logits(block._replace(scores=scores, head=head), class_axis),
+            block.scores,
+            block.head,
+        )
+        probs = _activate(x, what.activation, class_axis, names)
+        if p is not None and not names:
+            probs = _of_kept(x, probs, p, what.activation, class_axis)
+
+        def sums(probs: Probs, labels: Array | None, constants: Constants) -> Sums:
+            labels = block.labels if labels is None else labels
+            changed = block._replace(labels=labels, constants=constants)
+            return _sums(what, blocks, changed, probs, class_axis, names)
+
+        soft = block.labels if is_soft else None
+        _, pull_sums = jax.vjp(sums, probs, soft, block.constants)
+        parts = jax.tree.map(lambda x: blocks.read_sums(x, at), cotangents)
+        d_probs, d_labels, d_constants = pull_sums(parts)
+        sum_classes = lambda x: _sum_classes(x, class_axis, names)  # noqa: E731
+        d_x = pull_back(d_probs, probs, what.activation, class_axis, sum_classes)
+        d_scores, d_head = pull_logits(d_x)
+        d_labels = None if d_labels is None else _swapped(d_labels, class_axis)
+        return Gradients(d_scores, d_labels, d_head, d_constants)
+
+    def step(at: At, carry: Gradients) -> Gradients:
+        p = None
+        if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
+            p = _swapped(fence(read(carry.scores, at)), class_axis)
+        parts = block_gradients(at, p)
+        return Gradients(
+            write(carry.scores, parts.scores, at),
+            None if carry.labels is None else write(carry.labels, parts.labels, at),
+            *jax.tree.map(jnp.add, carry[2:], parts[2:]),
+        )
+
+    zero = _zero(inputs)
+    start = Gradients(
+        _empty_like(inputs.scores) if kept is None else blocks.merge(kept),
+        _empty_like(inputs.labels) if is_soft else None,
+        *jax.tree.map(
+            lambda x: jnp.broadcast_to(zero.astype(x.dtype), x.shape),
+            (inputs.head, inputs.constants),
+        ),
+    )
+    gradients = blocks.loop(step, start)
+    return gradients._replace(
+        scores=gradients.scores.reshape(given.scores.shape),
+        labels=None if gradients.labels is None else gradients.labels.reshape(given.labels.shape),
+    )
+
+
+# ---------------------------------------------------------------------------------- blocks
+
+
+def _cut(what: PixelSum, inputs: Inputs) -> tuple[Blocks, int]:
+    """How the map is cut, and which axis of a block is that of the classes."""
+    *space, width = inputs.scores.shape
+    classes = inputs.head[0].shape[-1] if inputs.head else width
+    few = classes <= PIXELS_LAST_LIMIT and not what.mixes_classes and bool(space)
+    return Blocks.of(tuple(space), what.axes, max(width, classes)), -2 if few else -1
+
+
+def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
+    return inputs._replace(
+        scores=blocks.merge(inputs.scores),
+        labels=blocks.merge(inputs.labels),
+        where=None if inputs.where is None else blocks.merge(inputs.where),
+        maps=tuple(blocks.merge(x) for x in inputs.maps),
+    )
+
+
+def _block(inputs: Inputs, at: At, class_axis: int) -> Inputs:
+    """A block: scores as they are, labels and maps with the classes where terms have them."""
+    labels = read(inputs.labels, at)
+    return inputs._replace(
+        scores=read(inputs.scores, at),
+        labels=_swapped(labels, class_axis) if labels.ndim == inputs.scores.ndim else labels,
+        where=None if inputs.where is None else read(inputs.where, at),
+        maps=tuple(_swapped(read(x, at), class_axis) for x in inputs.maps),
+    )
+
+
+def _swapped(x: Array, class_axis: int) -> Array:
+    """A block with its classes at ``class_axis``, or back at the end."""
+    return fence(jnp.swapaxes(x, -1, -2)) if class_axis == -2 else x
+
+
+def _logits(block: Inputs, class_axis: int) -> Array:
+    return _swapped(logits(block.scores, block.head, block.where), class_axis)
+
+
+def _sums(
+    what: PixelSum, blocks: Blocks, block: Inputs, probs: Probs, class_axis: int, names: Names
+) -> Sums:
+    values = contributions(what, block, probs, class_axis, names)
+    return jax.tree.map(lambda x: blocks.sum(x, class_axis), values)
+
+
+def _empty_like(x: Array) -> Array:
+    """An array to be overwritten; the fence stops XLA from fusing it with the first write."""
+    return fence(jnp.where(False, x, jnp.zeros((), x.dtype)))
+
+
+def _zero(inputs: Inputs) -> Array:
+    """A zero that varies over the devices of a ``shard_map`` as the inputs do."""
+    first = (x.ravel()[0] for x in jax.tree.leaves(inputs))
+    return sum((jnp.where(False, x.astype(jnp.float32), 0) for x in first), jnp.float32(0))
+
+
+# ---------------------------------------------------------------------------------- probabilities
+
+
+def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -> Probs:
+    """``activate`` with fences around what is used several times."""
+    if activation == "softmax":
+        top = x.max(class_axis, keepdims=True)
+        top = fence(lax.pmax(top, names) if names else top)
+        exp = fence(jnp.exp(x - top))
+        total = _sum_classes(exp, class_axis, names)
+        p = exp * fence(1 / total)
+        return Probs(x - fence(top + jnp.log(total)), p, jnp.log1p(-p), 1 - p)
+    if activation == "two classes":
+        x = jnp.concatenate([-x, x], class_axis)
+    exp = fence(jnp.exp(-jnp.abs(x)))
+    p = fence(jnp.where(x >= 0, 1, exp) / (1 + exp))
+    log = fence(jnp.log1p(exp))
+    return Probs(jnp.minimum(x, 0) - log, p, -jnp.maximum(x, 0) - log, 1 - p)
+
+
+def _of_kept(x: Array, probs: Probs, p: Array, activation: str | None, class_axis: int) -> Probs:
+    """The ``probs`` of x, of which p is known: what else the terms' derivative needs is computed."""
+    if activation == "sigmoid":
+        return probs._replace(p=p, q=1 - p)
+    # The largest p, which cannot be 0, and its x have the logarithm of the sum of exponentials.
+    log = jnp.log(p.max(class_axis, keepdims=True)) - x.max(class_axis, keepdims=True)
+    return Probs(x + fence(log), p, jnp.log1p(-p), 1 - p)
+
+
+def _sum_classes(x: Array, class_axis: int, names: Names) -> Array:
+    """Sum over the classes; where they are last, by a product with ones, which is vectorised."""
+    if class_axis == -2:
+        total = x.sum(-2, keepdims=True)
+    else:
+        ones = jnp.ones(x.shape[-1], x.dtype)
+        total = jnp.einsum("...c,c->...", x, ones, precision="highest")[..., None]
+    return fence(lax.psum(total, names) if names else total)

@@ -1,0 +1,150 @@
+"""The plain form of a sum over pixels: the formula itself, which JAX differentiates.
+
+It is the oracle of the other forms' tests, and second derivatives are taken through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxseg._activations import Names, Probs, activate
+from jaxseg._checks import at_least_float32, clean_bools
+from jaxseg._labels import masked, membership, two_classes
+from jaxseg._numerics import sum_in_turn
+
+Sums = Any  # a pytree of arrays, which the terms choose
+
+
+class Pixel(NamedTuple):
+    """What terms see of a pixel: arrays of one shape, elementwise over the classes.
+
+    ``log_p`` is 0, not -inf, for a class that is not the pixel's and that a logit of -inf switches
+    off, so that products with g are 0; likewise ``log_q``.
+    """
+
+    log_p: Array  # logarithm of p
+    p: Array  # probability of the class
+    log_q: Array  # logarithm of 1 - p
+    q: Array  # 1 - p
+    g: Array  # truth, float
+    labels: Array  # the sum of g over the classes: 1 if the pixel has a class; of one class
+
+
+Terms = Callable[..., Sums]  # terms(pixel, *maps, *constants): what one pixel adds to the sums
+
+
+class PixelSum(NamedTuple):
+    """What is summed, and over what; static."""
+
+    terms: Terms
+    axes: tuple[int, ...]  # of the map
+    activation: str | None
+    mixes_classes: bool  # the terms read other classes of the pixel; theirs are all here, and last
+
+
+class Inputs(NamedTuple):
+    """The arrays of a sum, or of a block or a shard of it."""
+
+    scores: Array  # [*map, C], or features [*map, F] with a head
+    labels: Array  # [*map] or [*map, C]
+    where: Array | None  # [*map]
+    maps: tuple[Array, ...]  # [*map, C], without a gradient
+    head: tuple[Array | None, ...]  # kernel [F, C] and bias [C] that make logits of features
+    constants: tuple[Array | None, ...]  # scalars, or [C]
+
+
+class Gradients(NamedTuple):
+    """Cotangents of those of the inputs that have one; of soft labels alone."""
+
+    scores: Array
+    labels: Array | None
+    head: tuple[Array | None, ...]
+    constants: tuple[Array | None, ...]
+
+
+def sums(what: PixelSum, inputs: Inputs, names: Names = ()) -> Sums:
+    """The sums over ``what.axes``: arrays ``[*rest, C]``. ``names`` are mesh axes that cut C."""
+    probs = activate(logits(inputs.scores, inputs.head, inputs.where), what.activation, -1, names)
+    values = contributions(what, inputs, probs, -1, names)
+    return jax.tree.map(lambda x: sum_in_turn(x, what.axes), values)
+
+
+def gradients(what: PixelSum, inputs: Inputs, cotangents: Sums, names: Names = ()) -> Gradients:
+    """The gradients of the inputs, from the cotangents of the sums."""
+    soft = inputs.labels if jnp.issubdtype(inputs.labels.dtype, jnp.floating) else None
+
+    def of(*floats: Any) -> Sums:
+        given = Gradients(*floats)._asdict()
+        labels = inputs.labels if soft is None else given.pop("labels")
+        return sums(what, inputs._replace(**{**given, "labels": labels}), names)
+
+    _, pull = jax.vjp(of, inputs.scores, soft, inputs.head, inputs.constants)
+    return Gradients(*pull(cotangents))
+
+
+def logits(scores: Array, head: tuple[Array | None, ...], where: Array | None) -> Array:
+    """Scores in float32 or better, 0 where masked; of features, their logits."""
+    x = masked(at_least_float32(scores), where)
+    if not head:
+        return x
+    kernel, bias = head
+    assert kernel is not None
+    x = jnp.einsum("...f,fc->...c", x, kernel.astype(x.dtype))
+    return x if bias is None else x + jnp.expand_dims(bias.astype(x.dtype), range(x.ndim - 1))
+
+
+def contributions(
+    what: PixelSum, inputs: Inputs, probs: Probs, class_axis: int, names: Names
+) -> Sums:
+    """What each pixel adds to the sums, 0 where masked: arrays like ``probs.p``."""
+    log_p, p, log_q, q = probs
+    g = truth(inputs.labels, inputs.where, probs.p, what.activation, class_axis, names)
+    pixel = Pixel(
+        log_p=jnp.where(jnp.isneginf(log_p) & (g == 0), 0, log_p),
+        p=p,
+        log_q=jnp.where(jnp.isneginf(log_q) & (g == 1), 0, log_q),
+        q=q,
+        g=g,
+        labels=_sum_of_classes(g, class_axis, names),
+    )
+
+    def along_classes(constant: Array | None) -> Array | None:
+        if constant is None:
+            return None
+        constant = constant.astype(p.dtype)
+        others = tuple(a for a in range(p.ndim) if a != class_axis % p.ndim)
+        per_class = constant.ndim == 1 and not what.mixes_classes
+        return jnp.expand_dims(constant, others) if per_class else constant
+
+    maps = (x.astype(p.dtype) for x in inputs.maps)
+    values = what.terms(pixel, *maps, *(along_classes(c) for c in inputs.constants))
+    return jax.tree.map(lambda x: masked(x, inputs.where, class_axis), values)
+
+
+def truth(
+    labels: Array,
+    where: Array | None,
+    p: Array,
+    activation: str | None,
+    class_axis: int,
+    names: Names,
+) -> Array:
+    """The truth as an array like ``p``, 0 where masked."""
+    labels = clean_bools(labels)
+    classes = 1 if activation == "two classes" else p.shape[class_axis]
+    if labels.ndim < p.ndim:
+        first = jax.lax.axis_index(names) * classes if names else None
+        labels = membership(labels, classes, class_axis, first)
+    # Not in half precision, which would round soft labels.
+    g = masked(labels.astype(p.dtype), where, class_axis)
+    return two_classes(g, where, class_axis) if activation == "two classes" else g
+
+
+def _sum_of_classes(g: Array, class_axis: int, names: Names) -> Array:
+    total = g.sum(class_axis, keepdims=True)
+    return jnp.broadcast_to(jax.lax.psum(total, names) if names else total, g.shape)
