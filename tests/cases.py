@@ -207,11 +207,17 @@ def of_two_resolutions(library: Any, name: str) -> Callable[..., Any]:
 
 
 def of_thick_errors(library: Any, name: str) -> Callable[..., Any]:
-    """A loss of logits that mistake most pixels for the first class: erosions leave some of it."""
+    """A loss of logits that are wrong in whole regions, so that erosions leave some of them.
+
+    Of one class, in all pixels; of several, in those that are not of the first.
+    """
     loss = getattr(library, name)
 
     @wraps(loss)
     def mistaken(x: Any, labels: Any, **options: Any) -> Any:
+        if x.shape[-1] == 1:
+            truth = labels if labels.ndim == x.ndim else labels[..., None]
+            return loss(x + 6.0 - 12.0 * (truth == 1).astype(float), labels, **options)
         first = np.zeros((1,) * (x.ndim - 1) + x.shape[-1:])
         first[..., 0] = 6.0
         return loss(x + first, labels, **options)

@@ -1,9 +1,9 @@
 """Copies of jaxseg with one mistake each: another constant, operator or name in a formula.
 
 Nothing inside the library is named here: the formulas of a public function are what it returns and
-assigns, and what the functions that it names do, in the modules of losses and scores. Only numbers
-are changed; arguments of calls that are constants (axes, values of no meaning under a mask) and
-arithmetic of shapes are not.
+assigns, and what the functions that it names do, in the modules of losses, scores and soft counts.
+Only numbers are changed. Constants that are arguments of calls (axes, values of no meaning under a
+mask) and arithmetic of shapes are not.
 """
 
 import ast
@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 import jaxseg
 
-FORMULAS = ("_losses", "_scores")  # how the names of modules with formulas end
+FORMULAS = ("_losses", "_scores", "_soft_counts")  # how the names of modules with formulas end
 EACH = 3  # mutants of a function's own body
 OF_HELPER = 2  # of a function that it names
 
 OPERATORS: dict[type, type] = {ast.Add: ast.Sub, ast.Sub: ast.Add}
-NAMES = (("alpha", "beta"), ("tp", "fp", "fn", "tn"))  # which are easily confused
+# Names that are easily confused.
+NAMES = (("alpha", "beta"), ("tp", "fp", "fn", "tn"), ("p", "g", "q"), ("log_p", "log_q"))
 EXTREMES = {"minimum": "maximum", "maximum": "minimum"}
 OF_SHAPES = {"axes", "axis", "ndim", "shape", "shapes", "size", "space", "steps", "len", "range"}
 
@@ -95,6 +96,8 @@ def wrong_forms(node: ast.expr, known: set[str]) -> Iterator[ast.expr]:
             if any(is_text(side) or words(side) & OF_SHAPES for side in (left, right)):
                 return
             if is_number(left) and is_number(right):  # a limit
+                return
+            if isinstance(left, ast.Constant) and left.value == 0:  # zeros of some shape
                 return
             if type(op) in OPERATORS:
                 yield ast.BinOp(left, OPERATORS[type(op)](), right)
