@@ -1,16 +1,21 @@
-"""Every public function of jaxseg with its smallest inputs: the table that the laws run over.
+"""The one table of the public functions: ``TABLE``, a row for each.
 
-A new function is one line of ``CASES``; ``test_api`` fails until it has one.
+The laws of ``test_laws`` run over its small inputs, ``test_values`` and ``test_safety_net`` compare
+each function with its plain formula, ``test_api`` checks names and defaults, ``test_examples`` and
+``test_conventions`` that the pages have them all. A new function is a new row; until it has one,
+``test_api`` fails.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from inspect import signature
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import reference
 
 import jaxseg
 
@@ -23,6 +28,7 @@ PIXEL = ("pixel",)  # losses of each pixel: of the label map's shape
 ORDERED = ("ordered",)  # losses in which the pixels' order matters
 SPATIAL = ("spatial",)  # losses in which pixels see their neighbours
 SOFT = ("soft", *LOSSES)  # differentiable, of floats [..., C] and labels, summed over pixels
+ALL_LOSSES = (*LOSSES, "pixel", "ordered", "spatial")
 GRADED = (*SOFT, *PIXEL, *ORDERED, *SPATIAL)  # all that are differentiable, with where=
 MAPS = HARD + SOFT  # take where= and axis=
 SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
@@ -42,17 +48,44 @@ ARRAYS = (  # no text
 )
 
 
+Make = Callable[[np.random.Generator], tuple[Any, ...]]
+Variant = tuple[str, Make, Mapping[str, Any]]  # a name, positional arguments, and the others
+Call = Callable[[Any, str], Callable[..., Any]]
+
+
+class Row(NamedTuple):
+    """What the tests know of a public function."""
+
+    kind: str  # one of those named above, or one of its own
+    variants: Sequence[Variant]  # its small inputs, for the laws
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    class_axes: int = 1  # how many axes of the result, its last ones, are classes
+    second: tuple[Any, ...] = ()  # positional arguments after the first, the same in every call
+    # The positional arguments and the defaults, where the function has others than its kind.
+    data: Sequence[str] | None = None
+    defaults: Mapping[str, Any] = {}
+    # Values: with each of these arguments, the function is the formula.
+    calls: Sequence[Mapping[str, Any]] = ({},)  # a function in them is of the number of classes
+    formula: str | Callable[..., Any] = ""  # in reference.py, where its name is not the function's
+    call: Call = getattr  # the function of a library, or of reference, and of a name
+    one_class: bool = True  # whether a loss takes one logit
+    hard_labels: bool = False  # whether a loss thresholds its labels, or has none but ids
+    tested: str = ""  # the test that has its values, where no formula can: "file::test"
+    # Whether docs/examples trains with the loss, and draws it.
+    in_examples: bool = True
+
+
 class Case(NamedTuple):
     """A public function with inputs, in one of its variants."""
 
     public: str  # its name in jaxseg
-    kind: str  # one of those named above, or one of its own
-    make: Callable[[np.random.Generator], tuple[Any, ...]]  # its positional arguments
-    variant: str = ""
-    options: Mapping[str, Any] = {}
-    bounds: tuple[float, float] = (-np.inf, np.inf)
-    class_axes: int = 1  # how many axes of the result, its last ones, are classes
-    second: tuple[Any, ...] = ()  # positional arguments after the first, the same in every call
+    kind: str
+    make: Make
+    variant: str
+    options: Mapping[str, Any]
+    bounds: tuple[float, float]
+    class_axes: int
+    second: tuple[Any, ...]
 
     @property
     def name(self) -> str:
@@ -67,6 +100,9 @@ class Case(NamedTuple):
 
     def args(self, seed: int = 0) -> tuple[Any, ...]:
         return jax.tree.map(jnp.asarray, self.make(np.random.default_rng(seed)))
+
+
+# ---------------------------------------------------------------------------------- inputs
 
 
 def logits(rng: np.random.Generator, classes: int = CLASSES) -> np.ndarray:
@@ -94,6 +130,10 @@ def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
     return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
 
 
+def a_matrix(rng: np.random.Generator) -> tuple[np.ndarray]:
+    return (integers(rng, CLASSES, CLASSES),)
+
+
 def a_moments(rng: np.random.Generator) -> tuple[jaxseg.Moments]:
     """Moments of small integers, which half precision and uint8 hold."""
     values = rng.integers(0, 4, (9, *MAP[:1], CLASSES))
@@ -102,196 +142,502 @@ def a_moments(rng: np.random.Generator) -> tuple[jaxseg.Moments]:
     return (jaxseg.Moments(count, total.astype(np.float32), squares.astype(np.float32), excluded),)
 
 
-# The variants of inputs: floats [..., C] with labels.
+# Floats [..., C] with labels.
 SOFTMAX_IDS = ("softmax-ids", lambda rng: (logits(rng), ids(rng)), {"activation": "softmax"})
 SIGMOID_IDS = ("sigmoid-ids", lambda rng: (logits(rng, 1), ids(rng, 2)), {"activation": "sigmoid"})
 SIGMOID_DENSE = ("sigmoid-dense", lambda rng: (logits(rng), masks(rng)), {"activation": "sigmoid"})
-WASSERSTEIN = (
-    *SOFTMAX_IDS[:2],
-    {
-        "activation": "softmax",
-        "distances": np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32),
-    },
-)
 PROBS_DENSE = ("probs-dense", lambda rng: (shares(rng), shares(rng)), {"activation": None})
-SQUARED = ("softmax-ids-squared", SOFTMAX_IDS[1], {"activation": "softmax", "squared": True})
-SOFT_TARGETS = (
-    "probs-dense-soft-targets",
-    PROBS_DENSE[1],
-    {"activation": None, "soft_targets": True},
-)
 
 
-def soft(public: str, *variants: Any, kind: str = "region") -> list[Case]:
-    unbounded = kind != "region" or public in ("log_dice_loss", "matthews_correlation_loss")
-    bounds = (0, np.inf) if unbounded else (0, 1)
-    return [
-        Case(public, kind, make, variant, options, bounds, 0 if "generalized" in public else 1)
-        for variant, make, options in variants
-    ]
+def also(variant: Variant, name: str = "", **options: Any) -> Variant:
+    """The same inputs, with further arguments."""
+    first, make, given = variant
+    return f"{first}-{name}" if name else first, make, {**given, **options}
 
 
-def compound(public: str, variant: Any, **options: Any) -> Case:
-    name, make, _ = variant
-    name = f"{name}-weighted" if options else name
-    return Case(public, "compound", make, name, options, (0, np.inf), class_axes=0)
+SQUARED = also(SOFTMAX_IDS, "squared", squared=True)
+SOFT_TARGETS = also(PROBS_DENSE, "soft-targets", soft_targets=True)
+WEIGHTS = np.array([1, 2, 4], np.float32)
+COSTS = [[0.0, 1.0, 3.0], [2.0, 0.0, 1.0], [5.0, 1.0, 0.0]]
+DISTANCES = np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32)
+
+# ---------------------------------------------------------------------------------- values
+
+
+def steps(classes: int) -> np.ndarray:
+    """Distances of classes that lie on a line."""
+    return np.abs(np.subtract.outer(np.arange(classes), np.arange(classes))) / 2.0
+
+
+def rising(classes: int) -> list[float]:
+    """A weight of each class of the map, all different."""
+    return [1.0 + 0.5 * c for c in range(classes)]
+
+
+def rising_pair(classes: int) -> list[float]:
+    """The same, where a map of one class has two: the class and what is not of it."""
+    return rising(max(classes, 2))
+
+
+def of_features(library: Any, name: str) -> Callable[..., Any]:
+    """A loss of a linear layer, as one of its features: of as many as there are classes."""
+    loss = getattr(library, name)
+
+    @wraps(loss)
+    def with_kernel(x: Any, labels: Any, **options: Any) -> Any:
+        kernel = np.random.default_rng(3).normal(size=(x.shape[-1], x.shape[-1]))
+        return loss(x, kernel, kernel[0] / 2, labels, **options)
+
+    return with_kernel
+
+
+def of_two_resolutions(library: Any, name: str) -> Callable[..., Any]:
+    supervised = getattr(library, name)(library.dice_ce_loss)
+
+    @wraps(library.dice_ce_loss)
+    def loss(x: Any, labels: Any, **options: Any) -> Any:
+        coarse = [size // 2 for size in x.shape[1:-1]]
+        for axis, size in enumerate(coarse, 1):
+            x = x if axis > 1 else [x, x]
+            centres = [math.floor((i + 0.5) * x[0].shape[axis] / size) for i in range(size)]
+            x = [x[0], x[1].take(np.array(centres), axis)]
+        return supervised(x, labels, **options)
+
+    return loss
+
+
+def of_thick_errors(library: Any, name: str) -> Callable[..., Any]:
+    """A loss of logits that are wrong in whole regions, so that erosions leave some of them.
+
+    Of one class, in all pixels; of several, in those that are not of the first.
+    """
+    loss = getattr(library, name)
+
+    @wraps(loss)
+    def mistaken(x: Any, labels: Any, **options: Any) -> Any:
+        if x.shape[-1] == 1:
+            truth = labels if labels.ndim == x.ndim else labels[..., None]
+            return loss(x + 6.0 - 12.0 * (truth == 1).astype(float), labels, **options)
+        first = np.zeros((1,) * (x.ndim - 1) + x.shape[-1:])
+        first[..., 0] = 6.0
+        return loss(x + first, labels, **options)
+
+    return mistaken
+
+
+def of_running(library: Any, name: str) -> Callable[..., Any]:
+    """What goes into a running sum comes out."""
+    if library is reference:
+        return lambda statistic: statistic
+    return lambda statistic: library.total(library.running(statistic))
+
+
+# ---------------------------------------------------------------------------------- rows
+
+
+def region(*variants: Variant, high: float = 1, **row: Any) -> Row:
+    return Row("region", variants, (0, high), **row)
+
+
+def compound(*variants: Variant, **row: Any) -> Row:
+    return Row("compound", variants, (0, np.inf), class_axes=0, **row)
 
 
 def loss(
-    public: str,
     kind: str,
-    variant: Any = SOFTMAX_IDS,
+    variant: Variant = SOFTMAX_IDS,
     high: float = np.inf,
     *,
     low: float = 0,
-    class_axes: int = 1,
-    **options: Any,
-) -> Case:
+    options: Mapping[str, Any] = {},
+    **row: Any,
+) -> Row:
     """A pixel, ordered or spatial loss; of a spatial one, the last two axes are the image."""
-    name, make, given = variant
-    given = {k: v for k, v in given.items() if k in signature(getattr(jaxseg, public)).parameters}
-    if kind == "spatial" or public == "nacl_loss":
-        given |= {"spatial_axes": (-2, -1)}
-    return Case(public, kind, make, name, given | options, (low, high), class_axes)
+    if kind == "spatial":
+        options = {"spatial_axes": (-2, -1), **options}
+    return Row(kind, [also(variant, **options)], (low, high), **row)
 
 
-def score(public: str, low: float = 0, high: float = 1, class_axes: int = 1) -> Case:
-    return Case(public, "counts", a_counts, bounds=(low, high), class_axes=class_axes)
+def score(low: float = 0, high: float = 1, **row: Any) -> Row:
+    return Row("counts", [("", a_counts, {})], (low, high), **row)
 
 
-def matrix(public: str, low: float = 0, high: float = 1) -> Case:
-    return Case(
-        public,
-        "matrix",
-        lambda rng: (integers(rng, CLASSES, CLASSES),),
-        bounds=(low, high),
-        class_axes=0,
-    )
+def matrix(low: float = 0, high: float = 1, **row: Any) -> Row:
+    return Row("matrix", [("", a_matrix, {})], (low, high), class_axes=0, **row)
 
 
-CASES = [
+def other(kind: str, make: Make, /, **row: Any) -> Row:
+    return Row(kind, [("", make, row.pop("options", {}))], **row)
+
+
+ALPHA_BETA = {"alpha": 0.3, "beta": 0.9}
+WEIGHTED_TERMS = (
+    {"dice_weight": 0.7, "ce_weight": 1.5, "ce_class_weights": rising},
+    {"class_weights": rising, "label_smoothing": 0.1},
+)
+TERMS = {"dice_weight": 1.0, "ce_weight": 1.0}
+NO_WEIGHTS = {"class_weights": None, "ce_class_weights": None}
+FORMS = {"squared": False, "soft_targets": False}
+EACH_FORM = ({}, {"squared": True}, {"soft_targets": True})
+REQUIRED = Parameter.empty
+
+TABLE = {
     # statistics
-    Case("counts", "hard", lambda rng: (ids(rng), ids(rng)), "ids", {"num_classes": CLASSES}),
-    Case("counts", "hard", lambda rng: (masks(rng), masks(rng)), "masks"),
-    Case(
-        "confusion_matrix", "hard", lambda rng: (ids(rng), ids(rng)), "", {"num_classes": CLASSES}
-    )._replace(class_axes=2),
-    *soft("soft_counts", SOFTMAX_IDS, SIGMOID_IDS, SIGMOID_DENSE, PROBS_DENSE, kind="soft"),
-    Case("counts_from_confusion", "convert", lambda rng: (integers(rng, CLASSES, CLASSES),)),
-    Case("predict_labels", "predict", lambda rng: (logits(rng),), "softmax"),
-    Case("predict_labels", "predict", lambda rng: (logits(rng),), "sigmoid")._replace(
-        options={"activation": "sigmoid"}
+    "counts": Row(
+        "hard",
+        [
+            ("ids", lambda rng: (ids(rng), ids(rng)), {"num_classes": CLASSES}),
+            ("masks", lambda rng: (masks(rng), masks(rng)), {}),
+        ],
+        defaults={"num_classes": None},
+        formula="hard_counts",
     ),
-    Case("predict_labels", "predict", lambda rng: (shares(rng),), "probs")._replace(
-        options={"activation": None}
+    "confusion_matrix": Row(
+        "hard",
+        [("", lambda rng: (ids(rng), ids(rng)), {"num_classes": CLASSES})],
+        class_axes=2,
+        defaults={"num_classes": REQUIRED},
     ),
-    Case("check_labels", "check", lambda rng: (ids(rng),), options={"num_classes": CLASSES}),
+    "soft_counts": Row(
+        "soft",
+        [SOFTMAX_IDS, SIGMOID_IDS, SIGMOID_DENSE, PROBS_DENSE],
+        (0, np.inf),
+        formula=lambda x, labels, activation: reference.soft_counts(
+            *reference.pixels(x, labels, activation)
+        ),
+    ),
+    "counts_from_confusion": other("convert", lambda rng: (integers(rng, CLASSES, CLASSES),)),
+    # labels
+    "predict_labels": Row(
+        "predict",
+        [
+            ("softmax", lambda rng: (logits(rng),), {}),
+            ("sigmoid", lambda rng: (logits(rng),), {"activation": "sigmoid"}),
+            ("probs", lambda rng: (shares(rng),), {"activation": None}),
+        ],
+    ),
+    "check_labels": other(
+        "check",
+        lambda rng: (ids(rng),),
+        options={"num_classes": CLASSES},
+        defaults={"num_classes": REQUIRED, "predictions": None},
+        tested="test_labels.py::test_values_that_are_no_class_are_named",
+    ),
+    # moments of values per case
+    "moments": other("moments", lambda rng: (logits(rng)[:, 0, 0],)),
+    "mean": other("spread", a_moments),
+    "std": Row(
+        "spread",
+        [("", a_moments, {}), ("sample", a_moments, {"ddof": 1})],
+        defaults={"ddof": 0},
+    ),
+    # sums over steps and devices
+    "running": Row(
+        "running",
+        [("counts", a_counts, {}), ("floats", lambda rng: (logits(rng)[:, 0, 0],), {})],
+        call=of_running,
+    ),
+    "total": other(
+        "state",
+        lambda rng: (jaxseg.running(*a_counts(rng)),),
+        data=["running"],
+        tested="test_running.py::test_total_on_the_host_is_numpys",
+    ),
+    "psum": other(
+        "state",
+        a_counts,
+        second=("b",),
+        data=["state", "axis_name"],
+        tested="test_running.py::test_psum_of_any_limbs_is_exact",
+    ),
+    "pad_batch": other(
+        "state", lambda rng: (ids(rng),), second=(MAP[0] + 3,), data=["batch", "size"]
+    ),
     # scores of Counts
-    score("dice"),
-    score("iou"),
-    score("jaccard"),
-    score("tversky"),
-    score("fbeta"),
-    score("precision"),
-    score("recall"),
-    score("sensitivity"),
-    score("specificity"),
-    score("negative_predictive_value"),
-    score("false_positive_rate"),
-    score("false_negative_rate"),
-    score("false_discovery_rate"),
-    score("false_omission_rate"),
-    score("accuracy"),
-    score("balanced_accuracy"),
-    score("informedness", -1, 1),
-    score("markedness", -1, 1),
-    score("matthews_correlation", -1, 1),
-    score("fowlkes_mallows"),
-    score("volumetric_similarity"),
-    score("relative_volume_difference", -1, np.inf),
-    score("prevalence"),
-    score("generalized_dice", class_axes=0),
-    # scores of a confusion matrix
-    matrix("pixel_accuracy"),
-    matrix("mean_class_accuracy"),
-    matrix("mean_iou"),
-    matrix("frequency_weighted_iou"),
-    matrix("cohen_kappa", -1, 1),
-    matrix("multiclass_matthews_correlation", -1, 1),
-    matrix("expected_cost", 0, np.inf),
-    Case("class_report", "text", lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),)),
-    # losses
-    *soft("dice_loss", SOFTMAX_IDS, SIGMOID_IDS, SIGMOID_DENSE, PROBS_DENSE),
-    *soft("iou_loss", SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE),
-    *soft("tversky_loss", SOFTMAX_IDS, SIGMOID_DENSE, PROBS_DENSE),
-    *soft("focal_tversky_loss", SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE),
-    compound("bce_dice_loss", SIGMOID_IDS),
-    compound(
-        "dice_ce_loss",
-        SOFTMAX_IDS,
-        class_weights=np.array([0, 1, 3], np.float32),
-        ce_class_weights=np.array([1, 2, 4], np.float32),
+    "dice": score(),
+    "iou": score(),
+    "jaccard": score(formula="iou"),
+    "tversky": score(defaults={"alpha": 0.5, "beta": 0.5}, calls=[{}, ALPHA_BETA]),
+    "fbeta": score(defaults={"beta": 1.0}, calls=[{}, {"beta": 0.5}, {"beta": 2.0}]),
+    "precision": score(),
+    "recall": score(),
+    "sensitivity": score(formula="recall"),
+    "specificity": score(),
+    "negative_predictive_value": score(),
+    "false_positive_rate": score(),
+    "false_negative_rate": score(),
+    "false_discovery_rate": score(),
+    "false_omission_rate": score(),
+    "accuracy": score(),
+    "balanced_accuracy": score(),
+    "informedness": score(-1),
+    "markedness": score(-1),
+    "matthews_correlation": score(-1),
+    "fowlkes_mallows": score(),
+    "volumetric_similarity": score(),
+    "relative_volume_difference": score(-1, np.inf),
+    "prevalence": score(),
+    "generalized_dice": score(
+        class_axes=0, defaults={"power": 2.0}, calls=[{}, {"power": 1.5}, {"power": 0.0}]
     ),
-    compound("dice_ce_loss", PROBS_DENSE, label_smoothing=0.1),
-    # A kernel in which classes can be permuted as features are.
-    compound(
-        "linear_dice_ce_loss", SOFTMAX_IDS, ce_class_weights=np.array([1, 2, 4], np.float32)
-    )._replace(second=(2 * np.eye(CLASSES, dtype=np.float32), None)),
-    *soft("dice_loss", SQUARED),
-    *soft("dice_loss", SOFT_TARGETS),
-    *soft("log_dice_loss", SIGMOID_DENSE),
-    *soft("log_cosh_dice_loss", SOFTMAX_IDS),
-    *soft("generalized_dice_loss", SOFTMAX_IDS),
-    *soft("generalized_wasserstein_dice_loss", WASSERSTEIN),
-    *soft("matthews_correlation_loss", SIGMOID_DENSE),
-    *soft("sensitivity_specificity_loss", SIGMOID_DENSE),
-    compound("dice_focal_loss", SOFTMAX_IDS),
-    compound("dice_top_k_loss", SOFTMAX_IDS),
-    compound("exponential_logarithmic_loss", SIGMOID_IDS),
-    compound("unified_focal_loss", SIGMOID_IDS),
-    loss(
-        "cross_entropy_loss",
+    # scores of a confusion matrix
+    "pixel_accuracy": matrix(),
+    "mean_class_accuracy": matrix(),
+    "mean_iou": matrix(),
+    "frequency_weighted_iou": matrix(),
+    "cohen_kappa": matrix(
+        -1,
+        defaults={"weights": None},
+        calls=[{}, {"weights": "linear"}, {"weights": "quadratic"}, {"weights": COSTS}],
+    ),
+    "multiclass_matthews_correlation": matrix(-1),
+    "expected_cost": matrix(0, np.inf, defaults={"costs": None}, calls=[{}, {"costs": COSTS}]),
+    "class_report": other(
+        "text",
+        lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),),
+        defaults={"names": None},
+        tested="test_scores.py::test_class_report_text",
+    ),
+    # region losses
+    "dice_loss": region(
+        SOFTMAX_IDS,
+        SIGMOID_IDS,
+        SIGMOID_DENSE,
+        PROBS_DENSE,
+        SQUARED,
+        SOFT_TARGETS,
+        defaults=FORMS,
+        calls=EACH_FORM,
+    ),
+    "iou_loss": region(SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE, defaults=FORMS, calls=EACH_FORM),
+    "tversky_loss": region(
+        SOFTMAX_IDS,
+        SIGMOID_DENSE,
+        PROBS_DENSE,
+        defaults={"alpha": 0.5, "beta": 0.5, "soft_targets": False},
+        calls=[ALPHA_BETA, {"soft_targets": True, "alpha": 0.2}],
+    ),
+    "focal_tversky_loss": region(
+        SIGMOID_DENSE,
+        SOFTMAX_IDS,
+        PROBS_DENSE,
+        defaults={"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "soft_targets": False},
+        calls=[{}, {**ALPHA_BETA, "gamma": 1.5}],
+    ),
+    "log_dice_loss": region(
+        SIGMOID_DENSE, high=np.inf, defaults={"gamma": 1.0}, calls=[{"gamma": 0.3}]
+    ),
+    "log_cosh_dice_loss": region(SOFTMAX_IDS),
+    "generalized_dice_loss": region(
+        SOFTMAX_IDS, class_axes=0, defaults={"power": 2.0}, calls=[{}, {"power": 1.0}]
+    ),
+    "generalized_wasserstein_dice_loss": region(
+        also(SOFTMAX_IDS, distances=DISTANCES),
+        class_axes=0,
+        defaults={"distances": REQUIRED, "weighting": "foreground"},
+        calls=[{"distances": steps}, {"distances": steps, "weighting": "volume"}],
+        one_class=False,
+    ),
+    "matthews_correlation_loss": region(SIGMOID_DENSE, high=np.inf),
+    "sensitivity_specificity_loss": region(
+        SIGMOID_DENSE,
+        defaults={"sensitivity_weight": 0.05},
+        calls=[{"sensitivity_weight": 0.3}],
+    ),
+    # pixel losses
+    "cross_entropy_loss": loss(
         "pixel",
         class_axes=0,
-        class_weights=np.array([1, 2, 4], np.float32),
-        label_smoothing=0.1,
+        options={"class_weights": WEIGHTS, "label_smoothing": 0.1},
+        defaults={"class_weights": None, "label_smoothing": 0.0},
+        calls=[{"class_weights": rising_pair, "label_smoothing": 0.1}],
     ),
-    loss("softmax_focal_loss", "pixel", class_axes=0),
-    loss("nacl_loss", "pixel", class_axes=0),
-    loss("top_k_loss", "ordered", class_axes=0, fraction=0.3),
-    loss("ohem_loss", "ordered", class_axes=0, min_kept=3),
-    loss("lovasz_hinge_loss", "ordered", SIGMOID_DENSE),
-    loss("lovasz_softmax_loss", "ordered", high=1, class_axes=0),
-    loss("boundary_loss", "spatial", low=-np.inf),
-    loss("hausdorff_dt_loss", "spatial"),
-    loss("hausdorff_erosion_loss", "spatial", erosions=2),
-    loss("boundary_dou_loss", "spatial", SIGMOID_DENSE, high=1),
-    loss("cldice_loss", "spatial", SIGMOID_IDS, high=1, iterations=2),
-    loss("dice_cldice_loss", "spatial", high=1, iterations=1),
-    loss("skeleton_recall_loss", "spatial", high=1, iterations=1, radius=1),
+    "softmax_focal_loss": loss(
+        "pixel",
+        class_axes=0,
+        defaults={"gamma": 2.0, "alpha": None},
+        calls=[{"gamma": 1.5, "alpha": rising_pair}],
+    ),
+    "nacl_loss": loss(
+        "pixel",
+        class_axes=0,
+        options={"spatial_axes": (-2, -1)},
+        defaults={"weight": 0.1, "kernel_size": 3, "distance": "l1", "spatial_axes": None},
+        calls=[{}, {"distance": "l2", "weight": 0.3}],
+    ),
+    "top_k_loss": loss(
+        "ordered",
+        class_axes=0,
+        options={"fraction": 0.3},
+        defaults={"fraction": 0.1},
+        calls=[{"fraction": 0.32}],
+    ),
+    "ohem_loss": loss(
+        "ordered",
+        class_axes=0,
+        options={"min_kept": 3},
+        defaults={"threshold": 0.7, "min_kept": 100_000},
+        calls=[{"threshold": 0.6, "min_kept": 5}, {"threshold": 0.01, "min_kept": 5}],
+    ),
+    "lovasz_hinge_loss": loss("ordered", SIGMOID_DENSE, hard_labels=True),
+    "lovasz_softmax_loss": loss(
+        "ordered",
+        high=1,
+        class_axes=0,
+        defaults={"classes": "present"},
+        calls=[{}, {"classes": "all"}],
+        hard_labels=True,
+    ),
+    # boundary losses
+    "boundary_loss": loss("spatial", low=-np.inf, defaults={"distances": None}, hard_labels=True),
+    "hausdorff_dt_loss": loss(
+        "spatial",
+        defaults={"alpha": 2.0, "log": False},
+        calls=[{"spacing": lambda n: (2.0, 1.0, 1.5), "alpha": 1.5}, {"log": True}],
+        hard_labels=True,
+    ),
+    "hausdorff_erosion_loss": loss(
+        "spatial",
+        options={"erosions": 2},
+        defaults={"alpha": 2.0, "erosions": 10},
+        calls=[{"erosions": 1}, {"erosions": 3}],
+        call=of_thick_errors,
+        hard_labels=True,
+    ),
+    "boundary_dou_loss": loss("spatial", SIGMOID_DENSE, high=1, hard_labels=True),
+    # topology losses
+    "cldice_loss": loss(
+        "spatial",
+        SIGMOID_IDS,
+        high=1,
+        options={"iterations": 2},
+        defaults={"iterations": 10},
+        calls=[{"iterations": 2}],
+    ),
+    "dice_cldice_loss": loss(
+        "spatial",
+        high=1,
+        options={"iterations": 1},
+        defaults={"cldice_weight": 0.5, "iterations": 10},
+        calls=[{"iterations": 1, "cldice_weight": 0.3}],
+    ),
+    "skeleton_recall_loss": loss(
+        "spatial",
+        high=1,
+        options={"iterations": 1, "radius": 1},
+        defaults={"skeletons": None, "iterations": 10, "radius": 2},
+        calls=[{"iterations": 2, "radius": 1}],
+        hard_labels=True,
+    ),
+    # compound losses
+    "bce_dice_loss": compound(
+        SIGMOID_IDS,
+        defaults={"bce_weight": 0.5, "dice_weight": 1.0},
+        calls=[{"bce_weight": 0.7, "dice_weight": 1.5}],
+    ),
+    "dice_ce_loss": compound(
+        also(
+            SOFTMAX_IDS,
+            "weighted",
+            class_weights=np.array([0, 1, 3], np.float32),
+            ce_class_weights=WEIGHTS,
+        ),
+        also(PROBS_DENSE, "weighted", label_smoothing=0.1),
+        defaults={**TERMS, **NO_WEIGHTS, "label_smoothing": 0.0},
+        calls=WEIGHTED_TERMS,
+        one_class=False,
+    ),
+    "linear_dice_ce_loss": compound(
+        also(SOFTMAX_IDS, "weighted", ce_class_weights=WEIGHTS),
+        # A kernel in which classes can be permuted as features are.
+        second=(2 * np.eye(CLASSES, dtype=np.float32), None),
+        data=["features", "kernel", "bias", "labels"],
+        defaults={**TERMS, **NO_WEIGHTS, "label_smoothing": 0.0},
+        calls=WEIGHTED_TERMS,
+        call=of_features,
+        one_class=False,
+        in_examples=False,  # many_classes.py is its own
+    ),
+    "dice_focal_loss": compound(
+        SOFTMAX_IDS,
+        defaults={
+            "dice_weight": 1.0,
+            "focal_weight": 1.0,
+            "gamma": 2.0,
+            "alpha": None,
+            "class_weights": None,
+        },
+        calls=[{"gamma": 1.5, "focal_weight": 0.7, "alpha": rising_pair, "class_weights": rising}],
+    ),
+    "dice_top_k_loss": compound(
+        SOFTMAX_IDS,
+        defaults={**TERMS, "fraction": 0.1, "class_weights": None},
+        calls=[{"fraction": 0.32, "ce_weight": 0.7, "class_weights": rising}],
+    ),
+    "exponential_logarithmic_loss": compound(
+        SIGMOID_IDS,
+        defaults={
+            "dice_weight": 0.8,
+            "ce_weight": 0.2,
+            "dice_gamma": 0.3,
+            "ce_gamma": 0.3,
+            **NO_WEIGHTS,
+        },
+        calls=[{"ce_class_weights": rising_pair, "class_weights": rising, "dice_gamma": 0.7}],
+    ),
+    "unified_focal_loss": compound(
+        SIGMOID_IDS,
+        defaults={"asymmetric": True, "weight": 0.5, "delta": 0.6, "gamma": 0.5},
+        calls=[{}, {"asymmetric": False, "gamma": 0.3, "delta": 0.7}],
+    ),
+    "deep_supervision": other(
+        "wrapper",
+        lambda rng: (jaxseg.dice_ce_loss,),
+        data=["loss", "weights"],
+        call=of_two_resolutions,
+        one_class=False,
+        hard_labels=True,
+    ),
     # of space
-    Case(
-        "soft_skeleton",
+    "soft_skeleton": other(
         "space",
         lambda rng: (shares(rng),),
         options={"iterations": 2, "spatial_axes": (-2, -1)},
+        data=["probs"],
+        defaults={"iterations": 10},
     ),
-    Case("border_weights", "space", lambda rng: (ids(rng),)),
-    Case("distance_transform", "space", lambda rng: (ids(rng) == 0,)),
-    Case("signed_distance", "space", lambda rng: (ids(rng) == 0,)),
-    # moments of values per case
-    Case("moments", "moments", lambda rng: (logits(rng)[:, 0, 0],)),
-    Case("mean", "spread", a_moments),
-    Case("std", "spread", a_moments),
-    Case("std", "spread", a_moments, "sample", {"ddof": 1}),
-    # sums over steps and devices
-    Case("running", "running", a_counts, "counts"),
-    Case("running", "running", lambda rng: (logits(rng)[:, 0, 0],), "floats"),
-    Case("total", "state", lambda rng: (jaxseg.running(*a_counts(rng)),)),
-    Case("psum", "state", a_counts, second=("b",)),
-    Case("pad_batch", "state", lambda rng: (ids(rng),), second=(MAP[0] + 3,)),
-    # of a loss
-    Case("deep_supervision", "wrapper", lambda rng: (jaxseg.dice_ce_loss,)),
+    "border_weights": other(
+        "space",
+        lambda rng: (ids(rng),),
+        data=["instances"],
+        defaults={"border_weight": 10.0, "sigma": 5.0},
+    ),
+    "distance_transform": other("space", lambda rng: (ids(rng) == 0,)),
+    "signed_distance": other("space", lambda rng: (ids(rng) == 0,)),
+}
+
+
+def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that a function takes."""
+    parameters = signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(arguments)
+    return {k: v for k, v in arguments.items() if k in parameters}
+
+
+CASES = [
+    Case(
+        public,
+        row.kind,
+        make,
+        variant,
+        accepted(getattr(jaxseg, public), options),
+        row.bounds,
+        row.class_axes,
+        row.second,
+    )
+    for public, row in TABLE.items()
+    for variant, make, options in row.variants
 ]
 
 

@@ -25,9 +25,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+RUN = pytest.StashKey[int]()  # how many tests this process has run
+
+
 @pytest.fixture(scope="module")
 def optimized():
     """Compile as users do, for tests of memory, of speed and of whole programs."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(request):
+    """What JAX compiled for 200 tests goes with them, or it would be gigabytes in the end."""
+    yield
+    request.session.stash[RUN] = request.session.stash.get(RUN, 0) + 1
+    if request.session.stash[RUN] % 200 == 0:
+        jax.clear_caches()

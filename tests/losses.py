@@ -1,7 +1,7 @@
 """Small inputs of every kind for losses, and their comparison with the plain formulas.
 
-``test_losses`` has the table of all losses in float64. Here are the kinds of input and of argument
-that are not in it, in float32.
+``test_values`` compares all losses in float64. Here are the kinds of input and of argument that are
+not in it, in float32.
 """
 
 import functools

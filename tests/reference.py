@@ -65,6 +65,47 @@ def confusion_matrix(predictions, labels, num_classes, where=None, axis=None):
     return matrix
 
 
+def counts_from_confusion(matrix):
+    """``(tp, fp, fn, tn)`` of each class against the rest."""
+    matrix = np.asarray(matrix)
+    tp = np.diagonal(matrix, axis1=-2, axis2=-1)
+    predicted, truth = matrix.sum(-2), matrix.sum(-1)
+    return tp, predicted - tp, truth - tp, matrix.sum((-2, -1))[..., None] - predicted - truth + tp
+
+
+def predict_labels(x, activation="softmax", threshold=0.5):
+    if activation == "softmax":
+        return np.argmax(x, -1)
+    return ACTIVATIONS[activation](np.asarray(x)) >= threshold
+
+
+def moments(values, where=None, axis=0):
+    """Number, sum and sum of squares of the values that are not NaN, and the number of NaN."""
+    known = ~np.isnan(values)
+    if where is not None:
+        known, nan = known & where, np.isnan(values) & where
+    else:
+        nan = ~known
+    x = np.where(known, values, 0.0)
+    return known.sum(axis), x.sum(axis), (x**2).sum(axis), nan.sum(axis)
+
+
+def mean(moments, zero_division=nan):
+    count, total, *_ = moments
+    return np.where(count > 0, total / np.maximum(count, 1), zero_division)
+
+
+def std(moments, ddof=0, zero_division=nan):
+    count, total, squares, _ = moments
+    spread = squares - total**2 / np.maximum(count, 1)
+    return np.where(count > ddof, np.sqrt(spread / np.maximum(count - ddof, 1)), zero_division)
+
+
+def pad_batch(batch, size):
+    padding = np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)
+    return np.concatenate([batch, padding]), np.arange(size) < len(batch)
+
+
 def soft_sums(probs, labels, where=None, axis=None):
     """I, P, G and N per class: sums of p g, p, g and 1 over the valid pixels."""
     xp = probs.__array_namespace__()
@@ -465,7 +506,7 @@ def matthews_correlation_loss(x, labels, activation="softmax", smooth=1.0, where
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     some = product > 0
     score = (tp * tn - fp * fn) / xp.sqrt(xp.where(some, product, xp.ones_like(product)))
-    return xp.where(some, 1 - score, xp.zeros_like(score))
+    return xp.where(some, 1 - score, xp.where(fp + fn == 0, 0 * score, 1 + 0 * score))
 
 
 def sensitivity_specificity_loss(
@@ -742,6 +783,7 @@ def boundary_dou_loss(
     labels,
     activation="softmax",
     smooth=1.0,
+    eps=0.0,
     spatial_axes=None,
     where=None,
     axis=None,
@@ -754,7 +796,7 @@ def boundary_dou_loss(
     edge = inside & ~each_map(ndimage.binary_erosion, filled, spatial_axes).astype(bool)
     share = edge.sum(axes) + smooth
     a = np.minimum(2 * (1 - share / (g.sum(axes) + smooth)) - 1, 0.8)
-    return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth)
+    return 1 - ((1 - a) * i + smooth) / (z + y - (1 + a) * i + smooth + eps)
 
 
 # ---------------------------------------------------------------------------------- topology
@@ -912,6 +954,35 @@ def dice_ce_loss(
     return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
+def linear_dice_ce_loss(
+    features,
+    kernel,
+    bias,
+    labels,
+    dice_weight=1.0,
+    ce_weight=1.0,
+    class_weights=None,
+    ce_class_weights=None,
+    label_smoothing=0.0,
+    smooth=1.0,
+    where=None,
+    axis=None,
+):
+    """Of the logits ``features @ kernel + bias``."""
+    return dice_ce_loss(
+        features @ kernel + bias,
+        labels,
+        dice_weight,
+        ce_weight,
+        class_weights,
+        ce_class_weights,
+        label_smoothing,
+        smooth,
+        where,
+        axis,
+    )
+
+
 def two_classes(x, labels):
     """Of one class, logits and labels of "not it", of logit 0, and "it"."""
     if x.shape[-1] > 1:
@@ -979,6 +1050,7 @@ def exponential_logarithmic_loss(
     ce_weight=0.2,
     dice_gamma=0.3,
     ce_gamma=0.3,
+    class_weights=None,
     ce_class_weights=None,
     smooth=1.0,
     where=None,
@@ -993,7 +1065,8 @@ def exponential_logarithmic_loss(
     weights = each_class(ce_class_weights, x.shape[-1]).tolist()
     logs = log_softmax(masked(x, where))
     pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(weights))
-    return dice_weight * region.mean() + ce_weight * mean_over_labelled(pixel, x, labels, where)
+    pixel = mean_over_labelled(pixel, x, labels, where)
+    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
 
 
 def unified_focal_loss(

@@ -19,7 +19,7 @@ from cases import SCORES
 import jaxseg
 
 FUNCTIONS = [name for name in jaxseg.__all__ if inspect.isfunction(getattr(jaxseg, name))]
-KIND = {case.public: case.kind for case in cases.CASES}
+KIND = {name: row.kind for name, row in cases.TABLE.items()}
 DOCS = Path(__file__).parents[1] / "docs"
 
 DATA = {  # the positional arguments of each kind; all others are keyword-only
@@ -40,15 +40,6 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "spread": ["moments"],
     "running": ["statistic"],
     "state": [],
-}
-OWN_DATA = {  # of functions unlike others of their kind
-    "soft_skeleton": ["probs"],
-    "border_weights": ["instances"],
-    "deep_supervision": ["loss", "weights"],
-    "total": ["running"],
-    "psum": ["state", "axis_name"],
-    "pad_batch": ["batch", "size"],
-    "linear_dice_ce_loss": ["features", "kernel", "bias", "labels"],
 }
 LAST = ["where", "axis", "axis_name"]  # in this order, where a function has them
 NEEDED = {  # what every function of the kind has
@@ -83,80 +74,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "predict": {"activation": "softmax", "threshold": 0.5},
     "moments": {"axis": 0},
     "spread": {"zero_division": math.nan},
-}
-OWN_DEFAULTS = {  # the numbers that design and docs state
-    "counts": {"num_classes": None},
-    "confusion_matrix": {"num_classes": inspect.Parameter.empty},
-    "check_labels": {"num_classes": inspect.Parameter.empty, "predictions": None},
-    "tversky": {"alpha": 0.5, "beta": 0.5},
-    "fbeta": {"beta": 1.0},
-    "generalized_dice": {"power": 2.0},
-    "cohen_kappa": {"weights": None},
-    "expected_cost": {"costs": None},
-    "class_report": {"names": None},
-    "std": {"ddof": 0},
-    "dice_loss": {"squared": False, "soft_targets": False},
-    "iou_loss": {"squared": False, "soft_targets": False},
-    "tversky_loss": {"alpha": 0.5, "beta": 0.5, "soft_targets": False},
-    "focal_tversky_loss": {"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "soft_targets": False},
-    "log_dice_loss": {"gamma": 1.0},
-    "generalized_dice_loss": {"power": 2.0},
-    "generalized_wasserstein_dice_loss": {
-        "distances": inspect.Parameter.empty,
-        "weighting": "foreground",
-    },
-    "sensitivity_specificity_loss": {"sensitivity_weight": 0.05},
-    "cross_entropy_loss": {"class_weights": None, "label_smoothing": 0.0},
-    "softmax_focal_loss": {"gamma": 2.0, "alpha": None},
-    "nacl_loss": {"weight": 0.1, "kernel_size": 3, "distance": "l1", "spatial_axes": None},
-    "top_k_loss": {"fraction": 0.1},
-    "ohem_loss": {"threshold": 0.7, "min_kept": 100_000},
-    "lovasz_softmax_loss": {"classes": "present"},
-    "border_weights": {"border_weight": 10.0, "sigma": 5.0},
-    "boundary_loss": {"distances": None},
-    "hausdorff_dt_loss": {"alpha": 2.0, "log": False},
-    "hausdorff_erosion_loss": {"alpha": 2.0, "erosions": 10},
-    "soft_skeleton": {"iterations": 10},
-    "cldice_loss": {"iterations": 10},
-    "dice_cldice_loss": {"cldice_weight": 0.5, "iterations": 10},
-    "skeleton_recall_loss": {"skeletons": None, "iterations": 10, "radius": 2},
-    "bce_dice_loss": {"bce_weight": 0.5, "dice_weight": 1.0},
-    "dice_focal_loss": {
-        "dice_weight": 1.0,
-        "focal_weight": 1.0,
-        "gamma": 2.0,
-        "alpha": None,
-        "class_weights": None,
-    },
-    "dice_top_k_loss": {
-        "dice_weight": 1.0,
-        "ce_weight": 1.0,
-        "fraction": 0.1,
-        "class_weights": None,
-    },
-    "exponential_logarithmic_loss": {
-        "dice_weight": 0.8,
-        "ce_weight": 0.2,
-        "dice_gamma": 0.3,
-        "ce_gamma": 0.3,
-        "class_weights": None,
-        "ce_class_weights": None,
-    },
-    "unified_focal_loss": {"asymmetric": True, "weight": 0.5, "delta": 0.6, "gamma": 0.5},
-    "dice_ce_loss": {
-        "dice_weight": 1.0,
-        "ce_weight": 1.0,
-        "class_weights": None,
-        "ce_class_weights": None,
-        "label_smoothing": 0.0,
-    },
-    "linear_dice_ce_loss": {
-        "dice_weight": 1.0,
-        "ce_weight": 1.0,
-        "class_weights": None,
-        "ce_class_weights": None,
-        "label_smoothing": 0.0,
-    },
 }
 # An index or a reduction of the result says the same.
 FORBIDDEN = {"reduction", "average", "include_background", "ignore_index", "ignore_label"}
@@ -218,8 +135,10 @@ def test_public_names_live_in_private_modules() -> None:
         assert re.fullmatch(r"jaxseg\._\w+", getattr(jaxseg, name).__module__), name
 
 
-def test_every_function_has_a_case() -> None:
-    assert set(FUNCTIONS) == set(KIND)
+def test_every_function_has_a_row() -> None:
+    lacking, unknown = set(FUNCTIONS) - set(KIND), set(KIND) - set(FUNCTIONS)
+    assert not lacking, f"add rows to TABLE in tests/cases.py for {sorted(lacking)}"
+    assert not unknown, f"TABLE in tests/cases.py has rows of no function: {sorted(unknown)}"
 
 
 @each_function
@@ -227,7 +146,7 @@ def test_only_data_is_positional(name: str) -> None:
     positional = [
         p.name for p in parameters(name).values() if p.kind is not inspect.Parameter.KEYWORD_ONLY
     ]
-    assert positional == OWN_DATA.get(name, DATA[KIND[name]])
+    assert positional == (cases.TABLE[name].data or DATA[KIND[name]])
 
 
 @each_function
@@ -245,11 +164,15 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
 
 @each_function
 def test_defaults_are_the_agreed_ones(name: str) -> None:
-    agreed = {**dict.fromkeys(LAST), **DEFAULTS.get(KIND[name], {}), **OWN_DEFAULTS.get(name, {})}
+    agreed = {**dict.fromkeys(LAST), **DEFAULTS.get(KIND[name], {}), **cases.TABLE[name].defaults}
     for argument, parameter in parameters(name).items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            assert parameter.default is inspect.Parameter.empty or name in OWN_DATA
+            assert parameter.default is inspect.Parameter.empty or cases.TABLE[name].data
             continue
+        assert argument in agreed, (
+            f"{argument} of {name} has no agreed default: add it to the row of {name} in "
+            "tests/cases.py, as defaults={...}"
+        )
         default, want = parameter.default, agreed[argument]
         both_nan = want is math.nan and isinstance(default, float) and math.isnan(default)
         assert both_nan or (default == want and type(default) is type(want)), argument
@@ -288,6 +211,8 @@ def test_docstring_has_its_parts(name: str) -> None:
 def test_docs_list_every_name() -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.glob("*.md"))
     entries = set(re.findall(r"\.\. (?:auto)?(?:function|class):: (?:jaxseg\.)?(\w+)", pages))
+    lacking = set(jaxseg.__all__) - entries
+    assert not lacking, f"add entries to a page of docs/ for {sorted(lacking)}"
     assert entries == set(jaxseg.__all__)
 
 

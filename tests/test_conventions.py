@@ -95,30 +95,37 @@ def test_losses_of_an_image(name, cells):
         check(cell, loss.item())
 
 
+def assert_rows(title: str, names: set[str]) -> None:
+    """The table has a row for each of these functions, and for no other."""
+    listed = {name for name, _ in rows(title)}
+    lacking, unknown = sorted(names - listed), sorted(listed - names)
+    assert not lacking, f"add rows to the table '{title}' of docs/conventions.md for {lacking}"
+    assert not unknown, f"the table '{title}' of docs/conventions.md has rows for {unknown}"
+
+
+def names_of(*kinds: str) -> set[str]:
+    found = {name for name, row in cases.TABLE.items() if row.kind in kinds}
+    assert found
+    return found
+
+
 def test_every_score_has_its_row():
-    listed = {name for name, _ in rows("score of Counts") + rows("score of a confusion matrix")}
-    makers = ("counts", "soft_counts", "counts_from_confusion", "confusion_matrix", "class_report")
-    public = {n for n in jaxseg.__all__ if not n.endswith("_loss") and n[0].islower()}
-    others = ("check", "space", "moments", "spread", "running", "state")
-    of_others = {case.public for case in cases.cases(*others)}
-    assert listed == public - {*makers, "predict_labels", "deep_supervision"} - of_others
+    assert_rows("score of Counts", names_of("counts"))
+    assert_rows("score of a confusion matrix", names_of("matrix"))
 
 
 def test_every_region_loss_has_its_two_rows():
-    listed = {name for name, _ in rows("region loss of hard probabilities")}
-    losses = {case.public for case in cases.cases("region")}
-    losses -= {"generalized_wasserstein_dice_loss"}  # of one class there is none
-    assert losses
-    assert losses | {f"{name}, smooth=0" for name in losses} <= listed
+    losses = names_of("region") - {"generalized_wasserstein_dice_loss"}  # it has no single class
+    both = losses | {f"{name}, smooth=0" for name in losses}
+    assert_rows("region loss of hard probabilities", both)
 
 
 def test_every_loss_of_an_image_has_its_row():
-    listed = {name for name, _ in rows("loss of an image of hard probabilities")}
-    losses = {case.public for case in cases.cases("ordered", "spatial")}
+    losses = names_of("ordered", "spatial")
     with_probs = {
         n for n in losses if "activation" in inspect.signature(getattr(jaxseg, n)).parameters
     }
-    assert listed == with_probs
+    assert_rows("loss of an image of hard probabilities", with_probs)
 
 
 # ---------------------------------------------------------------------------------- averages

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,17 +17,13 @@ from flax import nnx
 from jax.sharding import AxisType
 from PIL import Image
 
-import jaxseg
-
 pytestmark = pytest.mark.usefixtures("optimized")
 
+KINDS = (*cases.ALL_LOSSES, "wrapper")
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
-# Those of the script's table: a test needs their names before there is a fixture. The loss of
-# features has an example of its own.
-LOSSES = sorted(n for n in jaxseg.__all__ if n.endswith("_loss") and "linear" not in n)
-LOSSES.append("deep_supervision")
+LOSSES = [name for name, row in cases.TABLE.items() if row.in_examples and row.kind in KINDS]
 
 
 def load(name: str) -> ModuleType:
@@ -139,6 +136,8 @@ def test_bad_arguments(m2nist, arguments, message, capsys, tmp_path, monkeypatch
 
 
 def test_the_example_has_every_loss(m2nist):
+    lacking = set(LOSSES) - set(m2nist.LOSSES)
+    assert not lacking, f"add lines to LOSSES in docs/examples/m2nist.py for {sorted(lacking)}"
     assert sorted(m2nist.LOSSES) == sorted(LOSSES)
     assert set(m2nist.LOSSES) >= m2nist.NOT_BINARY | set(m2nist.USUAL.values())
 
@@ -160,6 +159,13 @@ def test_every_loss_trains(m2nist, task, name):
     print(f"{task} {name}: {first:.4f} to {last:.4f}")
     assert np.isfinite(losses).all()
     assert last < first
+
+
+def test_the_picture_has_every_loss():
+    drawn = (EXAMPLES / "draw_losses.py").read_text(encoding="utf-8")
+    lacking = [name for name in LOSSES if f'"{name}": ' not in drawn]
+    lacking.remove("deep_supervision")
+    assert not lacking, f"add lines to GROUPS in docs/examples/draw_losses.py for {lacking}"
 
 
 @pytest.mark.slow

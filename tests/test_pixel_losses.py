@@ -1,4 +1,4 @@
-"""Pixel losses: plain formulas where ``test_losses`` does not go, forms of others, and edges."""
+"""Pixel losses: plain formulas where ``test_values`` does not go, forms of others, and edges."""
 
 import functools
 import math
@@ -46,7 +46,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow  # beyond the table of test_losses
+@pytest.mark.slow  # beyond the table of cases.py
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_values_and_gradients_are_those_of_the_plain_formula(case):
     losses.assert_as_plain_formula(case)

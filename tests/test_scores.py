@@ -52,9 +52,6 @@ MATRIX_SCORES = [
     "expected_cost",
 ]
 
-# Every combination of tp, fp, fn and tn that is or is not zero, once each.
-EMPTY_OR_NOT = np.array(list(np.ndindex(2, 2, 2, 2))).T * np.array([[5], [3], [2], [7]])
-
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
@@ -83,41 +80,11 @@ def assert_score(name: str, counts, rtol: float = 1e-6, atol: float = 1e-6, **kw
 # ---------------------------------------------------------------------------------- of counts
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_score_equals_the_reference(name):
-    assert_score(name, random_counts())
-    assert_score(name, Counts(*EMPTY_OR_NOT))
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_score_of_soft_counts_equals_the_reference(name):
-    assert_score(name, Counts(*(9 * rng(1).random((4, 2, 3))).astype(np.float32)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", SMOOTHED)
-def test_smooth_eps_and_zero_division_equal_the_reference(name):
-    counts = Counts(*EMPTY_OR_NOT)
-    assert_score(name, counts, smooth=1.0)
-    assert_score(name, counts, smooth=0.5, eps=0.25)
-    assert_score(name, counts, eps=1e-5)
-    assert_score(name, counts, zero_division=-2.0)
-
-
-@pytest.mark.parametrize("name", UNSMOOTHED)
-def test_zero_division_equals_the_reference(name):
-    assert_score(name, Counts(*EMPTY_OR_NOT), zero_division=-2.0)
-
-
 @pytest.mark.parametrize("alpha", [0.1, 0.9])
 def test_tversky_weighs_false_positives_with_alpha(alpha):
     assert_score("tversky", random_counts(), alpha=alpha, beta=1 - alpha)
     score = jaxseg.tversky(counts_of(4, 6, 0, 0), alpha=alpha, beta=1 - alpha)
     np.testing.assert_allclose(score, [4 / (4 + alpha * 6)], rtol=1e-6)
-
-
-@pytest.mark.parametrize("beta", [0.5, 2.0])
-def test_fbeta_equals_the_reference(beta):
-    assert_score("fbeta", random_counts(), beta=beta)
 
 
 def test_alias_is_the_same_function():
@@ -128,58 +95,6 @@ def test_alias_is_the_same_function():
 @pytest.mark.parametrize("score", ["dice", "iou", "tversky", "precision", "recall"])
 def test_smooth_of_one_makes_an_empty_pair_perfect(score):
     assert getattr(jaxseg, score)(counts_of(0, 0, 0, 9), smooth=1.0).tolist() == [1]
-
-
-ZERO = "zero_division"
-# score, then its value where: class in neither map; only predicted; only in the truth; and in both
-# maps, filling them.
-EDGES = [
-    ("dice", ZERO, 0, 0, 1),
-    ("iou", ZERO, 0, 0, 1),
-    ("tversky", ZERO, 0, 0, 1),
-    ("fbeta", ZERO, 0, 0, 1),
-    ("fowlkes_mallows", ZERO, 0, 0, 1),
-    ("volumetric_similarity", ZERO, 0, 0, 1),
-    ("precision", ZERO, 0, ZERO, 1),
-    ("recall", ZERO, ZERO, 0, 1),
-    ("specificity", 1, 0.5, 1, ZERO),
-    ("negative_predictive_value", 1, 1, 0.5, ZERO),
-    ("false_positive_rate", 0, 0.5, 0, ZERO),
-    ("false_negative_rate", ZERO, ZERO, 1, 0),
-    ("false_discovery_rate", ZERO, 1, ZERO, 0),
-    ("false_omission_rate", 0, 0, 0.5, ZERO),
-    ("accuracy", 1, 0.5, 0.5, 1),
-    ("balanced_accuracy", ZERO, ZERO, 0.5, ZERO),
-    ("informedness", ZERO, ZERO, 0, ZERO),
-    ("markedness", ZERO, 0, ZERO, ZERO),
-    ("matthews_correlation", ZERO, ZERO, ZERO, ZERO),
-    ("relative_volume_difference", ZERO, inf, -1, 0),
-    ("prevalence", 0, 0, 0.5, 1),
-]
-
-
-@pytest.mark.parametrize(("name", "neither", "predicted", "true", "full"), EDGES)
-@pytest.mark.parametrize("zero_division", [nan, -3.0])
-def test_empty_and_absent_classes(name, neither, predicted, true, full, zero_division):
-    cases = Counts(*np.array([[0, 0, 0, 8], [0, 4, 0, 4], [0, 0, 4, 4], [8, 0, 0, 0]]).T)
-    expected = [zero_division if v == ZERO else v for v in (neither, predicted, true, full)]
-    actual = getattr(jaxseg, name)(cases, zero_division=zero_division)
-    np.testing.assert_array_equal(actual, np.float32(expected))
-
-
-def test_every_score_is_in_the_edge_table():
-    assert {row[0] for row in EDGES} == set(SCORES)
-
-
-@pytest.mark.parametrize("name", [n for n in SCORES if n != "relative_volume_difference"])
-def test_gradients_are_finite_at_empty_counts(name):
-    counts = Counts(*EMPTY_OR_NOT.astype(np.float32))
-
-    def total(counts):
-        return getattr(jaxseg, name)(counts, zero_division=1.0).sum()
-
-    gradients = jax.jit(jax.grad(total))(counts)
-    assert all(np.isfinite(leaf).all() for leaf in gradients)
 
 
 # ---------------------------------------------------------------------------------- big counts
@@ -226,16 +141,6 @@ def test_int32_matrix_near_its_limit_does_not_overflow(name):
     matrix = np.array([[BIG, 60000, 5], [60000, BIG // 2, 7], [9, 2, BIG - 4]], np.int32)
     actual = getattr(jaxseg, name)(matrix)
     np.testing.assert_allclose(actual, getattr(reference, name)(matrix), rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_float64_counts_keep_their_precision(name):
-    with jax.enable_x64(True):
-        counts = Counts(*(jnp.array([x]) for x in (5.0, 3.0, 2.0, 7.0)))
-        actual = getattr(jaxseg, name)(counts)
-        assert actual.dtype == jnp.float64
-    expected = reference.per_class(getattr(reference, name), counts)
-    np.testing.assert_allclose(actual, expected, rtol=1e-14)
 
 
 # ---------------------------------------------------------------------------------- every pair
@@ -368,31 +273,21 @@ MATRICES = {
 }
 
 
-@pytest.mark.parametrize("case", MATRICES)
 @pytest.mark.parametrize("name", MATRIX_SCORES)
-def test_matrix_score_equals_the_reference(name, case):
-    matrix = MATRICES[case].astype(np.int32)
-    for zero_division in (nan, -2.0):
-        actual = jitted(name)(matrix, zero_division=zero_division)
-        expected = getattr(reference, name)(matrix, zero_division=zero_division)
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+def test_matrix_score_equals_the_reference(name):
+    for case, matrix in MATRICES.items():
+        for zero_division in (nan, -2.0):
+            actual = jitted(name)(matrix.astype(np.int32), zero_division=zero_division)
+            expected = getattr(reference, name)(matrix, zero_division=zero_division)
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=case)
 
 
-@pytest.mark.parametrize("name", MATRIX_SCORES)
-def test_matrix_score_of_a_batch_is_each_ones_score(name):
-    matrices = rng(2).integers(0, 40, (2, 3, 4, 4))
-    actual = getattr(jaxseg, name)(matrices)
-    expected = [[getattr(reference, name)(m) for m in row] for row in matrices]
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("case", MATRICES)
 @pytest.mark.parametrize("weights", ["linear", "quadratic"])
-def test_weighted_kappa_equals_the_reference(weights, case):
-    matrix = MATRICES[case]
-    actual = jaxseg.cohen_kappa(matrix, weights=weights)
-    expected = reference.cohen_kappa(matrix, weights=weights)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+def test_weighted_kappa_equals_the_reference(weights):
+    for case, matrix in MATRICES.items():
+        actual = jaxseg.cohen_kappa(matrix, weights=weights)
+        expected = reference.cohen_kappa(matrix, weights=weights)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, err_msg=case)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32, jnp.bfloat16])

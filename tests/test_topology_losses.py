@@ -1,4 +1,4 @@
-"""Topology losses: plain formulas where ``test_losses`` does not go, skeletons, and edges."""
+"""Topology losses: plain formulas where ``test_values`` does not go, skeletons, and edges."""
 
 import functools
 
@@ -29,7 +29,7 @@ CASES = [
 ]
 
 
-@pytest.mark.slow  # beyond the table of test_losses
+@pytest.mark.slow  # beyond the table of cases.py
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_values_and_gradients_are_those_of_the_plain_formula(case):
     losses.assert_as_plain_formula(case)
