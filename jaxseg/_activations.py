@@ -51,7 +51,7 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
 def pull_back(
     cotangents: Probs,
     probs: Probs,
-    activation: str,
+    activation: str | None,
     class_axis: int,
     sum_classes: Callable[[Array], Array],
 ) -> Array:

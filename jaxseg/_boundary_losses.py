@@ -29,9 +29,10 @@ from jaxseg._distance import (
     distances_along,
     shift,
 )
+from jaxseg._kernels.plain import Pixel
 from jaxseg._labels import masked
 from jaxseg._numerics import safe_divide, sum_axis_by_axis
-from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels, as_pixels
 from jaxseg._soft_counts import squared_counts_of
 
@@ -309,7 +310,7 @@ def class_by_class(function: Callable[..., T], *arrays: Array) -> T:
 
 def _mean(pixels: Pixels, sums: Array) -> Array:
     """Mean over the valid pixels, per class."""
-    return safe_divide(sums, pixels.count()[..., None].astype(sums.dtype), 0)
+    return safe_divide(sums, pixels.pixel_count()[..., None].astype(sums.dtype), 0)
 
 
 def _distance_of(x: Pixel, distances: Array) -> Array:

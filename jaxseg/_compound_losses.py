@@ -18,9 +18,10 @@ from jaxseg import _checks
 from jaxseg._activations import LEAST
 from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import Counts
+from jaxseg._kernels.plain import Pixel
 from jaxseg._numerics import along_classes, safe_divide, safe_power
 from jaxseg._pixel_losses import check_per_class, focal, top_k_loss
-from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels, as_pixels, as_pixels_of_classes
 from jaxseg._region_losses import negative_log_dice
 from jaxseg._scores import dice, tversky
@@ -301,7 +302,8 @@ def dice_focal_loss(
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     alpha = None if alpha is None else check_per_class("alpha", alpha, max(classes, 2))
     gamma = _checks.check_scalar("gamma", gamma)
-    sums = _of_given_classes(pixels, pixel_sums(_dice_focal_of, pixels, gamma, alpha))
+    counts, *others = pixel_sums(_dice_focal_of, pixels, gamma, alpha)
+    sums = (_of_given_classes(pixels, counts), *others)
     terms = {"dice_weight": dice_weight, "focal_weight": focal_weight}
     return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
@@ -354,11 +356,11 @@ def dice_top_k_loss(
       F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
       image segmentation", Nature Methods 2021.
     """
-    activation = "softmax" if jnp.shape(logits)[-1:] != (1,) else "sigmoid"
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     classes = pixels.scores.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    regions = _region_mean(pixels, pixel_sums(counts_of, pixels), _dice(smooth), class_weights)
+    counts = _of_given_classes(pixels, pixel_sums(counts_of, pixels))
+    regions = _region_mean(pixels, counts, _dice(smooth), class_weights)
     top = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
     return _weighted_sum((regions, top), {"dice_weight": dice_weight, "ce_weight": ce_weight})
 
@@ -429,7 +431,8 @@ def exponential_logarithmic_loss(
         loss = negative_log_dice(counts, smooth, 0.0)
         return safe_power(loss, dice_gamma.astype(loss.dtype))
 
-    sums = _of_given_classes(pixels, pixel_sums(_exponential_of, pixels, ce_gamma, weights))
+    counts, *others = pixel_sums(_exponential_of, pixels, ce_gamma, weights)
+    sums = (_of_given_classes(pixels, counts), *others)
     terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
     return _compound(pixels, sums, region, class_weights, **terms)
 
@@ -621,13 +624,9 @@ def _targets(smoothing: Array | None, classes: int) -> tuple[Array | None, Array
     return (None, None) if smoothing is None else (1 - smoothing, smoothing / classes)
 
 
-def _of_given_classes(
-    pixels: Pixels, sums: tuple[Counts, Array, Array]
-) -> tuple[Counts, Array, Array]:
-    """The sums with counts of the given classes: of one logit, those of "it" alone."""
-    counts, *others = sums
-    counts = Counts(*(x[..., -pixels.scores.shape[-1] :] for x in counts))
-    return (counts, *others)
+def _of_given_classes(pixels: Pixels, counts: Counts) -> Counts:
+    """The counts of the given classes: of one logit, those of "it" alone."""
+    return Counts(*(x[..., -pixels.scores.shape[-1] :] for x in counts))
 
 
 def _dice(smooth: ArrayLike) -> Callable[[Counts], Array]:

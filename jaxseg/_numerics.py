@@ -51,3 +51,9 @@ def safe_power(base: Array, exponent: ArrayLike) -> Array:
     """``base ** exponent``; 0 with a gradient of 0 where the base is 0, or less by rounding."""
     zero = base <= 0  # NaN stays NaN
     return jnp.where(zero, 0, jnp.where(zero, 1, base) ** exponent)
+
+
+def fence(x: Array) -> Array:
+    """``x``, which XLA must compute once, as it is, before what uses it."""
+    x = lax.optimization_barrier(x)
+    return x

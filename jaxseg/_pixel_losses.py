@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._activations import activate
+from jaxseg._activations import LEAST, activate
 from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import (
     Spacing,
@@ -254,7 +254,7 @@ def top_k_loss(
     fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
     pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     losses = _cross_entropy(pixels, None, None)
-    count = pixels.count().astype(losses.dtype) * fraction.astype(losses.dtype)
+    count = pixels.pixel_count().astype(losses.dtype) * fraction.astype(losses.dtype)
     return _mean_of_largest(pixels, losses, jnp.floor(count).astype(jnp.int32))
 
 
@@ -306,7 +306,7 @@ def ohem_loss(
     hard = pixels.valid() & (losses > -jnp.log(threshold.astype(losses.dtype)))
     count = pixels.over_devices(hard.sum(pixels.axes, dtype=jnp.int32))
     return _mean_of_largest(
-        pixels, losses, jnp.maximum(count, jnp.minimum(pixels.count(), min_kept))
+        pixels, losses, jnp.maximum(count, jnp.minimum(pixels.pixel_count(), min_kept))
     )
 
 
@@ -381,9 +381,9 @@ def check_per_class(name: str, weights: ArrayLike | Sequence[float], num_classes
 
 
 def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
-    """``-log p`` of each class; 0 for one that a logit of -inf switches off and is not the truth."""
+    """``-log p`` of each class; 0 for one that is switched off and is not the truth."""
     log_p = activate(x, activation).log_p
-    return jnp.where(jnp.isneginf(log_p) & jnp.logical_not(truth), 0, -log_p)
+    return jnp.where((log_p < LEAST / 2) & jnp.logical_not(truth), 0, -log_p)
 
 
 def _cross_entropy(pixels: Pixels, weights: Array | None, smoothing: Array | None) -> Array:

@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxseg._kernels import cpu, plain
-from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums, Terms
+from jaxseg._kernels.plain import (
+    Gradients,
+    GradientsOf,
+    Inputs,
+    InputsOf,
+    PixelSum,
+    Sums,
+    Terms,
+)
 from jaxseg._pixels import Pixels
-from jaxseg._sharding import Arrays, Cut, on_shards
+from jaxseg._sharding import Cut, on_shards
+
+# The form of each platform that a program can be compiled for. A form has ``forward`` and
+# ``backward`` as the plain one has them, takes any terms and gives the plain one's numbers.
+FORMS = {"cpu": cpu, "default": plain}
 
 Constant = Array | None
 
@@ -74,11 +85,11 @@ def _lean_forward(what: PixelSum, inputs: Inputs) -> tuple[Sums, tuple[Array | N
 
 def _lean_backward(
     what: PixelSum, residuals: tuple[Array | None, Inputs], cotangents: Sums
-) -> tuple[Inputs]:
+) -> tuple[InputsOf[Array | None]]:
     kept, inputs = residuals
     scores, labels, head, constants = _backward(what, kept, inputs, cotangents)
     maps = tuple(None for _ in inputs.maps)
-    return (Inputs(scores, labels, None, maps, head, constants),)
+    return (InputsOf(scores, labels, None, maps, head, constants),)
 
 
 _lean_sums.defvjp(_lean_forward, _lean_backward)
@@ -87,33 +98,22 @@ _lean_sums.defvjp(_lean_forward, _lean_backward)
 # A form need not be differentiable: second derivatives are those of the plain form.
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _forward(what: PixelSum, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
-    """The sums, and with ``keeps`` what the backward pass of the form wants, like the scores."""
-    given, treedef = jax.tree.flatten(inputs)
-    shapes = jax.eval_shape(partial(plain.sums, what), inputs)
+    """The sums, and if the form ``keeps`` it, what its backward pass wants: like the scores."""
 
-    def local(arrays: Arrays, cut: Cut) -> Arrays:
+    def local(inputs: Inputs, cut: Cut) -> tuple[Sums, Array | None]:
         names = cut.get("class", ())
+        forms = {k: partial(form.forward, what, names, keeps) for k, form in FORMS.items()}
+        return lax.platform_dependent(inputs, **forms)
 
-        def on_cpu(*arrays: Array) -> list[Array]:
-            return jax.tree.leaves(cpu.forward(what, treedef.unflatten(arrays), names, keeps))
-
-        def elsewhere(*arrays: Array) -> list[Array]:
-            inputs = treedef.unflatten(arrays)
-            kept = jnp.zeros_like(inputs.scores) if keeps else None
-            return jax.tree.leaves((plain.sums(what, inputs, names), kept))
-
-        return tuple(lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere))
-
-    axes = _axes(what, inputs)
-    sums = jax.tree.map(lambda _: _axes_of_sums(what, inputs), shapes)
-    results = [*jax.tree.leaves(sums), *([axes.scores] if keeps else [])]
-    leaves = on_shards(local, tuple(given), jax.tree.leaves(axes), results)
-    kept = leaves[-1] if keeps else None
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves[: len(leaves) - keeps]), kept
+    axes, shapes = _axes(what, inputs), jax.eval_shape(partial(plain.sums, what), inputs)
+    results = (_axes_of_sums(what, inputs, shapes), axes.scores if keeps else None)
+    return on_shards(local, inputs, axes, results)
 
 
 @_forward.defjvp
-def _forward_jvp(what: PixelSum, keeps: bool, primals: Any, tangents: Any) -> Any:
+def _forward_jvp(
+    what: PixelSum, keeps: bool, primals: tuple[Inputs], tangents: tuple[Inputs]
+) -> tuple[tuple[Sums, Array | None], tuple[Sums, Array | None]]:
     sums, kept = _forward(what, keeps, *primals)
     _, changes = jax.jvp(partial(plain.sums, what), primals, tangents)
     return (sums, kept), (changes, None if kept is None else jnp.zeros_like(kept))
@@ -121,36 +121,30 @@ def _forward_jvp(what: PixelSum, keeps: bool, primals: Any, tangents: Any) -> An
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _backward(what: PixelSum, kept: Array | None, inputs: Inputs, cotangents: Sums) -> Gradients:
-    given, treedef = jax.tree.flatten((kept, inputs, cotangents))
+    """The gradients of the inputs, from the cotangents of the sums."""
 
-    def local(arrays: Arrays, cut: Cut) -> Arrays:
+    def local(arrays: tuple[Array | None, Inputs, Sums], cut: Cut) -> Gradients:
         names = cut.get("class", ())
+        forms = {k: partial(form.backward, what, names) for k, form in FORMS.items()}
+        gradients: Gradients = lax.platform_dependent(*arrays, **forms)
+        return gradients
 
-        def on_cpu(*arrays: Array) -> list[Array]:
-            kept, inputs, cotangents = treedef.unflatten(arrays)
-            return jax.tree.leaves(cpu.backward(what, kept, inputs, cotangents, names))
-
-        def elsewhere(*arrays: Array) -> list[Array]:
-            _, inputs, cotangents = treedef.unflatten(arrays)
-            return jax.tree.leaves(plain.gradients(what, inputs, cotangents, names))
-
-        return tuple(lax.platform_dependent(*arrays, cpu=on_cpu, default=elsewhere))
-
-    axes = _axes(what, inputs)
-    sums = jax.tree.map(lambda _: _axes_of_sums(what, inputs), cotangents)
+    axes, cotangent_axes = _axes(what, inputs), _axes_of_sums(what, inputs, cotangents)
     is_soft = jnp.issubdtype(inputs.labels.dtype, jnp.floating)
-    results = Gradients(axes.scores, axes.labels if is_soft else None, axes.head, axes.constants)
-    leaves = on_shards(
+    return on_shards(
         local,
-        tuple(given),
-        jax.tree.leaves((None if kept is None else axes.scores, axes, sums)),
-        jax.tree.leaves(results),
+        (kept, inputs, cotangents),
+        (None if kept is None else axes.scores, axes, cotangent_axes),
+        GradientsOf(axes.scores, axes.labels if is_soft else None, axes.head, axes.constants),
     )
-    return jax.tree.unflatten(jax.tree.structure(results), leaves)
 
 
 @_backward.defjvp
-def _backward_jvp(what: PixelSum, primals: Any, tangents: Any) -> Any:
+def _backward_jvp(
+    what: PixelSum,
+    primals: tuple[Array | None, Inputs, Sums],
+    tangents: tuple[Array | None, Inputs, Sums],
+) -> tuple[Gradients, Gradients]:
     """What was kept is a function of the inputs, through which its derivative is taken."""
     gradients = _backward(what, *primals)
     _, changes = jax.jvp(partial(plain.gradients, what), primals[1:], tangents[1:])
@@ -160,12 +154,12 @@ def _backward_jvp(what: PixelSum, primals: Any, tangents: Any) -> Any:
 # ---------------------------------------------------------------------------------- sharding
 
 
-def _axes(what: PixelSum, inputs: Inputs) -> Any:
+def _axes(what: PixelSum, inputs: Inputs) -> InputsOf[str]:
     """The names of each array's axes: those of one name are cut alike."""
     space = " ".join(f"a{i}" for i in range(inputs.scores.ndim - 1))
     classes = _class_name(what, inputs)
     dense = f"{space} {classes}"
-    return Inputs(
+    return InputsOf(
         scores=f"{space} _" if inputs.head else dense,
         labels=dense if inputs.labels.ndim == inputs.scores.ndim else space,
         where=None if inputs.where is None else space,
@@ -177,9 +171,10 @@ def _axes(what: PixelSum, inputs: Inputs) -> Any:
     )
 
 
-def _axes_of_sums(what: PixelSum, inputs: Inputs) -> str:
+def _axes_of_sums(what: PixelSum, inputs: Inputs, sums: Sums) -> Sums:
     rest = (f"a{i}" for i in range(inputs.scores.ndim - 1) if i not in what.axes)
-    return " ".join((*rest, _class_name(what, inputs)))
+    names = " ".join((*rest, _class_name(what, inputs)))
+    return jax.tree.map(lambda _: names, sums)
 
 
 def _class_name(what: PixelSum, inputs: Inputs) -> str:

@@ -39,7 +39,7 @@ class Pixels(NamedTuple):
             return jnp.ones(self.scores.shape[:-1], bool)
         return _checks.clean_bools(self.where)
 
-    def count(self) -> Array:
+    def pixel_count(self) -> Array:
         """How many pixels count, int32 ``[*rest]``, on all devices that share them."""
         return self.over_devices(self.valid().sum(self.axes, dtype=jnp.int32))
 

@@ -28,8 +28,9 @@ from jaxseg._checks import (
     is_real,
 )
 from jaxseg._counts import Counts
+from jaxseg._kernels.plain import Pixel
 from jaxseg._numerics import safe_divide, safe_power
-from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import as_pixels
 from jaxseg._scores import (
     dice,
@@ -625,13 +626,12 @@ def _mistakes_of(x: Pixel, distances: Array) -> tuple[Array, Array, Array]:
 
 def _relative_distances(distances: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Checked distances of classes ``[C, C]``, divided by their largest."""
-    distances = as_array(distances)
-    if not is_real(distances):
-        raise TypeError(f"distances must be real, got {distances.dtype}.")
-    classes = shape[-1]
-    if classes == 1 or distances.shape != (classes, classes):
+    array, classes = as_array(distances), shape[-1]
+    if not is_real(array):
+        raise TypeError(f"distances must be real, got {array.dtype}.")
+    if classes == 1 or array.shape != (classes, classes):
         raise ValueError(
-            f"distances must be [C, C] of C > 1 classes, got {distances.shape} for scores {shape}."
+            f"distances must be [C, C] of C > 1 classes, got {array.shape} for scores {shape}."
         )
-    distances = at_least_float32(distances)
-    return safe_divide(distances, distances.max(), 0)
+    array = at_least_float32(array)
+    return safe_divide(array, array.max(), 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 from jax import Array, lax
@@ -20,24 +20,49 @@ from jax.sharding import PartitionSpec as P
 from jaxseg._checks import AxisName
 
 T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
 Arrays = tuple[Array, ...]
 Axes = str  # "a b c": a name for each axis of an array; _ for one that is never cut
 Cut = dict[str, tuple[str, ...]]  # the mesh axes that cut the axis of a name
 Local = Callable[[Arrays, Cut], Arrays]
 
 
-def on_shards(
-    local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
-) -> Arrays:
-    """``local(arrays, {})``, computed on each device from its shards of the arrays.
+class ShardedShape(Protocol):
+    """What XLA's partitioner tells of an array."""
 
-    Axes of one name are cut alike. A result that lacks an axis that is cut is a sum over it, so
-    it is summed over the devices. ``local`` is told which mesh axes cut which of the arrays' axes.
+    shape: tuple[int, ...]
+    sharding: NamedSharding
+
+
+def on_shards(function: Callable[[A, Cut], R], arrays: A, axes: object, result_axes: object) -> R:
+    """``function(arrays, {})``, computed on each device from its shards of the arrays.
+
+    Args:
+      function: of a pytree of shards, and of the mesh axes that cut the axis of each name.
+      arrays: a pytree of arrays.
+      axes: the same pytree of ``Axes``. Axes of one name are cut alike.
+      result_axes: the result's pytree of ``Axes``. A result that lacks an axis that is cut is a sum
+        over it, so it is summed over the devices.
 
     The types of arrays tell how they are cut where the mesh's axes are Explicit. Where they are
     Auto, this is known once XLA partitions the program. In the body of a ``shard_map`` a device has
     its shard already.
     """
+    leaves, treedef = jax.tree.flatten(arrays)
+    given, results = jax.tree.leaves(axes), jax.tree.leaves(result_axes)
+
+    def local(leaves: Arrays, cut: Cut) -> Arrays:
+        return tuple(jax.tree.leaves(function(jax.tree.unflatten(treedef, leaves), cut)))
+
+    summed = _leaves_on_shards(local, tuple(leaves), given, results)
+    result: R = jax.tree.unflatten(jax.tree.structure(result_axes), summed)
+    return result
+
+
+def _leaves_on_shards(
+    local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
+) -> Arrays:
     shardings = [jax.typeof(x).sharding for x in arrays]
     cut = _cut(axes, [sharding.spec for sharding in shardings])
     if cut:
@@ -53,7 +78,7 @@ def _on_explicit_mesh(
     arrays: Arrays,
     axes: Sequence[Axes],
     result_axes: Sequence[Axes],
-    mesh: AbstractMesh | Mesh,
+    mesh: AbstractMesh,
     cut: Cut,
 ) -> Arrays:
     specs = [_spec(names, cut) for names in axes]
@@ -71,11 +96,11 @@ def _on_explicit_mesh(
 def _on_auto_mesh(
     local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
 ) -> Arrays:
-    @custom_partitioning
-    def whole(*arrays: Array) -> Arrays:
-        return local(arrays, {})
+    whole = custom_partitioning(lambda *arrays: local(arrays, {}))
 
-    def partition(mesh: Mesh, shapes: Arrays, _: Arrays) -> tuple[Mesh, object, object, object]:
+    def partition(
+        mesh: Mesh, shapes: Sequence[ShardedShape], _: object
+    ) -> tuple[Mesh, object, object, object]:
         cut = _cut(axes, [x.sharding.spec for x in shapes])
         sizes = {a: n for x, each in zip(shapes, axes) for a, n in zip(each.split(), x.shape)}
         # XLA would fill up the last shard of an axis that is not cut evenly.

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from jaxseg._checks import Axis
 from jaxseg._counts import Counts
-from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._kernels.plain import Pixel
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import as_pixels
 
 __all__ = ["soft_counts"]
@@ -66,7 +67,7 @@ def soft_counts(
       which loses small objects to rounding.
     """
     c = pixel_sums(counts_of, as_pixels(probs, labels, activation, where, axis))
-    # XLA may simplify NaN * 0 to 0, so a NaN can reach only one of tp and fp. Spread it to all four.
+    # XLA may simplify NaN * 0 to 0, so a NaN can reach only one of tp and fp. All four get it.
     nan = c.tp + c.fp
     nan = jnp.where(jnp.isnan(nan), nan, 0)
     return Counts(*(x + nan for x in c))

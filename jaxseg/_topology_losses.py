@@ -19,8 +19,9 @@ from jaxseg import _checks
 from jaxseg._boundary_losses import class_by_class
 from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import check_spatial_axes, shift
+from jaxseg._kernels.plain import Pixel
 from jaxseg._numerics import safe_divide, sum_axis_by_axis
-from jaxseg._pixel_sums import Pixel, pixel_sums
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import as_pixels
 from jaxseg._region_losses import dice_loss
 

@@ -11,9 +11,10 @@ from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 Carry = TypeVar("Carry")
+Index = Array | int
+T = TypeVar("T")
 
 # Bytes of a block's logits. XLA computes an operation on all cores only if it is large, so several
 # cores want larger blocks than one core, for which its own cache is best.
@@ -24,7 +25,7 @@ BYTES = 2 * 1024 * 1024
 class At(NamedTuple):
     """Where a block is: its first index, and its size, along each axis of the merged map."""
 
-    starts: tuple[ArrayLike, ...]
+    starts: tuple[Index, ...]
     sizes: tuple[int, ...]
 
 
@@ -105,7 +106,7 @@ class Blocks(NamedTuple):
         starts, sizes = self._of_rest(at.starts), self._of_rest(at.sizes)
         return At((*starts, 0), (*sizes, sums.shape[-1]))
 
-    def _of_rest(self, values: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ...]:
+    def _of_rest(self, values: tuple[T, ...]) -> tuple[T, ...]:
         return tuple(v for v, is_summed in zip(values, self.summed, strict=True) if not is_summed)
 
     def _parts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -119,11 +120,9 @@ class Blocks(NamedTuple):
         return parts
 
 
-def _nth(
-    firsts: tuple[int, ...], sizes: tuple[int, ...], counts: tuple[int, ...], i: ArrayLike
-) -> At:
+def _nth(firsts: tuple[int, ...], sizes: tuple[int, ...], counts: tuple[int, ...], i: Index) -> At:
     """Where the i-th block is."""
-    starts: tuple[ArrayLike, ...] = ()
+    starts: tuple[Index, ...] = ()
     for first, size, count in zip(firsts[::-1], sizes[::-1], counts[::-1], strict=True):
         starts = (first + i % count * size, *starts)
         i = i // count
@@ -131,7 +130,7 @@ def _nth(
 
 
 def _step_at(
-    step: Callable[[At, Carry], Carry], at: Callable[[ArrayLike], At], i: ArrayLike, carry: Carry
+    step: Callable[[At, Carry], Carry], at: Callable[[Index], At], i: Index, carry: Carry
 ) -> Carry:
     return step(at(i), carry)
 
@@ -199,5 +198,5 @@ def _bits(x: Array) -> Array:
     return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
 
 
-def _starts(x: Array, at: At) -> tuple[ArrayLike, ...]:
+def _starts(x: Array, at: At) -> tuple[Index, ...]:
     return (*at.starts, *(0 for _ in range(x.ndim - len(at.starts))))

@@ -28,17 +28,24 @@ from jaxseg._kernels.blocks import (
     read_classes,
     write,
 )
-from jaxseg._kernels.plain import Gradients, Inputs, PixelSum, Sums, contributions, logits
+from jaxseg._kernels.plain import (
+    Gradients,
+    GradientsOf,
+    Inputs,
+    PixelSum,
+    Sums,
+    contributions,
+    logits,
+)
+from jaxseg._numerics import fence
 
 Constants = tuple[Array | None, ...]
 
 # With few classes, a CPU's vectors are filled along the pixels, not along the classes.
 PIXELS_LAST_LIMIT = 16
 
-fence = lax.optimization_barrier
 
-
-def forward(what: PixelSum, inputs: Inputs, names: Names, keeps: bool) -> tuple[Sums, Array | None]:
+def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
     """The sums, and if it ``keeps`` them the probabilities, in an array like the scores."""
     blocks, class_axis = _cut(what, inputs)
     shape, is_dense = inputs.scores.shape, inputs.labels.ndim == inputs.scores.ndim
@@ -63,7 +70,7 @@ def forward(what: PixelSum, inputs: Inputs, names: Names, keeps: bool) -> tuple[
 
 
 def backward(
-    what: PixelSum, kept: Array | None, inputs: Inputs, cotangents: Sums, names: Names
+    what: PixelSum, names: Names, kept: Array | None, inputs: Inputs, cotangents: Sums
 ) -> Gradients:
     """The gradients of the inputs, from the cotangents of the sums."""
     blocks, class_axis = _cut(what, inputs)
@@ -96,21 +103,21 @@ def backward(
         d_x = pull_back(d_probs, probs, what.activation, class_axis, sum_classes)
         d_scores, d_head = pull_logits(d_x)
         d_labels = None if d_labels is None else _swapped(d_labels, class_axis)
-        return Gradients(d_scores, d_labels, d_head, d_constants)
+        return GradientsOf(d_scores, d_labels, d_head, d_constants)
 
     def step(at: At, carry: Gradients) -> Gradients:
         p = None
         if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
             p = _swapped(fence(read_classes(carry.scores, at)), class_axis)
         parts = block_gradients(at, p)
-        return Gradients(
+        return GradientsOf(
             write(carry.scores, parts.scores, at),
-            None if carry.labels is None else write(carry.labels, parts.labels, at),
+            jax.tree.map(lambda x, part: write(x, part, at), carry.labels, parts.labels),
             *jax.tree.map(jnp.add, carry[2:], parts[2:]),
         )
 
     zero = _zero(inputs)
-    start = Gradients(
+    start = GradientsOf(
         empty_like(inputs.scores) if kept is None else blocks.merge(kept),
         empty_like(inputs.labels) if is_soft else None,
         *jax.tree.map(
@@ -131,7 +138,8 @@ def backward(
 def _cut(what: PixelSum, inputs: Inputs) -> tuple[Blocks, int]:
     """How the map is cut, and which axis of a block is that of the classes."""
     *space, width = inputs.scores.shape
-    classes = inputs.head[0].shape[-1] if inputs.head else width
+    kernel = inputs.head[0] if inputs.head else None
+    classes = width if kernel is None else kernel.shape[-1]
     few = classes <= PIXELS_LAST_LIMIT and not what.mixes_classes and bool(space)
     return Blocks.of(tuple(space), what.axes, max(width, classes)), -2 if few else -1
 
@@ -203,7 +211,7 @@ def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -
 
 
 def _of_kept(x: Array, probs: Probs, p: Array, activation: str | None, class_axis: int) -> Probs:
-    """The ``probs`` of x, of which p is known: what else the terms' derivative needs is computed."""
+    """The ``probs`` of x, of which p is known: XLA computes what else the derivative needs."""
     if activation == "sigmoid":
         return probs._replace(p=p, q=1 - p)
     # The largest p, which cannot be 0, and its x have the logarithm of the sum of exponentials.

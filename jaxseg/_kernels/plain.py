@@ -6,7 +6,7 @@ It is the oracle of the other forms' tests, and second derivatives are taken thr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxseg._checks import at_least_float32, clean_bools
 from jaxseg._labels import masked, membership, two_classes
 from jaxseg._numerics import sum_axis_by_axis
 
+A = TypeVar("A")
 Sums = Any  # a pytree of arrays, which the terms choose
 
 
@@ -59,24 +60,40 @@ class PixelSum(NamedTuple):
     mixes_classes: bool  # the terms read other classes of the pixel; theirs are all here, and last
 
 
-class Inputs(NamedTuple):
+class InputsOf(NamedTuple, Generic[A]):
     """The arrays of a sum, or of a block or a shard of it."""
 
-    scores: Array  # [*map, C], or features [*map, F] with a head
-    labels: Array  # [*map] or [*map, C]
-    where: Array | None  # [*map]
-    maps: tuple[Array, ...]  # [*map, C], without a gradient
-    head: tuple[Array | None, ...]  # kernel [F, C] and bias [C] that make logits of features
-    constants: tuple[Array | None, ...]  # scalars, or [C]
+    scores: A  # [*map, C], or features [*map, F] with a head
+    labels: A  # [*map] or [*map, C]
+    where: A | None  # [*map]
+    maps: tuple[A, ...]  # [*map, C], without a gradient
+    head: tuple[A | None, ...]  # kernel [F, C] and bias [C] that make logits of features
+    constants: tuple[A | None, ...]  # scalars, or [C]
 
 
-class Gradients(NamedTuple):
+class GradientsOf(NamedTuple, Generic[A]):
     """Cotangents of those of the inputs that have one; of soft labels alone."""
 
-    scores: Array
-    labels: Array | None
-    head: tuple[Array | None, ...]
-    constants: tuple[Array | None, ...]
+    scores: A
+    labels: A | None
+    head: tuple[A | None, ...]
+    constants: tuple[A | None, ...]
+
+
+Inputs = InputsOf[Array]
+Gradients = GradientsOf[Array]
+
+
+def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
+    """The sums; the backward pass starts from the inputs again, and wants nothing kept."""
+    return sums(what, inputs, names), jnp.zeros_like(inputs.scores) if keeps else None
+
+
+def backward(
+    what: PixelSum, names: Names, kept: Array | None, inputs: Inputs, cotangents: Sums
+) -> Gradients:
+    """The gradients of the inputs, from the cotangents of the sums."""
+    return gradients(what, inputs, cotangents, names)
 
 
 def sums(what: PixelSum, inputs: Inputs, names: Names = ()) -> Sums:
@@ -90,13 +107,18 @@ def gradients(what: PixelSum, inputs: Inputs, cotangents: Sums, names: Names = (
     """The gradients of the inputs, from the cotangents of the sums."""
     soft = inputs.labels if jnp.issubdtype(inputs.labels.dtype, jnp.floating) else None
 
-    def of(*floats: Any) -> Sums:
-        given = Gradients(*floats)._asdict()
-        labels = inputs.labels if soft is None else given.pop("labels")
-        return sums(what, inputs._replace(**{**given, "labels": labels}), names)
+    def sums_of(
+        scores: Array,
+        labels: Array | None,
+        head: tuple[Array | None, ...],
+        constants: tuple[Array | None, ...],
+    ) -> Sums:
+        labels = inputs.labels if labels is None else labels
+        floats = inputs._replace(scores=scores, labels=labels, head=head, constants=constants)
+        return sums(what, floats, names)
 
-    _, pull = jax.vjp(of, inputs.scores, soft, inputs.head, inputs.constants)
-    return Gradients(*pull(cotangents))
+    _, pull = jax.vjp(sums_of, inputs.scores, soft, inputs.head, inputs.constants)
+    return GradientsOf(*pull(cotangents))
 
 
 def logits(scores: Array, head: tuple[Array | None, ...], where: Array | None) -> Array:
