@@ -63,7 +63,8 @@ def pull_back(
     if activation == "sigmoid":
         return probs.q * log_p - probs.p * log_q + probs.p * probs.q * (p - q)
     change = log_p + probs.p * (p - q)
-    x = change - probs.p * sum_classes(change)
     if activation == "softmax":
-        return x
-    return lax.slice_in_dim(x, 1, 2, axis=class_axis % x.ndim)  # of the logits 0 and x
+        return change - probs.p * sum_classes(change)
+    # The softmax of the logits 0 and x, whose second 1 - p is the first p, with all its digits.
+    first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, change))
+    return first[0] * second[1] - first[1] * second[0]

@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
@@ -34,6 +35,7 @@ from jaxseg._labels import masked
 from jaxseg._numerics import safe_divide, sum_axis_by_axis
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels, as_pixels
+from jaxseg._sharding import placed_as, uncut
 from jaxseg._soft_counts import squared_counts_of
 
 __all__ = ["boundary_dou_loss", "boundary_loss", "hausdorff_dt_loss", "hausdorff_erosion_loss"]
@@ -301,11 +303,16 @@ def boundary_dou_loss(
 def class_by_class(function: Callable[..., T], *arrays: Array) -> T:
     """Apply ``function`` to one class at a time, so that its temporaries are those of one class.
 
-    For the backward pass nothing but the arrays is kept.
+    For the backward pass nothing but the arrays is kept. A device that holds some of the classes
+    gets all of them.
     """
-    first = tuple(jnp.moveaxis(x, -1, 0) for x in arrays)
+    classes = jax.typeof(arrays[0]).sharding.spec[-1]
+    first = tuple(jnp.moveaxis(uncut(x, (x.ndim - 1,)), -1, 0) for x in arrays)
     results = lax.map(jax.checkpoint(lambda each: function(*each)), first)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), results)
+    return jax.tree.map(
+        lambda x: placed_as(jnp.moveaxis(x, 0, -1), P(*jax.typeof(x).sharding.spec[1:], classes)),
+        results,
+    )
 
 
 def _mean(pixels: Pixels, sums: Array) -> Array:

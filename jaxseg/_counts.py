@@ -133,11 +133,9 @@ def _mask_counts(
     space = [f"a{i}" for i in range(predictions.ndim - 1)]
     rest = " ".join(name for i, name in enumerate(space) if i not in axes)
     names = [" ".join((*space, "class")[: x.ndim]) for x in maps]
-    return Counts(
-        *on_shards(
-            lambda maps, _: _local_mask_counts(maps, axes), maps, names, [f"{rest} class"] * 4
-        )
-    )
+    local = lambda maps, _: jnp.stack(_local_mask_counts(maps, axes), -1)  # noqa: E731
+    sums = on_shards(local, maps, names, f"{rest} class _")
+    return Counts(*(sums[..., i] for i in range(4)))
 
 
 def _local_mask_counts(maps: Sequence[Array], axes: tuple[int, ...]) -> tuple[Array, ...]:

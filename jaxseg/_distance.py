@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
+from jaxseg._sharding import placed_as, uncut
 
 __all__ = ["distance_transform", "signed_distance"]
 
@@ -96,10 +97,16 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_along(
-    mask: Array, axes: tuple[int, ...], spacings: Array | tuple[Array, ...]
-) -> Array:
-    """``distance_transform`` over some ``axes`` of a mask; the others are batch axes."""
+def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> Array:
+    """``distance_transform`` over some ``axes`` of a mask; the others are batch axes.
+
+    Every pixel may need every other along these axes, so a device gets all of them.
+    """
+    distances = _distances_along(uncut(mask, axes), axes, spacings)
+    return placed_as(distances, jax.typeof(mask).sharding.spec)
+
+
+def _distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> Array:
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
         raise ValueError(f"A spatial axis can have up to 2**30 pixels; got shape {mask.shape}.")

@@ -49,9 +49,8 @@ def histogram(
         return histogram(masked, (*maps, where), None, bins + 1, axes)[..., :bins]
     space = [f"a{i}" for i in range(maps[0].ndim)]
     rest = " ".join(name for i, name in enumerate(space) if i not in axes)
-    axes_of_maps = [" ".join(space)] * len(maps)
-    local = lambda maps, _: (_histogram(index, bins, maps, axes),)  # noqa: E731
-    return on_shards(local, maps, axes_of_maps, [f"{rest} _"])[0]
+    local = lambda maps, _: _histogram(index, bins, maps, axes)  # noqa: E731
+    return on_shards(local, maps, (" ".join(space),) * len(maps), f"{rest} _")
 
 
 def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...]) -> Array:

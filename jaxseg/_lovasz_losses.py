@@ -8,13 +8,13 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxseg._checks import Axis
 from jaxseg._labels import masked
 from jaxseg._numerics import sum_axis_by_axis
 from jaxseg._pixels import Pixels, as_pixels
+from jaxseg._sharding import placed_as, uncut
 
 __all__ = ["lovasz_hinge_loss", "lovasz_softmax_loss"]
 
@@ -140,6 +140,7 @@ def _lovasz(
     name of the activation. The weight of an error depends on the order alone, so it has no
     gradient.
     """
+    scores = uncut(scores, (scores.ndim - 1,))  # the classes are taken one by one
     pixels = Pixels(scores, labels, where, axes, None if error == "hinge" else error, None)
 
     def errors(scores: Array) -> Array:
@@ -157,7 +158,8 @@ def _lovasz(
 
     def sort_class(c: Array, weights: Array) -> Array:
         e = lax.dynamic_index_in_dim(now, c, -1, keepdims=False)
-        w = _sharded_like(_order_weights(e, truth()[..., c], where, axes), e)
+        w = _order_weights(e, truth()[..., c], where, axes)
+        w = placed_as(w, jax.typeof(e).sharding.spec)
         return lax.dynamic_update_index_in_dim(weights, w, c, -1)
 
     # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
@@ -175,7 +177,7 @@ def _order_weights(
     shape = tuple(errors.shape[a] for a in order)
 
     def rows(x: Array) -> Array:
-        return _replicated(x, axes).transpose(order).reshape(*shape[: len(batch_axes)], -1)
+        return uncut(x, axes).transpose(order).reshape(*shape[: len(batch_axes)], -1)
 
     function = _row_weights
     for _ in batch_axes:
@@ -201,18 +203,3 @@ def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
     weights = jnp.where(hit, 1 / jnp.maximum(union, 1), rise)
     weights = jnp.where(counted, weights, 0)
     return jnp.zeros_like(errors).at[order].set(weights, unique_indices=True)
-
-
-def _replicated(x: Array, axes: tuple[int, ...]) -> Array:
-    """``x`` with the axes that are ordered together on every device, if a mesh splits them."""
-    spec = jax.typeof(x).sharding.spec  # names an axis only where the mesh's axes are Explicit
-    if all(spec[a] is None for a in axes):
-        return x
-    spread = PartitionSpec(*(None if a in axes else s for a, s in enumerate(spec)))
-    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, spread))
-
-
-def _sharded_like(x: Array, other: Array) -> Array:
-    sharding = jax.typeof(other).sharding
-    explicit = any(name is not None for name in sharding.spec)
-    return jax.sharding.reshard(x, sharding) if explicit else x

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import AxisType
 
 from jaxseg._kernels import cpu, plain
 from jaxseg._kernels.plain import (
@@ -24,7 +25,7 @@ from jaxseg._kernels.plain import (
     Terms,
 )
 from jaxseg._pixels import Pixels
-from jaxseg._sharding import Cut, on_shards
+from jaxseg._sharding import Cut, on_shards, placed_as
 
 # The form of each platform that a program can be compiled for. A form has ``forward`` and
 # ``backward`` as the plain one has them, takes any terms and gives the plain one's numbers.
@@ -68,6 +69,13 @@ def _sums(what: PixelSum, inputs: Inputs) -> Sums:
     # XLA of JAX 0.8.0 and 0.8.1 folds constant labels wrong: tests/test_laws.py on the oldest JAX.
     labels, where = lax.optimization_barrier((inputs.labels, inputs.where))
     inputs = inputs._replace(labels=labels, where=where)
+    if AxisType.Manual in jax.typeof(inputs.scores).sharding.mesh.axis_types:
+        # In a shard_map: parameters that are the same on all devices vary from here on, so that
+        # their gradients are summed.
+        zero = plain.zero_like(inputs)
+        params = (inputs.scores, inputs.head, inputs.constants)
+        scores, head, constants = jax.tree.map(lambda x: x + zero.astype(x.dtype), params)
+        inputs = inputs._replace(scores=scores, head=head, constants=constants)
     return plain.sums(what, inputs) if what.activation is None else _lean_sums(what, inputs)
 
 
@@ -87,7 +95,14 @@ def _lean_backward(
     what: PixelSum, residuals: tuple[Array | None, Inputs], cotangents: Sums
 ) -> tuple[InputsOf[Array | None]]:
     kept, inputs = residuals
-    scores, labels, head, constants = _backward(what, kept, inputs, cotangents)
+    gradients = _backward(what, kept, inputs, cotangents)
+    floats = GradientsOf(inputs.scores, inputs.labels, inputs.head, inputs.constants)
+    if gradients.labels is None:
+        floats = floats._replace(labels=None)
+    # On an Explicit mesh each is sharded as what it is the gradient of.
+    scores, labels, head, constants = jax.tree.map(
+        lambda x, like: placed_as(x, jax.typeof(like).sharding.spec), gradients, floats
+    )
     maps = tuple(None for _ in inputs.maps)
     return (InputsOf(scores, labels, None, maps, head, constants),)
 

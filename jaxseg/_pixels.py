@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -12,7 +13,7 @@ from jaxseg import _checks
 from jaxseg._activations import activate
 from jaxseg._checks import Axis, AxisName
 from jaxseg._labels import as_truth, masked, two_classes
-from jaxseg._sharding import psum_each
+from jaxseg._sharding import placed_as, psum_each
 
 T = TypeVar("T")
 Activation = Literal["softmax", "sigmoid"] | None
@@ -55,7 +56,9 @@ class Pixels(NamedTuple):
         """Labels ``[*map, C]``, 0 where masked: bool, or floats if they are."""
         truth = as_truth(self.labels, self.scores.shape[-1], self.scores.ndim)
         truth = masked(truth, self.where)
-        return two_classes(truth, self.where) if self.activation == "two classes" else truth
+        if self.activation == "two classes":
+            return two_classes(truth, self.where)
+        return placed_as(truth, jax.typeof(self.scores).sharding.spec)
 
     def masks(self) -> Array:
         """``truth`` as bool; of float labels, 0.5 or more is the class."""

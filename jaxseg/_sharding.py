@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import jax
 from jax import Array, lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxseg._checks import AxisName
@@ -64,13 +64,27 @@ def _leaves_on_shards(
     local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
 ) -> Arrays:
     shardings = [jax.typeof(x).sharding for x in arrays]
-    cut = _cut(axes, [sharding.spec for sharding in shardings])
-    if cut:
+    if any(name is not None for sharding in shardings for name in sharding.spec):
         mesh = next(s.mesh for s in shardings if any(name is not None for name in s.spec))
+        cut = _cut(axes, [sharding.spec for sharding in shardings])
         return _on_explicit_mesh(local, arrays, axes, result_axes, mesh, cut)
     if jax.device_count() == 1 or any(AxisType.Manual in s.mesh.axis_types for s in shardings):
         return local(arrays, {})
     return _on_auto_mesh(local, arrays, axes, result_axes)
+
+
+def placed_as(x: Array, spec: P) -> Array:
+    """``x`` sharded as ``spec`` says, on the Explicit mesh that it is on."""
+    sharding = jax.typeof(x).sharding
+    if sharding.mesh.empty or sharding.spec == spec:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, spec))
+
+
+def uncut(x: Array, axes: Sequence[int]) -> Array:
+    """``x`` with all of these axes on every device, if an Explicit mesh cuts them."""
+    spec = jax.typeof(x).sharding.spec
+    return placed_as(x, P(*(None if a in axes else names for a, names in enumerate(spec))))
 
 
 def _on_explicit_mesh(
@@ -81,16 +95,19 @@ def _on_explicit_mesh(
     mesh: AbstractMesh,
     cut: Cut,
 ) -> Arrays:
-    specs = [_spec(names, cut) for names in axes]
+    specs = tuple(_spec(each, cut) for each in axes)
     with jax.sharding.use_abstract_mesh(mesh):
+        placed = tuple(jax.sharding.reshard(x, s) for x, s in zip(arrays, specs, strict=True))
+        if not cut:
+            return local(placed, {})
         sharded = jax.shard_map(
             _summed_over_devices(local, result_axes, cut),
-            in_specs=tuple(specs),
-            out_specs=tuple(_spec(names, cut) for names in result_axes),
+            in_specs=specs,
+            out_specs=tuple(_spec(each, cut) for each in result_axes),
             axis_names={name for names in cut.values() for name in names},
             check_vma=False,  # with the check, JAX 0.8.3 has no vmap of psum
         )
-        return sharded(*(jax.sharding.reshard(x, s) for x, s in zip(arrays, specs, strict=True)))
+        return sharded(*placed)
 
 
 def _on_auto_mesh(

@@ -36,6 +36,7 @@ from jaxseg._kernels.plain import (
     Sums,
     contributions,
     logits,
+    zero_like,
 )
 from jaxseg._numerics import fence
 
@@ -61,7 +62,7 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
         sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
         return sums, None if kept is None else write(kept, _swapped(probs.p, class_axis), at)
 
-    zero = _zero(inputs)
+    zero = zero_like(inputs)
     first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
     shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis, is_dense))[0], inputs)
     sums = jax.tree.map(lambda x: blocks.full_sums(zero.astype(x.dtype), x.shape[-1]), shapes)
@@ -116,7 +117,7 @@ def backward(
             *jax.tree.map(jnp.add, carry[2:], parts[2:]),
         )
 
-    zero = _zero(inputs)
+    zero = zero_like(inputs)
     start = GradientsOf(
         empty_like(inputs.scores) if kept is None else blocks.merge(kept),
         empty_like(inputs.labels) if is_soft else None,
@@ -180,12 +181,6 @@ def _sums(
 ) -> Sums:
     values = contributions(what, block, probs, class_axis, names)
     return jax.tree.map(lambda x: blocks.sum(x, class_axis), values)
-
-
-def _zero(inputs: Inputs) -> Array:
-    """A zero that varies over the devices of a ``shard_map`` as the inputs do."""
-    first = (x.ravel()[0] for x in jax.tree.leaves(inputs))
-    return sum((jnp.where(False, x.astype(jnp.float32), 0) for x in first), jnp.float32(0))
 
 
 # ---------------------------------------------------------------------------------- probabilities
