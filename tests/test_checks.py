@@ -75,7 +75,7 @@ BAD = [
         DICE_CE, (X[..., :1], Y)),
     Bad("softmax of one class, linear", ValueError,
         ("softmax over one class", "logits [..., 1] go to jaxseg.bce_dice_loss"),
-        jaxseg.linear_dice_ce_loss, (X, X[0, 0, :3, :1], None, Y)),
+        jaxseg.linear_dice_ce_loss, (X, X[0, 0, :3, :1], X[0, 0, 0, :1], Y)),
     Bad("softmax of one class, predicted", ValueError, ("softmax over one class", "[..., 1]"),
         PREDICT, (X[..., :1],)),
     # num_classes

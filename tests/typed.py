@@ -20,9 +20,7 @@ def network(params: Params, images: Array) -> Array:
 
 def loss_fn(params: Params, images: Array, labels: Array) -> Array:
     logits = network(params, images)
-    region = jaxseg.dice_loss(
-        logits, labels, overlap="squared", activation="softmax", axis=(1, 2)
-    ).mean()
+    region = jaxseg.dice_loss(logits, labels, overlap="squared", axis=(1, 2)).mean()
     pixels = jaxseg.cross_entropy_loss(logits, labels, where=labels != 255).mean()
     both = jaxseg.dice_ce_loss(logits, labels, class_weights=[0.0, 1.0])
     return assert_type(region + pixels + both, Array)
