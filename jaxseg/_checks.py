@@ -183,7 +183,7 @@ def check_activation(
 
 
 def check_several_classes(num_classes: int) -> None:
-    """Check that a softmax that no other ``activation`` can replace has classes to choose from."""
+    """Check that a loss that always takes a softmax has two classes or more."""
     if num_classes == 1:
         raise ValueError(
             "A softmax over one class is constant: logits [..., 1] go to jaxseg.bce_dice_loss."

@@ -427,7 +427,7 @@ TABLE = {
         SOFTMAX_IDS,
         PROBS_DENSE,
         defaults={"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "overlap": "product"},
-        calls=[{}, {**ALPHA_BETA, "gamma": 1.5}],
+        calls=[{}, {**ALPHA_BETA, "gamma": 1.5, "overlap": "minimum"}],
     ),
     "log_dice_loss": region(
         SIGMOID_DENSE, high=np.inf, defaults={"gamma": 1.0}, calls=[{"gamma": 0.3}]
