@@ -125,7 +125,6 @@ def hausdorff_dt_loss(
     labels: ArrayLike,
     *,
     alpha: ArrayLike = 2.0,
-    log: bool = False,
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     spacing: Spacing = 1.0,
     spatial_axes: Sequence[int] | None = None,
@@ -142,7 +141,6 @@ def hausdorff_dt_loss(
 
     Args:
       alpha: power of the distances.
-      log: return ``log(1 + loss)``; static.
       logits, labels, activation, spacing, spatial_axes, where, axis, axis_name: as in
         ``boundary_loss``.
 
@@ -152,7 +150,7 @@ def hausdorff_dt_loss(
       false positives cost something; a prediction without one has 0.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; a ``log`` that is not True or False.
+      ValueError, TypeError: as ``boundary_loss``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -170,7 +168,7 @@ def hausdorff_dt_loss(
       In MONAI a target without a boundary has distance 0: if nothing is predicted above 0.5
       either, false positives cost nothing.
     """
-    alpha, log = _checks.check_scalar("alpha", alpha), _checks.check_static_bool("log", log)
+    alpha = _checks.check_scalar("alpha", alpha)
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     predicted = lax.stop_gradient(pixels.probs()) > 0.5
@@ -178,8 +176,7 @@ def hausdorff_dt_loss(
         _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
         for kind, masks in (("of truth", pixels.masks()), ("of prediction", predicted))
     ]
-    loss = _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
-    return jnp.log1p(loss) if log else loss
+    return _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
 
 
 def hausdorff_erosion_loss(

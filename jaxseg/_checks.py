@@ -175,12 +175,18 @@ def check_activation(
     activation: str | None, allowed: Sequence[str | None], num_classes: int
 ) -> None:
     """Check that ``activation`` is one of ``allowed``, and not a softmax over one class."""
-    if activation not in allowed:
-        names = ", ".join(repr(name) for name in allowed)
-        raise ValueError(f"activation must be one of {names}; got {activation!r}.")
+    check_choice("activation", activation, allowed)
     if activation == "softmax" and num_classes == 1:
         raise ValueError(
             "A softmax over one class is constant: logits [..., 1] need activation='sigmoid'."
+        )
+
+
+def check_several_classes(num_classes: int) -> None:
+    """Check that a loss that always takes a softmax has two classes or more."""
+    if num_classes == 1:
+        raise ValueError(
+            "A softmax over one class is constant: logits [..., 1] go to jaxseg.bce_dice_loss."
         )
 
 
@@ -245,6 +251,13 @@ def check_static_bool(name: str, value: bool) -> bool:
             "it is static, so under jit it belongs to static_argnames."
         )
     return bool(value)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str | None]) -> None:
+    """Check a text, or None, that chooses a program, so that it cannot be traced."""
+    if not isinstance(value, str | None) or value not in choices:
+        names = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {names}; got {kind(value)}.")
 
 
 def check_scalar(

@@ -1,6 +1,7 @@
-"""Compound losses: a pixel loss and a region loss in one scalar, from one read of the logits.
+"""Compound losses: a pixel loss and a region loss in one scalar.
 
-They return a scalar because their terms have different shapes, and they alone take class weights.
+All but ``dice_top_k_loss`` read the logits once for both. They return a scalar because their terms
+have different shapes, and they alone take class weights.
 """
 
 from __future__ import annotations
@@ -160,8 +161,9 @@ def dice_ce_loss(
       nnU-Net's value is this minus 1, its Dice being negative. The weighted cross-entropy is
       PyTorch's for ids; for dense labels PyTorch divides by the number of pixels.
     """
-    pixels = as_pixels(logits, labels, "softmax", where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     classes = pixels.scores.shape[-1]
+    _checks.check_several_classes(classes)
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
     smoothing = _checks.check_smoothing(label_smoothing)
@@ -228,7 +230,7 @@ def linear_dice_ce_loss(
     features = _checks.check_scores("features", features)
     kernel, bias = _checks.check_linear(features, kernel, bias)
     classes = kernel.shape[-1]
-    _checks.check_activation("softmax", ("softmax",), classes)
+    _checks.check_several_classes(classes)
     shape = (*features.shape[:-1], classes)
     labels = _checks.check_label_format("logits", shape, _checks.as_array(labels))
     where = _checks.check_where(where, shape[:-1])

@@ -10,7 +10,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxseg._checks import (
     as_array,
     at_least_float32,
     check_broadcasts,
-    check_static_bool,
+    check_choice,
     is_real,
 )
 from jaxseg._counts import Counts
@@ -60,8 +60,7 @@ def dice_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    squared: bool = False,
-    soft_targets: bool = False,
+    overlap: Literal["product", "squared", "minimum"] = "product",
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
@@ -79,9 +78,10 @@ def dice_loss(
     Args:
       logits: float ``[..., C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
-      squared: put sum p^2 + sum g^2 for P + G, as V-Net does; steeper where p is near 0 or 1.
-      soft_targets: put sum min(p, g) for I, so that the loss of float labels is least, and 0, at
-        p = g. Hard labels give the same either way.
+      overlap: "product", the formula above; "squared", with sum p^2 + sum g^2 for P + G, as in
+        V-Net: steeper where p is near 0 or 1; or "minimum", with sum min(p, g) for I, so that the
+        loss of float labels is least, and 0, at p = g. Hard labels give the same with "minimum" as
+        with "product". Static.
       activation: "softmax" (C > 1), "sigmoid" or None.
       smooth: added to numerator and denominator. It also bounds the gradient where a class is
         absent: at most ``1 / smooth`` for a pixel.
@@ -96,7 +96,7 @@ def dice_loss(
       class is in neither map and where no pixel counts.
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``; both ``squared`` and ``soft_targets``.
+      ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
 
     Example:
       >>> import jax
@@ -120,7 +120,7 @@ def dice_loss(
       MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    c = pixel_sums(_overlap(squared, soft_targets), pixels)
+    c = pixel_sums(_overlap(overlap), pixels)
     return 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -128,8 +128,7 @@ def iou_loss(
     logits: ArrayLike,
     labels: ArrayLike,
     *,
-    squared: bool = False,
-    soft_targets: bool = False,
+    overlap: Literal["product", "squared", "minimum"] = "product",
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
@@ -142,8 +141,7 @@ def iou_loss(
     .. math:: 1 - \frac{tp + smooth}{tp + fp + fn + smooth + eps}
 
     Args:
-      squared: put sum p^2 + sum g^2 - I for the union.
-      soft_targets: put sum min(p, g) for I, for float labels.
+      overlap: "product", "squared" or "minimum", as in ``dice_loss``; the union is P + G - I.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -168,7 +166,7 @@ def iou_loss(
       MONAI's Jaccard loss is this with half of its ``smooth_nr`` as smooth.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    c = pixel_sums(_overlap(squared, soft_targets), pixels)
+    c = pixel_sums(_overlap(overlap), pixels)
     return 1 - iou(c, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -178,7 +176,7 @@ def tversky_loss(
     *,
     alpha: ArrayLike = 0.5,
     beta: ArrayLike = 0.5,
-    soft_targets: bool = False,
+    overlap: Literal["product", "minimum"] = "product",
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
@@ -193,14 +191,14 @@ def tversky_loss(
     Args:
       alpha: weight of false positives.
       beta: weight of false negatives; above alpha, it favours recall.
-      soft_targets: put sum min(p, g) for tp, for float labels.
+      overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1].
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``.
+      ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -218,7 +216,7 @@ def tversky_loss(
       Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    c = pixel_sums(_overlap(False, soft_targets), pixels)
+    c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     return 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
 
 
@@ -229,7 +227,7 @@ def focal_tversky_loss(
     alpha: ArrayLike = 0.3,
     beta: ArrayLike = 0.7,
     gamma: ArrayLike = 0.75,
-    soft_targets: bool = False,
+    overlap: Literal["product", "minimum"] = "product",
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
@@ -246,7 +244,7 @@ def focal_tversky_loss(
       beta: weight of false negatives.
       gamma: below 1 it stresses classes that are nearly right; the paper's gamma of 4/3 is 3/4
         here.
-      soft_targets: put sum min(p, g) for tp, for float labels.
+      overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -254,7 +252,7 @@ def focal_tversky_loss(
       gamma below 1.
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``.
+      ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -271,7 +269,7 @@ def focal_tversky_loss(
       Segmentation Models' Tversky loss with gamma below 1 has a NaN gradient at perfect overlap.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    c = pixel_sums(_overlap(False, soft_targets), pixels)
+    c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
     (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
     return safe_power(loss, gamma)
@@ -602,13 +600,17 @@ def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
     return jnp.where(near, -jnp.log1p(-jnp.where(near, distance, 0)), -far)
 
 
-def _overlap(squared: bool, soft_targets: bool) -> Callable[[Pixel], Counts]:
-    """The soft counts that make up the overlap and the sizes."""
-    squared = check_static_bool("squared", squared)
-    soft_targets = check_static_bool("soft_targets", soft_targets)
-    if squared and soft_targets:
-        raise ValueError("squared and soft_targets are two forms of the loss: choose one.")
-    return squared_counts_of if squared else minimum_counts_of if soft_targets else counts_of
+_OVERLAPS: dict[str, Callable[[Pixel], Counts]] = {
+    "product": counts_of,
+    "squared": squared_counts_of,
+    "minimum": minimum_counts_of,
+}
+
+
+def _overlap(name: str, choices: Sequence[str] = tuple(_OVERLAPS)) -> Callable[[Pixel], Counts]:
+    """The counts of a pixel that make up the overlap and the sizes."""
+    check_choice("overlap", name, choices)
+    return _OVERLAPS[name]
 
 
 def _squared_errors_of(x: Pixel) -> tuple[Array, Array, Array, Array]:

@@ -155,8 +155,8 @@ def also(variant: Variant, name: str = "", **options: Any) -> Variant:
     return f"{first}-{name}" if name else first, make, {**given, **options}
 
 
-SQUARED = also(SOFTMAX_IDS, "squared", squared=True)
-SOFT_TARGETS = also(PROBS_DENSE, "soft-targets", soft_targets=True)
+SQUARED = also(SOFTMAX_IDS, "squared", overlap="squared")
+MINIMUM = also(PROBS_DENSE, "minimum", overlap="minimum")
 WEIGHTS = np.array([1, 2, 4], np.float32)
 COSTS = [[0.0, 1.0, 3.0], [2.0, 0.0, 1.0], [5.0, 1.0, 0.0]]
 DISTANCES = np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32)
@@ -277,8 +277,7 @@ WEIGHTED_TERMS = (
 )
 TERMS = {"dice_weight": 1.0, "ce_weight": 1.0}
 NO_WEIGHTS = {"class_weights": None, "ce_class_weights": None}
-FORMS = {"squared": False, "soft_targets": False}
-EACH_FORM = ({}, {"squared": True}, {"soft_targets": True})
+EACH_OVERLAP = ({}, {"overlap": "squared"}, {"overlap": "minimum"})
 REQUIRED = Parameter.empty
 
 TABLE = {
@@ -405,24 +404,30 @@ TABLE = {
         SIGMOID_DENSE,
         PROBS_DENSE,
         SQUARED,
-        SOFT_TARGETS,
-        defaults=FORMS,
-        calls=EACH_FORM,
+        MINIMUM,
+        defaults={"overlap": "product"},
+        calls=EACH_OVERLAP,
     ),
-    "iou_loss": region(SIGMOID_DENSE, SOFTMAX_IDS, PROBS_DENSE, defaults=FORMS, calls=EACH_FORM),
+    "iou_loss": region(
+        SIGMOID_DENSE,
+        SOFTMAX_IDS,
+        PROBS_DENSE,
+        defaults={"overlap": "product"},
+        calls=EACH_OVERLAP,
+    ),
     "tversky_loss": region(
         SOFTMAX_IDS,
         SIGMOID_DENSE,
         PROBS_DENSE,
-        defaults={"alpha": 0.5, "beta": 0.5, "soft_targets": False},
-        calls=[ALPHA_BETA, {"soft_targets": True, "alpha": 0.2}],
+        defaults={"alpha": 0.5, "beta": 0.5, "overlap": "product"},
+        calls=[ALPHA_BETA, {"overlap": "minimum", "alpha": 0.2}],
     ),
     "focal_tversky_loss": region(
         SIGMOID_DENSE,
         SOFTMAX_IDS,
         PROBS_DENSE,
-        defaults={"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "soft_targets": False},
-        calls=[{}, {**ALPHA_BETA, "gamma": 1.5}],
+        defaults={"alpha": 0.3, "beta": 0.7, "gamma": 0.75, "overlap": "product"},
+        calls=[{}, {**ALPHA_BETA, "gamma": 1.5, "overlap": "minimum"}],
     ),
     "log_dice_loss": region(
         SIGMOID_DENSE, high=np.inf, defaults={"gamma": 1.0}, calls=[{"gamma": 0.3}]
@@ -492,8 +497,8 @@ TABLE = {
     "boundary_loss": loss("spatial", low=-np.inf, defaults={"distances": None}, hard_labels=True),
     "hausdorff_dt_loss": loss(
         "spatial",
-        defaults={"alpha": 2.0, "log": False},
-        calls=[{"spacing": lambda n: (2.0, 1.0, 1.5), "alpha": 1.5}, {"log": True}],
+        defaults={"alpha": 2.0},
+        calls=[{}, {"spacing": lambda n: (2.0, 1.0, 1.5), "alpha": 1.5}],
         hard_labels=True,
     ),
     "hausdorff_erosion_loss": loss(

@@ -382,11 +382,11 @@ def grouped(function, where, axis, *arrays, ndim):
 # ---------------------------------------------------------------------------------- region losses
 
 
-def overlap_sums(x, labels, activation, where, axis, squared=False, soft_targets=False):
+def overlap_sums(x, labels, activation, where, axis, overlap="product"):
     """The overlap I, and P and G, their values squared or not: each ``[..., C]``."""
     p, g = pixels(x, labels, activation, where)
-    both = x.__array_namespace__().minimum(p, g) if soft_targets else p * g
-    power, axes = 2 if squared else 1, map_axes(axis, x.ndim - 1)
+    both = x.__array_namespace__().minimum(p, g) if overlap == "minimum" else p * g
+    power, axes = 2 if overlap == "squared" else 1, map_axes(axis, x.ndim - 1)
     return both.sum(axes), (p**power).sum(axes), (g**power).sum(axes)
 
 
@@ -398,10 +398,9 @@ def dice_loss(
     eps=0.0,
     where=None,
     axis=None,
-    squared=False,
-    soft_targets=False,
+    overlap="product",
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, squared, soft_targets)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
     return 1 - (2 * i + smooth) / (p + g + smooth + eps)
 
 
@@ -413,10 +412,9 @@ def iou_loss(
     eps=0.0,
     where=None,
     axis=None,
-    squared=False,
-    soft_targets=False,
+    overlap="product",
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, squared, soft_targets)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
     return 1 - (i + smooth) / (p + g - i + smooth + eps)
 
 
@@ -430,9 +428,9 @@ def tversky_loss(
     eps=0.0,
     where=None,
     axis=None,
-    soft_targets=False,
+    overlap="product",
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, False, soft_targets)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
     return 1 - (i + smooth) / (i + alpha * (p - i) + beta * (g - i) + smooth + eps)
 
 
@@ -734,7 +732,6 @@ def hausdorff_dt_loss(
     x,
     labels,
     alpha=2.0,
-    log=False,
     activation="softmax",
     spacing=1.0,
     spatial_axes=None,
@@ -750,8 +747,7 @@ def hausdorff_dt_loss(
     smallest = float(np.min(spacing))
     of_p = each_map(lambda m: away_from_boundary(m, 0.0), constant(p) > 0.5, spatial_axes)
     of_g = each_map(lambda m: away_from_boundary(m, smallest), g >= 0.5, spatial_axes)
-    loss = mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis)
-    return x.__array_namespace__().log(1 + loss) if log else loss
+    return mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis)
 
 
 def hausdorff_erosion_loss(

@@ -1,7 +1,6 @@
 """Boundary losses: plain formulas where ``test_values`` does not go, identities, and edges."""
 
 import functools
-import math
 
 import jax
 import losses
@@ -27,7 +26,7 @@ CASES = [
     case("boundary_loss", "volume-1", spatial_axes=(1, 2)),
     case("hausdorff_dt_loss", "plane-3-probs", spacing=0.5, alpha=1.0),
     case("hausdorff_dt_loss", "plane-5-outside", spacing=(0.5, 2.0), per_image=True),
-    case("hausdorff_dt_loss", "volume-1", spatial_axes=(2, 3), log=True),
+    case("hausdorff_dt_loss", "volume-1", spatial_axes=(2, 3)),
     case("hausdorff_erosion_loss", "plane-3-masks", erosions=2, alpha=1.0),
     case("hausdorff_erosion_loss", "volume-1", erosions=1, spatial_axes=(1, 2), per_image=True),
     case("boundary_dou_loss", "plane-3-masks", smooth=0.2),
@@ -81,8 +80,6 @@ def test_hausdorff_of_a_hand_computed_row():
         got = jaxseg.hausdorff_dt_loss(probs, labels, activation=None, alpha=alpha)
         expected = ((1 + 2**alpha) + (2**alpha + 1)) / 5
         np.testing.assert_allclose(got, [expected], rtol=1e-5)
-        logged = jaxseg.hausdorff_dt_loss(probs, labels, activation=None, alpha=alpha, log=True)
-        np.testing.assert_allclose(logged, [math.log(1 + expected)], rtol=1e-5)
 
 
 def test_hausdorff_of_predictions_below_one_half_has_the_target_distances_only():
@@ -188,17 +185,6 @@ def test_right_and_confident_logits_have_the_least_loss(name):
     others, _ = run(LOGITS)
     assert (wrong > others).all()
     assert (others >= right).all()
-
-
-@pytest.mark.parametrize("log", [1, "no", None, np.float32(1)], ids=repr)
-def test_log_is_true_or_false(log):
-    with pytest.raises(TypeError, match="log must be True or False, got"):
-        jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log)
-
-
-def test_log_cannot_be_traced():
-    with pytest.raises(TypeError, match=r"log must be True or False, .* static_argnames"):
-        jax.jit(lambda log: jaxseg.hausdorff_dt_loss(LOGITS, IDS, log=log))(True)
 
 
 def test_distances_are_real():

@@ -63,12 +63,19 @@ BAD = [
     # activation
     Bad("unknown activation", ValueError, ("one of None, 'softmax', 'sigmoid'", "'tanh'"),
         SOFT_COUNTS, (X, Y), {"activation": "tanh"}),
+    Bad("an array as activation", ValueError,
+        ("one of None, 'softmax', 'sigmoid'", "got an array of shape (3,) and dtype float32"),
+        SOFT_COUNTS, (X, Y), {"activation": np.ones(3, np.float32)}),
     Bad("unknown activation to predict by", ValueError, ("None, 'softmax', 'sigmoid'", "'probs'"),
         PREDICT, (X,), {"activation": "probs"}),
     Bad("softmax of one class", ValueError, ("softmax over one class", "[..., 1]"),
         jaxseg.dice_loss, (X[..., :1], Y)),
-    Bad("softmax of one class, compound", ValueError, ("softmax over one class", "[..., 1]"),
+    Bad("softmax of one class, compound", ValueError,
+        ("softmax over one class", "logits [..., 1] go to jaxseg.bce_dice_loss"),
         DICE_CE, (X[..., :1], Y)),
+    Bad("softmax of one class, linear", ValueError,
+        ("softmax over one class", "logits [..., 1] go to jaxseg.bce_dice_loss"),
+        jaxseg.linear_dice_ce_loss, (X, X[0, 0, :3, :1], X[0, 0, 0, :1], Y)),
     Bad("softmax of one class, predicted", ValueError, ("softmax over one class", "[..., 1]"),
         PREDICT, (X[..., :1],)),
     # num_classes
@@ -328,14 +335,24 @@ LEADS = [
             ("labels[..., 0]", "(2, 3, 4, 1)"), f, (X, Y[..., None]))
         for f in (SOFT_COUNTS, jaxseg.dice_loss, XENT, DICE_CE)
     ),
-    Bad("squared", TypeError, ("squared must be True or False", "static_argnames"),
-        jaxseg.dice_loss, (X, Y), {"squared": jnp.array(True)}),
-    Bad("soft_targets", TypeError, ("soft_targets must be True or False", "static_argnames"),
-        jaxseg.tversky_loss, (X, Y), {"soft_targets": jnp.array(True)}),
-    Bad("soft_targets as None", TypeError, ("soft_targets must be True or False", "None"),
-        jaxseg.iou_loss, (X, Y), {"soft_targets": None}),
-    Bad("log", TypeError, ("log must be True or False", "static_argnames"),
-        jaxseg.hausdorff_dt_loss, (X, Y), {"log": jnp.array(True)}),
+    *(
+        Bad(f"overlap {came} of {loss.__name__}", ValueError,
+            (f"overlap must be one of {choices};", f"got {came}."), loss, (X, Y),
+            {"overlap": value})
+        for loss, choices, wrong in [
+            (jaxseg.dice_loss, "'product', 'squared', 'minimum'", "sum"),
+            (jaxseg.iou_loss, "'product', 'squared', 'minimum'", ""),
+            (jaxseg.tversky_loss, "'product', 'minimum'", "squared"),
+            (jaxseg.focal_tversky_loss, "'product', 'minimum'", "squared"),
+        ]
+        for value, came in [
+            (wrong, repr(wrong)),
+            (None, "None"),
+            (True, "True"),
+            (["product"], "list"),
+            (jnp.ones(2), "an array of shape (2,) and dtype float32"),
+        ]
+    ),
     Bad("asymmetric", TypeError, ("asymmetric must be True or False", "static_argnames"),
         jaxseg.unified_focal_loss, (X, Y), {"asymmetric": jnp.array(True)}),
 ]  # fmt: skip

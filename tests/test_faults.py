@@ -161,7 +161,7 @@ def test_float_labels_are_not_rounded_to_half_precision():
 
 
 @pytest.mark.parametrize("name", ["dice_loss", "iou_loss", "tversky_loss", "focal_tversky_loss"])
-def test_soft_targets_have_no_gradient_at_their_minimum(name):
+def test_minima_have_no_gradient_at_their_minimum(name):
     options = {"alpha": 0.3, "beta": 0.7} if "tversky" in name else {}
 
     def slope(p, g, **forms):
@@ -169,9 +169,9 @@ def test_soft_targets_have_no_gradient_at_their_minimum(name):
         return jax.grad(lambda p: loss(p, g, activation=None, **options, **forms).sum())(p)
 
     soft = jnp.array([[0.3], [0.6]])
-    np.testing.assert_allclose(slope(soft, soft, soft_targets=True), 0.0, atol=1e-7)
+    np.testing.assert_allclose(slope(soft, soft, overlap="minimum"), 0.0, atol=1e-7)
     hard = jnp.array([[0.0], [1.0]])
-    np.testing.assert_allclose(slope(hard, hard, soft_targets=True), slope(hard, hard), rtol=1e-6)
+    np.testing.assert_allclose(slope(hard, hard, overlap="minimum"), slope(hard, hard), rtol=1e-6)
 
 
 def test_an_undefined_correlation_is_chance():

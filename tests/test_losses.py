@@ -45,7 +45,7 @@ def test_half_precision_of_a_512_plane_is_within_a_percent_of_float64(name):
 @pytest.mark.parametrize(
     ("call", "rule"),
     [
-        (lambda x, y: jaxseg.dice_loss(x, y, squared=True, soft_targets=True), "choose one"),
+        (lambda x, y: jaxseg.dice_loss(x, y, overlap="max"), "'product', 'squared', 'minimum'"),
         (lambda x, y: jaxseg.top_k_loss(x, y, fraction=0.0), "fraction must be in"),
         (lambda x, y: jaxseg.ohem_loss(x, y, min_kept=0), "at least 1"),
         (lambda x, y: jaxseg.nacl_loss(x, y, kernel_size=2), "kernel_size odd"),

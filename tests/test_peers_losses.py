@@ -126,7 +126,7 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
         "monai",
         "gradient_squared_dice",
         lambda: gradient(
-            mean(jaxseg.dice_loss, LABELS, squared=True, axis=IMAGE, smooth=1e-5), LOGITS
+            mean(jaxseg.dice_loss, LABELS, overlap="squared", axis=IMAGE, smooth=1e-5), LOGITS
         ),
     ),
     (
@@ -572,7 +572,7 @@ DIFFER: list[Difference] = [
         "monai",
         "t31_dice_of_its_own_target",
         lambda: jaxseg.dice_loss(
-            jnp.float32(PROBS), jnp.float32(PROBS), activation=None, soft_targets=True
+            jnp.float32(PROBS), jnp.float32(PROBS), activation=None, overlap="minimum"
         ).mean(),
         0.0,
     ),

@@ -221,12 +221,12 @@ FAR = [[0.0, 1.0, 2.0], [1.0, 0.0, 0.5], [2.0, 0.5, 0.0]]
 FAR_5 = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0))).tolist()
 WASSERSTEIN = "generalized_wasserstein_dice_loss"
 OTHERS = {
-    "squared dice": ("dice_loss", {"squared": True}),
-    "squared iou": ("iou_loss", {"squared": True}),
-    "least dice": ("dice_loss", {"soft_targets": True}),
-    "least iou": ("iou_loss", {"soft_targets": True}),
-    "least tversky": ("tversky_loss", {"soft_targets": True}),
-    "least focal tversky": ("focal_tversky_loss", {"soft_targets": True}),
+    "squared dice": ("dice_loss", {"overlap": "squared"}),
+    "squared iou": ("iou_loss", {"overlap": "squared"}),
+    "minimum dice": ("dice_loss", {"overlap": "minimum"}),
+    "minimum iou": ("iou_loss", {"overlap": "minimum"}),
+    "minimum tversky": ("tversky_loss", {"overlap": "minimum"}),
+    "minimum focal tversky": ("focal_tversky_loss", {"overlap": "minimum"}),
     "log": ("log_dice_loss", {}),
     "log-cosh": ("log_cosh_dice_loss", {}),
     "generalized": ("generalized_dice_loss", {}),
@@ -234,10 +234,10 @@ OTHERS = {
     "sensitivity": ("sensitivity_specificity_loss", {}),
 }
 OTHER_CASES = [
-    case("dice_loss", "plane-3-masks", squared=True),
-    case("iou_loss", "volume-2-soft", squared=True, per_image=True),
-    case("dice_loss", "plane-3-probs", soft_targets=True, per_image=True),
-    case("focal_tversky_loss", "volume-2-soft", soft_targets=True, gamma=1.5),
+    case("dice_loss", "plane-3-masks", overlap="squared"),
+    case("iou_loss", "volume-2-soft", overlap="squared", per_image=True),
+    case("dice_loss", "plane-3-probs", overlap="minimum", per_image=True),
+    case("focal_tversky_loss", "volume-2-soft", overlap="minimum", gamma=1.5),
     case("log_dice_loss", "plane-3-masks", gamma=0.5, per_image=True),
     case("log_dice_loss", "plane-3-probs", eps=0.3),
     case("log_cosh_dice_loss", "plane-3-masks", smooth=0.3),
@@ -299,15 +299,15 @@ def test_right_probabilities_have_no_loss_and_wrong_ones_the_most(kind):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_soft_targets_are_met_by_themselves_and_hard_ones_as_ever(name):
-    loss = functools.partial(getattr(jaxseg, name), activation=None, soft_targets=True)
+def test_soft_labels_are_met_by_themselves_and_hard_ones_as_ever(name):
+    loss = functools.partial(getattr(jaxseg, name), activation=None, overlap="minimum")
     gradient, value = sum_and_gradient(functools.partial(loss, labels=SOFT), SOFT)
     np.testing.assert_allclose(value, [0, 0, 0], atol=1e-6)
     assert np.isfinite(gradient).all()
     assert (getattr(jaxseg, name)(SOFT, SOFT, activation=None) > 0.1).all()
     for smooth in (0.0, 1.0):
         expected = getattr(jaxseg, name)(LOGITS, IDS, smooth=smooth)
-        got = getattr(jaxseg, name)(LOGITS, IDS, smooth=smooth, soft_targets=True)
+        got = getattr(jaxseg, name)(LOGITS, IDS, smooth=smooth, overlap="minimum")
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -315,7 +315,7 @@ def test_three_pixels_in_a_million_keep_their_least_overlap():
     masks = np.zeros((1024, 1024), bool)
     masks[5, 5:8] = True
     probs = np.where(masks, 0.6, 1e-6).astype(np.float32)[..., None]
-    options = {"activation": None, "soft_targets": True, "smooth": 0.0}
+    options = {"activation": None, "overlap": "minimum", "smooth": 0.0}
     expected = reference.dice_loss(probs.astype(np.float64), masks, **options)
     np.testing.assert_allclose(jaxseg.dice_loss(probs, masks, **options), expected, rtol=1e-5)
 

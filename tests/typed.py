@@ -20,7 +20,7 @@ def network(params: Params, images: Array) -> Array:
 
 def loss_fn(params: Params, images: Array, labels: Array) -> Array:
     logits = network(params, images)
-    region = jaxseg.dice_loss(logits, labels, activation="softmax", axis=(1, 2)).mean()
+    region = jaxseg.dice_loss(logits, labels, overlap="squared", axis=(1, 2)).mean()
     pixels = jaxseg.cross_entropy_loss(logits, labels, where=labels != 255).mean()
     both = jaxseg.dice_ce_loss(logits, labels, class_weights=[0.0, 1.0])
     return assert_type(region + pixels + both, Array)
@@ -64,6 +64,7 @@ def evaluate(logits: Array, labels: Array) -> None:
 def refused(logits: Array, labels: Array) -> None:
     """What a type checker finds before anything is run."""
     jaxseg.dice_loss(logits, labels, activation="sofmax")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    jaxseg.tversky_loss(logits, labels, overlap="squared")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     jaxseg.iou(logits)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
