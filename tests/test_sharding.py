@@ -267,3 +267,104 @@ def test_a_map_of_one_axis_stays_where_it_is(axis_type):
     run = jax.jit(partial(jaxseg.confusion_matrix, num_classes=CLASSES)).lower(*arrays).compile()
     assert_equal(run(*arrays), reference.confusion_matrix(*maps, CLASSES))
     assert {kind for _, kind in collectives(run)} == {"all-reduce"}
+
+
+# ---------------------------------------------------------------------------------- losses
+
+LOGITS = RNG.standard_normal((*SHAPE, 4)).astype(np.float32)
+LABELS = RNG.integers(0, 4, SHAPE).astype(np.int32)
+ONE_HOT = np.eye(4, dtype=np.float32)[LABELS]
+WEIGHTS = jnp.array([1.0, 2.0, 3.0, 4.0])
+FAR = 1 - np.eye(4, dtype=np.float32)
+LOSSES = {
+    "softmax": (jaxseg.dice_ce_loss, LABELS),
+    "dense": (partial(jaxseg.dice_ce_loss, axis=(1, 2)), ONE_HOT),
+    "constants": (
+        partial(jaxseg.dice_ce_loss, ce_class_weights=WEIGHTS, label_smoothing=0.1),
+        LABELS,
+    ),
+    "sigmoid": (partial(jaxseg.dice_loss, activation="sigmoid"), ONE_HOT > 0),
+    "image by image": (partial(jaxseg.iou_loss, axis=(1, 2)), LABELS),
+}
+MOVING = {  # losses that need more of a pixel, or of its neighbours, than a device may hold
+    "classes mixed": (partial(jaxseg.generalized_wasserstein_dice_loss, distances=FAR), LABELS),
+    "distances": (jaxseg.boundary_loss, LABELS),
+    "distances of predictions": (jaxseg.hausdorff_dt_loss, ONE_HOT),
+    "erosions": (partial(jaxseg.hausdorff_erosion_loss, erosions=2), LABELS),
+    "edges": (jaxseg.boundary_dou_loss, LABELS),
+    "skeletons": (partial(jaxseg.cldice_loss, iterations=1), LABELS),
+    "order": (jaxseg.lovasz_softmax_loss, LABELS),
+    "hardest": (jaxseg.top_k_loss, LABELS),
+    "neighbours": (jaxseg.nacl_loss, LABELS),
+}
+
+
+def loss_and_gradient(loss, x, labels, where):
+    def total(x):
+        value = loss(x, labels, where=where)
+        return value.sum(), value
+
+    gradient, value = jax.grad(total, has_aux=True)(x)
+    return value, gradient
+
+
+def sharded_loss(loss, labels, spec, axis_type):
+    """The compiled program of a loss and its gradient, its arguments, and what it should give."""
+    run = partial(loss_and_gradient, loss)
+    mesh = mesh_of(axis_type, axis_type)
+    arrays = [
+        placed(x, mesh, P(*spec[: x.ndim]))
+        for x in (LOGITS, jnp.asarray(labels), jnp.asarray(WHERE))
+    ]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(run).lower(*arrays).compile()
+        got = compiled(*arrays)
+    want = jax.jit(run)(LOGITS, labels, WHERE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+    return compiled, arrays, got
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch and rows", "rows and columns", "classes"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_sends_sums_alone(name, layout, axis_type):
+    """Forward and backward; of cut classes, also each pixel's sums over its classes."""
+    loss, labels = LOSSES[name]
+    spec = P(None, None, None, "a") if layout == "classes" else LAYOUTS[layout]
+    compiled, arrays, (_, gradient) = sharded_loss(loss, labels, spec, axis_type)
+    assert {kind for _, kind in collectives(compiled)} <= {"all-reduce"}
+    assert gradient.sharding.is_equivalent_to(arrays[0].sharding, gradient.ndim)
+    if layout != "classes" and name != "dense":  # whose images without a pixel are found too
+        assert len(collectives(compiled)) == 1
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["rows", "classes"])
+@pytest.mark.parametrize("name", MOVING)
+def test_other_losses_of_sharded_maps_give_the_same(name, layout, axis_type):
+    spec = P(None, None, None, "a") if layout == "classes" else LAYOUTS[layout]
+    sharded_loss(*MOVING[name], spec, axis_type)
+
+
+@each_mesh
+def test_second_derivatives_of_sharded_maps(axis_type):
+    def hessian_product(x, labels, direction):
+        gradient = jax.grad(lambda x: jaxseg.dice_ce_loss(x, labels))
+        return jax.jvp(gradient, (x,), (direction,))[1]
+
+    mesh = mesh_of(axis_type, axis_type)
+    arguments = (LOGITS, LABELS, LOGITS[::-1])
+    with jax.set_mesh(mesh):
+        arrays = [placed(x, mesh, P("a", "b")) for x in arguments]
+        got = jax.jit(hessian_product)(*arrays)
+    np.testing.assert_allclose(got, hessian_product(*arguments), rtol=1e-3, atol=1e-7)
+
+
+@each_mesh
+@pytest.mark.parametrize("function", [jaxseg.distance_transform, jaxseg.signed_distance])
+def test_distances_of_sharded_masks(function, axis_type):
+    mask = WHERE & (RNG.random(SHAPE) < 0.1)
+    mesh = mesh_of(axis_type, axis_type)
+    with jax.set_mesh(mesh):
+        got = jax.jit(function)(placed(jnp.asarray(mask), mesh, P(None, "a", "b")))
+    np.testing.assert_array_equal(got, function(mask))
