@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxseg._activations import LEAST, Names, Probs, pull_back
+from jaxseg._checks import at_least_float32
 from jaxseg._kernels.blocks import (
     At,
     Blocks,
@@ -76,6 +77,10 @@ def backward(
     blocks, class_axis = _cut(what, inputs)
     given, is_dense = inputs, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
+    # The blocks' parts of these gradients are added up, which half precision would round.
+    small = (inputs.head, inputs.constants)
+    head, constants = jax.tree.map(at_least_float32, small)
+    inputs = inputs._replace(head=head, constants=constants)
     cotangents = jax.tree.map(blocks.merge_sums, cotangents)
     is_soft = jnp.issubdtype(given.labels.dtype, jnp.floating)
 
@@ -126,9 +131,10 @@ def backward(
         ),
     )
     gradients = blocks.loop(step, start)
-    return gradients._replace(
-        scores=finish(gradients.scores, given.scores.shape),
-        labels=None if gradients.labels is None else finish(gradients.labels, given.labels.shape),
+    return GradientsOf(
+        finish(gradients.scores, given.scores.shape),
+        None if gradients.labels is None else finish(gradients.labels, given.labels.shape),
+        *jax.tree.map(lambda x, like: x.astype(like.dtype), gradients[2:], small),
     )
 
 
