@@ -60,7 +60,9 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
         sums, kept = carry
         parts, probs = block_sums(_block(inputs, at, class_axis, is_dense))
         sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
-        return sums, None if kept is None else write(kept, _swapped(probs.p, class_axis), at)
+        if kept is not None:
+            kept = write(kept, _swapped(probs.p, class_axis), at, inputs.scores.shape)
+        return sums, kept
 
     zero = _zero(inputs)
     first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
@@ -113,27 +115,39 @@ def backward(
     def step(at: At, carry: Gradients) -> Gradients:
         p = None
         if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
-            p = _swapped(fence(read_classes(carry.scores, at)), class_axis)
+            probs = carry.scores.reshape(inputs.scores.shape)
+            p = _swapped(fence(read_classes(probs, at)), class_axis)
         parts = block_gradients(at, p)
         return GradientsOf(
-            write(carry.scores, parts.scores, at),
-            jax.tree.map(lambda x, part: write(x, part, at), carry.labels, parts.labels),
+            write(carry.scores, parts.scores, at, inputs.scores.shape),
+            None,
             *jax.tree.map(jnp.add, carry[2:], parts[2:]),
         )
 
+    def labels_step(at: At, labels: Array) -> Array:
+        part = block_gradients(at, None).labels
+        assert part is not None
+        return write(labels, part, at, inputs.labels.shape)
+
     zero = _zero(inputs)
     start = GradientsOf(
-        empty_like(inputs.scores) if kept is None else blocks.merge(kept),
-        empty_like(inputs.labels) if is_soft else None,
+        empty_like(inputs.scores) if kept is None else kept.ravel(),
+        None,
         *jax.tree.map(
             lambda x: jnp.broadcast_to(zero.astype(x.dtype), x.shape),
             (inputs.head, inputs.constants),
         ),
     )
     gradients = blocks.loop(step, start)
+    labels = None
+    if is_soft:
+        # XLA removes this loop if nothing reads it. In the loop above, it would copy the whole of
+        # what was kept for each block (seen on JAX 0.10; tests/test_pixel_sums.py).
+        labels = blocks.loop(labels_step, empty_like(inputs.labels))
+        labels = finish(labels, given.labels.shape)
     return GradientsOf(
         finish(gradients.scores, given.scores.shape),
-        None if gradients.labels is None else finish(gradients.labels, given.labels.shape),
+        labels,
         *jax.tree.map(lambda x, like: x.astype(like.dtype), gradients[2:], small),
     )
 
