@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxseg._activations import LEAST, Names, Probs, pull_back
+from jaxseg._checks import at_least_float32
 from jaxseg._kernels.blocks import (
     At,
     Blocks,
@@ -60,7 +61,9 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
         sums, kept = carry
         parts, probs = block_sums(_block(inputs, at, class_axis, is_dense))
         sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
-        return sums, None if kept is None else write(kept, _swapped(probs.p, class_axis), at)
+        if kept is not None:
+            kept = write(kept, _swapped(probs.p, class_axis), at, inputs.scores.shape)
+        return sums, kept
 
     zero = zero_like(inputs)
     first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
@@ -77,6 +80,10 @@ def backward(
     blocks, class_axis = _cut(what, inputs)
     given, is_dense = inputs, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
+    # The blocks' parts of these gradients are added up, which half precision would round.
+    small = (inputs.head, inputs.constants)
+    head, constants = jax.tree.map(at_least_float32, small)
+    inputs = inputs._replace(head=head, constants=constants)
     cotangents = jax.tree.map(blocks.merge_sums, cotangents)
     is_soft = jnp.issubdtype(given.labels.dtype, jnp.floating)
 
@@ -109,27 +116,40 @@ def backward(
     def step(at: At, carry: Gradients) -> Gradients:
         p = None
         if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
-            p = _swapped(fence(read_classes(carry.scores, at)), class_axis)
+            probs = carry.scores.reshape(inputs.scores.shape)
+            p = _swapped(fence(read_classes(probs, at)), class_axis)
         parts = block_gradients(at, p)
         return GradientsOf(
-            write(carry.scores, parts.scores, at),
-            jax.tree.map(lambda x, part: write(x, part, at), carry.labels, parts.labels),
+            write(carry.scores, parts.scores, at, inputs.scores.shape),
+            None,
             *jax.tree.map(jnp.add, carry[2:], parts[2:]),
         )
 
+    def labels_step(at: At, labels: Array) -> Array:
+        part = block_gradients(at, None).labels
+        assert part is not None
+        return write(labels, part, at, inputs.labels.shape)
+
     zero = zero_like(inputs)
     start = GradientsOf(
-        empty_like(inputs.scores) if kept is None else blocks.merge(kept),
-        empty_like(inputs.labels) if is_soft else None,
+        empty_like(inputs.scores) if kept is None else kept.ravel(),
+        None,
         *jax.tree.map(
             lambda x: jnp.broadcast_to(zero.astype(x.dtype), x.shape),
             (inputs.head, inputs.constants),
         ),
     )
     gradients = blocks.loop(step, start)
-    return gradients._replace(
-        scores=finish(gradients.scores, given.scores.shape),
-        labels=None if gradients.labels is None else finish(gradients.labels, given.labels.shape),
+    labels = None
+    if is_soft:
+        # XLA removes this loop if nothing reads it. In the loop above, it would copy the whole of
+        # what was kept for each block (seen on JAX 0.10; tests/test_pixel_sums.py).
+        labels = blocks.loop(labels_step, empty_like(inputs.labels))
+        labels = finish(labels, given.labels.shape)
+    return GradientsOf(
+        finish(gradients.scores, given.scores.shape),
+        labels,
+        *jax.tree.map(lambda x, like: x.astype(like.dtype), gradients[2:], small),
     )
 
 
