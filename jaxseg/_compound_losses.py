@@ -729,10 +729,10 @@ def _nearest(name: str, x: Array, shape: tuple[int, ...]) -> Array:
     """A map ``[B, *space]``, or dense labels, resized to an output's; batch and classes stay."""
     dense = name == "labels" and x.ndim == len(shape)
     shape = shape if dense else shape[:-1]
-    kept = (0, x.ndim - 1) if dense else (0,)
-    if x.ndim != len(shape) or any(x.shape[a] != shape[a] for a in kept):
+    fixed = (0, x.ndim - 1) if dense else (0,)
+    if x.ndim != len(shape) or any(x.shape[a] != shape[a] for a in fixed):
         raise ValueError(f"{name} of shape {x.shape} cannot be resized to an output's {shape}.")
-    for axis in set(range(x.ndim)) - set(kept):
+    for axis in set(range(x.ndim)) - set(fixed):
         if x.shape[axis] != shape[axis]:
             centres = (np.arange(shape[axis]) * 2 + 1) * x.shape[axis] // (2 * shape[axis])
             x = jnp.take(x, centres, axis)

@@ -185,18 +185,19 @@ def _id_counts(
     else:  # the table of pairs would cost more than to read the maps three times
         maps = (predictions, labels)
 
-        def histogram_of(index: Callable[[Array, Array], Array]) -> Array:
-            def of_ids(p: Array, g: Array) -> Array:
+        def histogram_by_class(index: Callable[[Array, Array], Array]) -> Array:
+            def of_indices(p: Array, g: Array) -> Array:
                 p, g = (class_index(x, num_classes).astype(jnp.uint32) for x in (p, g))
                 return index(p, g)
 
-            return histogram(of_ids, maps, where, num_classes + 1, axes)
+            return histogram(of_indices, maps, where, num_classes + 1, axes)
 
-        tp = histogram_of(lambda p, g: jnp.where(p == g, p, num_classes))
-        predicted, true = histogram_of(lambda p, _: p), histogram_of(lambda _, g: g)
-    total = true.sum(-1, dtype=jnp.int32)[..., None]
+        tp = histogram_by_class(lambda p, g: jnp.where(p == g, p, num_classes))
+        predicted = histogram_by_class(lambda p, _: p)
+        true = histogram_by_class(lambda _, g: g)
+    pixels_counted = true.sum(-1, dtype=jnp.int32)[..., None]
     tp, predicted, true = (x[..., :num_classes] for x in (tp, predicted, true))
-    return Counts(tp=tp, fp=predicted - tp, fn=true - tp, tn=total - predicted - true + tp)
+    return Counts(tp=tp, fp=predicted - tp, fn=true - tp, tn=pixels_counted - predicted - true + tp)
 
 
 def confusion_matrix(
@@ -311,8 +312,8 @@ def counts_from_confusion(matrix: ArrayLike) -> Counts:
     tp = m.diagonal(axis1=-2, axis2=-1)
     fp = m.sum(-2, dtype=m.dtype) - tp
     fn = m.sum(-1, dtype=m.dtype) - tp
-    total = m.sum((-2, -1), dtype=m.dtype)[..., None]
-    return Counts(tp=tp, fp=fp, fn=fn, tn=total - tp - fp - fn)
+    pixels = m.sum((-2, -1), dtype=m.dtype)[..., None]
+    return Counts(tp=tp, fp=fp, fn=fn, tn=pixels - tp - fp - fn)
 
 
 def _float_counts_from_confusion(m: Array) -> Counts:

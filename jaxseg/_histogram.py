@@ -1,9 +1,9 @@
-"""Histograms of label maps: exact, in int32, and block by block in little memory.
+"""The hard engine: how often a function of the ids of one pixel takes each value, in int32.
 
-On CPU a block's pixels are scattered into the table, which is what takes the time. With few bins,
-several pixels are scattered at once into a table of all their combinations, whose marginal sums are
-the histogram. On an accelerator, where additions to the same bin would wait for each other, a
-block's histogram is a product of two one-hot matrices; this has been tested on CPU only, not timed.
+The form for CPUs scatters a block's pixels into the table, which is what takes the time. With few
+bins it scatters several pixels at once, into a table of all their combinations, whose marginal sums
+are the histogram. Elsewhere, where additions to one bin would wait for each other, a block's
+histogram is a product of two one-hot matrices. That form has been tested on CPU, and not timed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +18,19 @@ from jax import Array, lax
 
 from jaxseg._sharding import on_shards
 
-# A block's maps and index, in bytes. A few times more, and XLA has several threads compute each
-# block's index: handing it over takes longer than they save.
+# A block's maps and index, in bytes. XLA would compute the index of a few times more by several
+# threads, and starting them takes longer than they save.
 CPU_BLOCK_BYTES = 12 * 1024
 
-# Pixels of a table from which tables are made one by one: they stay in the cache.
+# Tables of this many pixels or more are made one by one, so that each stays in the cache.
 CPU_LOOP_PIXELS = 2**10
 
 # Elements of a one-hot matrix.
 ACCELERATOR_BLOCK = 2**23
 
-MOST_TOGETHER = 4  # pixels at once
-MOST_COMBINATIONS = 2**18  # bins of their table: 1 MB
-MOST_PRODUCT_BINS = 2**18  # 512 columns of each one-hot matrix
+MAX_TOGETHER = 4  # pixels scattered at once
+MAX_COMBINATIONS = 2**18  # bins of their table: 1 MB
+MAX_PRODUCT_BINS = 2**18  # 512 columns of each one-hot matrix
 
 Index = Callable[..., Array]  # elementwise, of one or more maps: unsigned, below the number of bins
 Maps = tuple[Array, ...]
@@ -42,7 +41,7 @@ def histogram(
 ) -> Array:
     """How often ``index(*maps)`` is each of ``bins`` numbers, over ``axes``: int32 ``[..., bins]``.
 
-    Each device counts the part of the maps that it holds.
+    Each device counts the shard that it holds.
     """
     if where is not None:
         masked = partial(_masked, index, bins)
@@ -55,8 +54,8 @@ def histogram(
 
 def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...]) -> Array:
     """``histogram`` of maps that are on one device."""
-    kept = [a for a in range(maps[0].ndim) if a not in axes]
-    tables = math.prod(maps[0].shape[a] for a in kept)
+    batch_axes = [a for a in range(maps[0].ndim) if a not in axes]
+    tables = math.prod(maps[0].shape[a] for a in batch_axes)
     pixels = maps[0].size // tables
     one_by_one = pixels >= CPU_LOOP_PIXELS
 
@@ -64,11 +63,11 @@ def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...]) -> Ar
         _by_scatter, index, bins, 1 if one_by_one else tables
     )
     by_product: Callable[..., Array] = partial(_by_product, index, bins, tables)
-    for _ in kept:
+    for _ in batch_axes:
         by_scatter = _loop(by_scatter) if one_by_one else jax.vmap(by_scatter)
         by_product = jax.vmap(by_product)
-    turned = (x.transpose(*kept, *axes) for x in maps)
-    return lax.platform_dependent(*turned, cpu=by_scatter, default=by_product)
+    moved = (x.transpose(*batch_axes, *axes) for x in maps)
+    return lax.platform_dependent(*moved, cpu=by_scatter, default=by_product)
 
 
 def _masked(index: Index, bins: int, *maps: Array) -> Array:
@@ -106,7 +105,7 @@ def _by_scatter(index: Index, bins: int, tables: int, *maps: Array) -> Array:
 def _by_product(index: Index, bins: int, tables: int, *maps: Array) -> Array:
     """``_by_scatter``, by products of one-hot matrices of the two digits of the index."""
     maps = tuple(x.ravel() for x in maps)
-    if bins > MOST_PRODUCT_BINS:
+    if bins > MAX_PRODUCT_BINS:
         table = _zeros(index, maps, bins)
         return table.at[index(*maps).astype(jnp.uint32)].add(1, mode="drop")
     base = math.isqrt(bins - 1) + 1
@@ -131,10 +130,11 @@ def _add_blocks(
     """The table with blocks of ``size`` pixels added, and the pixels left over."""
     count = maps[0].size // size
 
-    def add_block(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def add_block(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         table, starts = carry
-        # All the same. Of up to three numbers LLVM would make arguments of the function of a pixel,
-        # read them for each pixel, and not vectorise: that takes twice the time.
+        # All four are equal. With up to three loop-carried scalars LLVM passes them as arguments to
+        # the per-pixel function and does not vectorise it, which takes twice the time; four are
+        # kept in memory (seen on JAX 0.10; the counting rows of tests/benchmarks).
         start = starts[0] | starts[1] | starts[2] | starts[3]
         block = tuple(lax.dynamic_slice_in_dim(x, start, size) for x in maps)
         return add(table, block), starts + size
@@ -154,5 +154,5 @@ def _zeros(index: Index, maps: Maps, bins: int) -> Array:
 
 def _together(bins: int, pixels: int) -> int:
     """How many pixels to scatter at once: their table stays small, also beside the maps."""
-    most = min(MOST_COMBINATIONS, pixels // 8)
-    return max(k for k in range(1, MOST_TOGETHER + 1) if k == 1 or bins**k <= most)
+    limit = min(MAX_COMBINATIONS, pixels // 8)
+    return max(k for k in range(1, MAX_TOGETHER + 1) if k == 1 or bins**k <= limit)
