@@ -152,10 +152,16 @@ def test_temporaries_of_other_overlaps():
 
 @pytest.mark.parametrize(
     ("loss", "most"),
-    [(jaxseg.lovasz_softmax_loss, 4), (jaxseg.boundary_loss, 2)],
-    ids=["lovasz", "boundary"],
+    [
+        (jaxseg.lovasz_softmax_loss, 4),
+        (jaxseg.boundary_loss, 2),
+        (jaxseg.cross_entropy_loss, 2.2),
+        (jaxseg.softmax_focal_loss, 2.6),
+        (jaxseg.top_k_loss, 2.7),
+    ],
+    ids=["lovasz", "boundary", "cross_entropy", "focal", "top_k"],
 )
-def test_temporaries_of_maps_of_numbers(loss, most):
+def test_temporaries_of_losses_of_maps(loss, most):
     taken, size = temporaries(loss, PLANE)
     assert taken <= 1.01 * most * size
 
