@@ -33,9 +33,12 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
     """
     if activation == "softmax":
         top = lax.stop_gradient(x.max(class_axis, keepdims=True))
-        x = jnp.maximum(x - (lax.pmax(top, names) if names else top), LEAST)
+        x = x - (lax.pmax(top, names) if names else top)
         total = jnp.exp(x).sum(class_axis, keepdims=True)
         log_p = x - jnp.log(lax.psum(total, names) if names else total)
+        # Last, and no maximum: earlier ones keep two more arrays of the logits' size (seen on JAX
+        # 0.10; tests/test_pixel_sums.py has the temporaries of losses of maps).
+        log_p = jnp.where(log_p < LEAST, LEAST, log_p)
     elif activation is None:
         return Probs(jnp.log(x), x, jnp.log1p(-x), 1 - x)
     else:
