@@ -30,7 +30,7 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
     """Probabilities from logits; without an activation, ``x`` has the probabilities themselves.
 
     "two classes" makes "not it" and "it" from one logit x. (A softmax of 0 and x would round
-    differences below 6e-8 away.) Where ``names`` cut the classes, a softmax is over the classes of
+    1 - p to 0 below 6e-8.) Where ``names`` cut the classes, a softmax is over the classes of
     all devices.
     """
     if activation == "softmax":
@@ -67,7 +67,7 @@ def pull_back(
     d_log_p = log_p + probs.p * (p - q)
     if activation == "softmax":
         return d_log_p - probs.p * sum_classes(d_log_p)
-    # For two classes, the derivative of a softmax of 0 and x. The second 1 - p is the first p, which
-    # has all its digits.
+    # "two classes": the derivative of a softmax of 0 and x. The second 1 - p is the first p, which
+    # keeps all its digits.
     first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, d_log_p))
     return first[0] * second[1] - first[1] * second[0]
