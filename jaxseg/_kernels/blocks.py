@@ -142,7 +142,7 @@ def block_bytes() -> int:
 
 
 def _even_size(length: int, limit: int) -> int:
-    """The block size along an axis: a divisor of ``length`` not far below ``limit``, or ``limit``."""
+    """The block size along an axis: a divisor of ``length`` near ``limit``, else ``limit``."""
     fewest = -(-length // limit)
     even = (length // n for n in range(fewest, 2 * fewest) if length % n == 0)
     return next(even, min(length, limit))

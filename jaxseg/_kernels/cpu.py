@@ -142,7 +142,7 @@ def backward(
     gradients = blocks.loop(step, start)
     labels = None
     if is_soft:
-        # XLA removes this loop if nothing reads its result. Within the loop above, it would copy the
+        # XLA removes this loop if nothing reads its result. In the loop above, it would copy the
         # whole residual for every block (seen on JAX 0.10; tests/test_pixel_sums.py).
         labels = blocks.loop(labels_step, empty_like(inputs.labels))
         labels = finish(labels, given.labels.shape)
