@@ -408,7 +408,7 @@ def generalized_dice_loss(
       unbalanced segmentations", 2017.
 
     Note:
-      MONAI adds its smooth to sums that the weights ``1 / G^2`` make tiny, so that a missed object of
+      MONAI adds its smooth to sums that the weights ``1 / G^2`` make tiny: to miss an object of
       1024x1024 pixels costs 0.087. In Optax an absent class has almost all the weight.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
