@@ -622,7 +622,7 @@ def _squared_errors_of(x: Pixel) -> tuple[Array, Array, Array, Array]:
 
 
 def _mistakes_of(x: Pixel, distances: Array) -> tuple[Array, Array, Array]:
-    """g (1 - W), g W and g, where W is the mean distance of the predicted classes from the true."""
+    """What a pixel adds: g (1 - W), g W and g, where W is its mean distance from the true class."""
     per_class = jnp.einsum("...c,lc->...l", x.p, distances, precision="highest")
     distance = x.inside(per_class).sum(-1, keepdims=True)
     return x.inside(1 - distance), x.inside(distance), x.g
