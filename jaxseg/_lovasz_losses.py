@@ -189,7 +189,7 @@ def _order_weights(
 
 
 def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
-    """Weights ``[n]`` for the errors ``[n]`` of one class and one image; 0 where not valid."""
+    """Weights ``[n]`` for errors ``[n]`` that are sorted together; 0 where not valid."""
     key = jnp.where(valid, -errors, jnp.inf)  # masked pixels last
     n = errors.shape[0]
     _, order, hit, counted = lax.sort((key, jnp.arange(n), truth, valid), num_keys=1)
@@ -197,8 +197,8 @@ def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
     false_positives = jnp.cumsum((counted & ~hit).astype(jnp.int32))
     overlap = size - jnp.cumsum((counted & hit).astype(jnp.int32))
     union = (size + false_positives).astype(errors.dtype)
-    # The differences of Jaccard losses in closed form, since a subtraction loses digits. A miss leaves
-    # the union as it is, and a false positive adds a pixel to it.
+    # The differences of Jaccard losses in closed form, since a subtraction loses digits. A miss
+    # leaves the union as it is, and a false positive adds a pixel to it.
     first = union == 1  # the union was empty before
     overlap = overlap.astype(errors.dtype)
     false_positive = jnp.where(first, 1, overlap / jnp.where(first, 1, union * (union - 1)))
