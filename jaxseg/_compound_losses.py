@@ -461,9 +461,9 @@ def unified_focal_loss(
               \quad TI = \frac{tp + smooth}{tp + \delta\,fn + (1 - \delta)\,fp + smooth}
 
     with :math:`d_0 = 1 - \delta` for class 0, the background, and :math:`\delta` for all others.
-    The symmetric form has gamma for all classes in both terms. In the asymmetric form, the focal term
-    has gamma for the background and 0 for the others, and the Tversky term 0 for the background and
-    gamma for the others, so that rare classes are never damped.
+    The symmetric form has gamma for all classes in both terms. In the asymmetric form, the
+    focal term has gamma for the background and 0 for the others, and the Tversky term 0 for the
+    background and gamma for the others, so that rare classes are never damped.
 
     Args:
       logits: float ``[..., C]`` with any number of classes; C = 1 is one class and its background.
