@@ -145,8 +145,9 @@ def cldice_loss(
       segmentation", 2021.
 
     Note:
-      The authors' code ignores its number of iterations and sums over the batch, like ``axis=None``.
-      MONAI 1.6 takes each image by itself, like ``axis=(1, 2)``, and sums over its classes too.
+      The authors' code ignores its number of iterations and sums over the batch, like
+      ``axis=None``. MONAI 1.6 takes each image by itself, like ``axis=(1, 2)``, and sums over its
+      classes too.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
