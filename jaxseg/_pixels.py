@@ -88,10 +88,7 @@ def as_pixels_of_classes(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Pixels:
-    """Check the arguments of a loss whose classes are exclusive.
-
-    One logit stands for two classes, "not it" and "it".
-    """
+    """Check the arguments of a loss of exclusive classes; one logit makes "not it" and "it"."""
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     activation = "softmax" if logits.shape[-1] > 1 else "two classes"
     return Pixels(logits, labels, where, axes, activation, axis_name)
