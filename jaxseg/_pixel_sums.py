@@ -52,13 +52,13 @@ def pixel_sums(
       maps: arrays ``[*map, C]`` without a gradient.
       head: kernel ``[F, C]`` and bias ``[C]``. The scores are then features ``[*map, F]``, and the
         logits are made block by block.
-      mixes_classes: whether ``terms`` reads several classes of a pixel. Its class axis is then the
-        last, and is never cut.
+      mixes_classes: whether ``terms`` reads several classes of a pixel: they are then all there, on
+        the last axis.
 
     Returns:
-      The pytree of ``terms``, with arrays ``[*batch_axes, C]``. Scores, soft labels, head and
-      constants have gradients in reverse mode, and forward over reverse; without an activation, in
-      any mode.
+      The pytree of ``terms``, of arrays ``[*batch_axes, C]``. It has derivatives in scores, soft
+      labels, head and constants, in reverse mode and forward over reverse; without an activation,
+      in any mode.
     """
     what = PixelSum(terms, pixels.axes, pixels.activation, mixes_classes)
     inputs = Inputs(pixels.scores, pixels.labels, pixels.where, tuple(maps), head, constants)
@@ -68,13 +68,12 @@ def pixel_sums(
 @partial(jax.jit, static_argnums=0)
 def _sums(what: PixelSum, inputs: Inputs) -> Sums:
     inputs = inputs._replace(maps=lax.stop_gradient(inputs.maps))
-    # XLA of JAX 0.8.0 and 0.8.1 folds constant labels to wrong values; tests/test_laws.py tells, on
-    # the oldest JAX.
+    # XLA of JAX 0.8.0 and 0.8.1 folds constant labels wrong: tests/test_laws.py on the oldest JAX.
     labels, where = lax.optimization_barrier((inputs.labels, inputs.where))
     inputs = inputs._replace(labels=labels, where=where)
     if AxisType.Manual in jax.typeof(inputs.scores).sharding.mesh.axis_types:
-        # In a shard_map, mark parameters that are the same on all devices as varying over them, so
-        # that their gradients are summed.
+        # In a shard_map, parameters that are the same on all devices are marked as varying from
+        # here on, so that their gradients are summed.
         zero = plain.zero_like(inputs)
         params = (inputs.scores, inputs.head, inputs.constants)
         scores, head, constants = jax.tree.map(lambda x: x + zero.astype(x.dtype), params)
