@@ -120,7 +120,7 @@ def _on_auto_mesh(
     ) -> tuple[Mesh, object, object, object]:
         cut = _cut(axes, [x.sharding.spec for x in shapes])
         sizes = {a: n for x, each in zip(shapes, axes) for a, n in zip(each.split(), x.shape)}
-        # XLA pads the last shard of an axis that does not divide evenly, so that one stays whole.
+        # XLA pads the last shard of an axis that does not divide evenly, so leave such axes whole.
         cut = {a: m for a, m in cut.items() if sizes[a] % math.prod(mesh.shape[n] for n in m) == 0}
         given, results = (
             tuple(NamedSharding(mesh, _spec(names, cut)) for names in each)
@@ -141,12 +141,12 @@ def _on_auto_mesh(
             return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
 
         name = f"{max(name for each in axes for name in each.split())}v"  # no other axis has it
-        batch_axes = [
+        mapped_axes = [
             f"{name} {each}" if is_batched else each
             for each, is_batched in zip(axes, batched, strict=True)
         ]
         results = [f"{name} {each}" for each in result_axes]
-        return _on_auto_mesh(batched_local, arrays, batch_axes, results), (True,) * len(results)
+        return _on_auto_mesh(batched_local, arrays, mapped_axes, results), (True,) * len(results)
 
     return run(*arrays)
 
@@ -169,8 +169,8 @@ def _summed_over_devices(
 def psum_each(sums: T, axis_name: AxisName) -> T:
     """Apply ``lax.psum`` to each leaf separately.
 
-    JAX 0.8.0 cannot transpose a psum of several leaves if one of them has no derivative;
-    tests/test_laws.py tells, by the losses of a data-parallel step.
+    JAX 0.8.0 cannot transpose a psum of several leaves if one of them has no derivative: the laws
+    of a data-parallel step in tests/test_laws.py fail.
     """
     return jax.tree.map(lambda x: lax.psum(x, axis_name), sums)
 
