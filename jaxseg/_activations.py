@@ -21,17 +21,15 @@ class Probs(NamedTuple):
 
 Names = tuple[str, ...]  # the names of the mesh axes that cut the classes
 
-# log p of a class that a logit of -inf switches off. It is finite, so that its product with a truth
-# of 0 is 0.
+# The log p of a class that a logit of -inf switches off: finite, so that 0 times it is 0.
 LEAST = -1e30
 
 
 def activate(x: Array, activation: str | None, class_axis: int = -1, names: Names = ()) -> Probs:
     """Probabilities from logits; without an activation, ``x`` has the probabilities themselves.
 
-    "two classes" makes "not it" and "it" from one logit x. (A softmax of 0 and x would round
-    1 - p to 0 below 6e-8.) Where ``names`` cut the classes, a softmax is over the classes of
-    all devices.
+    "two classes" makes "not it" and "it" from one logit x. (A softmax of 0 and x would round 1 - p
+    to 0 below 6e-8.) If ``names`` cut the classes, a softmax is over those of all devices.
     """
     if activation == "softmax":
         top = lax.stop_gradient(x.max(class_axis, keepdims=True))
@@ -67,7 +65,6 @@ def pull_back(
     d_log_p = log_p + probs.p * (p - q)
     if activation == "softmax":
         return d_log_p - probs.p * sum_classes(d_log_p)
-    # "two classes": the derivative of a softmax of 0 and x. The second 1 - p is the first p, which
-    # keeps all its digits.
+    # Two classes are a softmax of 0 and x. The second 1 - p is the first p, which has all digits.
     first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, d_log_p))
     return first[0] * second[1] - first[1] * second[0]
