@@ -65,7 +65,7 @@ def boundary_loss(
     Args:
       logits: float ``[batch, *space, C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
-        C]``, of which 0.5 or more is the class.
+        C]``; a float of 0.5 or more is the class.
       distances: the distances phi, float ``[batch, *space, C]``; None computes them from the labels
         in every call.
       activation: "softmax" (C > 1), "sigmoid" or None.
@@ -80,7 +80,7 @@ def boundary_loss(
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, in the units of ``spacing``; negative where
       the prediction is right. A class that is absent from an image or fills it has no boundary: its
-      distances are then one (the smallest) spacing, so that false positives cost something.
+      distances are then the smallest spacing, so that false positives cost something.
 
     Raises:
       ValueError: shapes that do not fit, an unknown ``activation``, no spatial axis, a map of two
@@ -146,7 +146,7 @@ def hausdorff_dt_loss(
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, in the units of ``spacing`` to
-      the power of alpha. For a target without a boundary the distances are one (the smallest)
+      the power of alpha. For a target without a boundary the distances are the smallest
       spacing, so that false positives cost something; for a prediction without one they are 0.
 
     Raises:
@@ -174,7 +174,7 @@ def hausdorff_dt_loss(
     predicted = lax.stop_gradient(pixels.probs()) > 0.5
     weights = [
         _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
-        for kind, masks in (("of truth", pixels.masks()), ("of prediction", predicted))
+        for kind, masks in (("truth", pixels.masks()), ("prediction", predicted))
     ]
     return _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
 
@@ -343,7 +343,7 @@ def _edges_and_sizes(pixels: Pixels, space: tuple[int, ...]) -> tuple[Array, Arr
 
 
 def _extreme(x: Array, value: Array, axes: tuple[int, ...]) -> Array:
-    """``value``, the minimum or maximum of ``x``, whose gradient the pixels that have it share.
+    """``value``, the minimum or maximum of ``x``; the pixels that have it share its gradient.
 
     JAX's own derivative compares exactly. If XLA computes ``x`` again for it and rounds otherwise,
     no pixel is equal, and the gradient is NaN. So this one compares with a tolerance.
@@ -404,7 +404,7 @@ def _erosion_sums(
 def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, ...]) -> Array:
     """Distances ``[..., C]`` to the boundary of each class, in each image by itself.
 
-    Without a boundary, the distances are one (the smallest) spacing, or 0 for a prediction.
+    Without a boundary, the distances are the smallest spacing, or 0 for a prediction.
     """
     spacings = axis_spacings(spacing, len(space))
     smallest = jnp.asarray(spacings, jnp.float32).min()
@@ -421,7 +421,7 @@ def _class_distances(
             d = to_mask - to_outside
             return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)
         d = to_mask + to_outside
-        return jnp.where(jnp.isinf(d), smallest if kind == "of truth" else 0, d)
+        return jnp.where(jnp.isinf(d), smallest if kind == "truth" else 0, d)
 
     return class_by_class(distances, masks)
 
