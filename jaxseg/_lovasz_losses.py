@@ -36,8 +36,8 @@ def lovasz_hinge_loss(
 
     Args:
       logits: float ``[..., C]``; each class is a mask by itself.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``; a float of 0.5
+        or more is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map whose pixels are sorted together; None is all axes, the batch
         included.
@@ -85,8 +85,8 @@ def lovasz_softmax_loss(
 
     Args:
       logits: float ``[..., C]``; probabilities if ``activation`` is None.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``; a float of 0.5
+        or more is the class.
       activation: "softmax" (C > 1), "sigmoid" or None.
       classes: "present" for the mean over the classes in the labels, "all" for that over all.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
