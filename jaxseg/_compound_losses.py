@@ -267,7 +267,7 @@ def dice_focal_loss(
               \log p_{n, g_n}\right)
 
     Args:
-      logits: float ``[..., C]``; one logit, C = 1, is that of a sigmoid and stands for two classes,
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
         "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
@@ -330,7 +330,7 @@ def dice_top_k_loss(
               + w_{ce} \cdot \frac{1}{k} \sum_{n \in \text{k largest}} CE_n
 
     Args:
-      logits: float ``[..., C]``; one logit, C = 1, is that of a sigmoid and stands for two classes,
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
         "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
@@ -391,7 +391,7 @@ def exponential_logarithmic_loss(
               (-\log p_{n, g_n})^{\gamma_c}\right)
 
     Args:
-      logits: float ``[..., C]``; one logit, C = 1, is that of a sigmoid and stands for two classes,
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
         "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice term.
