@@ -421,7 +421,7 @@ def _focal(
     x: Array, truth: Array, alpha: Array | None, gamma: Array, activation: str | None
 ) -> Array:
     gamma = gamma.astype(x.dtype)
-    if truth.dtype == bool:  # only the true class adds to it, whose -log p is the cross-entropy
+    if truth.dtype == bool:  # only the true class counts, and its -log p is the cross-entropy
         loss = focal(-_cross_entropy_per_pixel(x, truth, None, None, activation), gamma)
         if alpha is None:
             return loss
