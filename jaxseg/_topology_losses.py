@@ -374,8 +374,8 @@ def _extreme(choose: Choose, sweeps: Sweeps, x: Array) -> Array:
     """The minimum or maximum of the neighbourhood of each pixel.
 
     A sweep takes the minimum or maximum of each pixel and its neighbours along some axes, and the
-    next sweep takes it of the result. The pixels that are equal to the result share its derivative evenly, so that the
-    gradient of a flipped image is the flipped gradient.
+    next sweep takes it of the result. The pixels that are equal to the result share its derivative
+    evenly, so that the gradient of a flipped image is the flipped gradient.
     """
     outside = jnp.inf if choose is jnp.minimum else -jnp.inf
     for axes in sweeps:
