@@ -1,4 +1,4 @@
-"""Probabilities of logits, their logarithms, and the derivative of both in closed form."""
+"""Probabilities from logits, their logarithms, and the derivative of both in closed form."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Probs(NamedTuple):
     q: Array
 
 
-Names = tuple[str, ...]  # of mesh axes that cut the classes
+Names = tuple[str, ...]  # the names of the mesh axes that cut the classes
 
-LEAST = -1e30  # the logarithm of a class that a logit of -inf switches off: finite, so that
-# products with a truth of 0 are 0
+# The log p of a class that a logit of -inf switches off: finite, so that 0 times it is 0.
+LEAST = -1e30
 
 
 def activate(x: Array, activation: str | None, class_axis: int = -1, names: Names = ()) -> Probs:
-    """Probabilities of logits, or of themselves without an activation.
+    """Probabilities from logits; without an activation, ``x`` has the probabilities themselves.
 
-    "two classes" are those of one logit: "not it" and "it". (A softmax of 0 and x would lose what
-    is below 6e-8.) Where ``names`` cut the classes, a softmax is over those of all devices.
+    "two classes" makes "not it" and "it" from one logit x. (A softmax of 0 and x would round 1 - p
+    to 0 below 6e-8.) If ``names`` cut the classes, a softmax is over those of all devices.
     """
     if activation == "softmax":
         top = lax.stop_gradient(x.max(class_axis, keepdims=True))
@@ -58,16 +58,16 @@ def pull_back(
     class_axis: int,
     sum_classes: Callable[[Array], Array],
 ) -> Array:
-    """The cotangent of the logits, from those of their ``Probs``.
+    """The cotangent of the logits, from the cotangents of their ``Probs``.
 
-    A softmax's derivative needs one sum over the classes, which ``sum_classes`` takes.
+    The derivative of a softmax needs one sum over the classes, which ``sum_classes`` computes.
     """
     log_p, p, log_q, q = cotangents
     if activation == "sigmoid":
         return probs.q * log_p - probs.p * log_q + probs.p * probs.q * (p - q)
-    change = log_p + probs.p * (p - q)
+    d_log_p = log_p + probs.p * (p - q)
     if activation == "softmax":
-        return change - probs.p * sum_classes(change)
-    # The softmax of the logits 0 and x, whose second 1 - p is the first p, with all its digits.
-    first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, change))
+        return d_log_p - probs.p * sum_classes(d_log_p)
+    # Two classes are a softmax of 0 and x. The second 1 - p is the first p, which has all digits.
+    first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, d_log_p))
     return first[0] * second[1] - first[1] * second[0]

@@ -1,10 +1,10 @@
-"""Boundary losses: errors weighed by their distance from the true boundary.
+"""Boundary losses: errors weighted by their distance from the true boundary.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
-map of two axes must say. Distances are taken in each image by itself. ``where`` makes no boundary
-where it begins.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space;
+for a map of two axes it has to. Distances are taken in each image by itself. The edge of ``where``
+is no boundary.
 
-These losses see little of a class's size, and are used beside a region loss.
+These losses depend little on the size of a class, so use them beside a region loss.
 """
 
 from __future__ import annotations
@@ -59,32 +59,32 @@ def boundary_loss(
 
     .. math:: \frac{1}{N} \sum_n p_n\, \phi_n
 
-    with N the number of valid pixels, and the distance positive outside the class and negative
-    inside, as ``signed_distance`` has it.
+    with N the number of valid pixels, and the distance phi positive outside the class and negative
+    inside, like that of ``signed_distance``.
 
     Args:
       logits: float ``[batch, *space, C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
-        C]``, of which 0.5 or more is the class.
-      distances: the map of distances, float ``[batch, *space, C]``, if made before; else it is
-        computed from the labels, once a call.
+        C]``; a float of 0.5 or more is the class.
+      distances: the distances phi, float ``[batch, *space, C]``; None computes them from the labels
+        in every call.
       activation: "softmax" (C > 1), "sigmoid" or None.
-      spacing: distance of neighbouring pixels: a number, or one for each spatial axis.
-      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
-        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
-        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
+      spacing: distance of neighbouring pixels: a number, or one per spatial axis.
+      spatial_axes: a tuple of the axes of the label map that are space; None is all but the first,
+        if there are three or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs
+        ``(0, 1)``, and one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to average over; None averages over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, in the units of ``spacing``; negative where
-      the prediction is right. Where a class is absent or fills the image there is no boundary: the
-      distance is taken as one (smallest) spacing, so that false positives cost something.
+      the prediction is right. A class that is absent from an image or fills it has no boundary: its
+      distances are then the smallest spacing, so that false positives cost something.
 
     Raises:
       ValueError: shapes that do not fit, an unknown ``activation``, no spatial axis, a map of two
-        axes without ``spatial_axes``, ``spacing`` not positive and finite or not one for each axis.
+        axes without ``spatial_axes``, ``spacing`` not positive and finite or not one per axis.
       TypeError: logits that are not floating point, float ids, ``where`` not bool, ``spatial_axes``
         that are not a tuple of integers, complex ``distances``.
 
@@ -102,8 +102,8 @@ def boundary_loss(
       H. Kervadec et al., "Boundary loss for highly unbalanced segmentation", 2019.
 
     Note:
-      The authors' and MONAI's distances are greater by 1 inside. In MONAI an empty target costs
-      nothing, whatever is predicted.
+      The distances of the authors and of MONAI are larger by 1 inside. In MONAI an empty target
+      costs nothing, whatever is predicted.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
@@ -132,22 +132,22 @@ def hausdorff_dt_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Hausdorff loss per class by distance transforms: errors weighed by how far off they are.
+    r"""Hausdorff loss per class by distance transforms: errors weighted by how far off they are.
 
     .. math:: \frac{1}{N} \sum_n (p_n - g_n)^2 \left(d_p(n)^\alpha + d_g(n)^\alpha\right)
 
-    with the distances to the boundary of the prediction (where p is above 0.5) and of the truth,
-    which are constants to the gradient.
+    with the distances to the boundaries of the prediction (where p is above 0.5) and of the truth,
+    which have no gradient.
 
     Args:
-      alpha: power of the distances.
+      alpha: exponent of the distances.
       logits, labels, activation, spacing, spatial_axes, where, axis, axis_name: as in
         ``boundary_loss``.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, in the units of ``spacing`` to
-      the power of alpha. A target without a boundary has distance one (smallest) spacing, so that
-      false positives cost something; a prediction without one has 0.
+      the power of alpha. For a target without a boundary the distances are the smallest
+      spacing, so that false positives cost something; for a prediction without one they are 0.
 
     Raises:
       ValueError, TypeError: as ``boundary_loss``.
@@ -165,8 +165,8 @@ def hausdorff_dt_loss(
       with convolutional neural networks", 2019.
 
     Note:
-      In MONAI a target without a boundary has distance 0: if nothing is predicted above 0.5
-      either, false positives cost nothing.
+      In MONAI the distances of a target without a boundary are 0, so false positives cost nothing
+      if no probability is above 0.5.
     """
     alpha = _checks.check_scalar("alpha", alpha)
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
@@ -174,7 +174,7 @@ def hausdorff_dt_loss(
     predicted = lax.stop_gradient(pixels.probs()) > 0.5
     weights = [
         _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
-        for kind, masks in (("of truth", pixels.masks()), ("of prediction", predicted))
+        for kind, masks in (("truth", pixels.masks()), ("prediction", predicted))
     ]
     return _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
 
@@ -191,27 +191,27 @@ def hausdorff_erosion_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Hausdorff loss per class by erosion: errors count for how many erosions they outlast.
+    r"""Hausdorff loss per class by erosion: errors weighted by how many erosions they survive.
 
     .. math:: \frac{1}{N} \sum_n \sum_{k=1}^{K} k^\alpha\, b_k(n), \quad b_0 = (p - g)^2, \quad
               b_k = \operatorname{rescale}(\max(b_{k-1} * B - 0.5,\ 0))
 
-    with B the mean over a pixel and its face neighbours, of which those outside the image are 0,
-    and the values of each image and class rescaled to [0, 1], unless they are all the same.
+    with B the mean over a pixel and its face neighbours, with 0 outside the image. The values of
+    each image and class are rescaled to [0, 1], unless all of them are equal.
 
     Args:
-      alpha: power of the number of erosions.
+      alpha: exponent of the number of erosions.
       erosions: K, about half the thickness of the thickest errors, in pixels; static.
       logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more. Errors one pixel thin vanish in
-      the first erosion and cost nothing. Rescaling keeps square blocks of an even side for ever:
-      the loss grows with the thickness of errors only roughly.
+      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more. Errors that are one pixel thin
+      vanish in the first erosion and cost nothing. Because of the rescaling, squares with an even
+      side never vanish, so the loss grows only roughly with the thickness of errors.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; ``erosions`` that are no static integer of 1 or
-        more.
+      ValueError, TypeError: as ``boundary_loss``; ``erosions`` that is not a static integer of 1
+        or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -247,21 +247,21 @@ def boundary_dou_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Boundary difference-over-union loss per class: less credit for a large object's inside.
+    r"""Boundary difference-over-union loss per class: less credit for the inside of large objects.
 
     .. math:: 1 - \frac{(1 - a)\,I + smooth}{\sum p^2 + \sum g^2 - (1 + a)\,I + smooth + eps},
               \quad a = \min\left(1 - 2\,\frac{E + smooth}{G + smooth},\ 0.8\right)
 
-    with I = sum p g, G the pixels of the class, and E those of them with a face neighbour that is
-    not of it; outside the image nothing is.
+    with I = sum p g, G the number of pixels of the class, and E the number of those with a face
+    neighbour outside the class. Pixels outside the image are outside every class.
 
     Args:
-      smooth, eps: as in ``dice_loss``, for the formula as printed.
+      smooth, eps: as in ``dice_loss``, where the formula has them.
       logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]: Dice of squares for an object
-      that is all edge, up to 9 times as steep as that for one with little.
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. For an object that is all edge it
+      is the Dice loss with squares, up to 9 times as steep as for an object with little edge.
 
     Raises:
       ValueError, TypeError: as ``boundary_loss``.
@@ -279,8 +279,8 @@ def boundary_dou_loss(
       segmentation", 2023.
 
     Note:
-      The authors add smooth to numerator and denominator of the difference over union instead: then
-      a perfect prediction costs something, and an absent class's false positives cost nothing.
+      The authors add smooth to numerator and denominator of the difference over union instead. Then
+      a perfect prediction costs something, and false positives of an absent class cost nothing.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
@@ -300,14 +300,13 @@ def boundary_dou_loss(
 def class_by_class(function: Callable[..., T], *arrays: Array) -> T:
     """Apply ``function`` to one class at a time, so that its temporaries are those of one class.
 
-    For the backward pass nothing but the arrays is kept. A device that holds some of the classes
-    gets all of them.
+    The only residuals are the arrays. If the mesh cuts the classes, every device computes all.
     """
-    classes = jax.typeof(arrays[0]).sharding.spec[-1]
-    first = tuple(jnp.moveaxis(uncut(x, (x.ndim - 1,)), -1, 0) for x in arrays)
-    results = lax.map(jax.checkpoint(lambda each: function(*each)), first)
+    class_cut = jax.typeof(arrays[0]).sharding.spec[-1]
+    classes_first = tuple(jnp.moveaxis(uncut(x, (x.ndim - 1,)), -1, 0) for x in arrays)
+    results = lax.map(jax.checkpoint(lambda one_class: function(*one_class)), classes_first)
     return jax.tree.map(
-        lambda x: placed_as(jnp.moveaxis(x, 0, -1), P(*jax.typeof(x).sharding.spec[1:], classes)),
+        lambda x: placed_as(jnp.moveaxis(x, 0, -1), P(*jax.typeof(x).sharding.spec[1:], class_cut)),
         results,
     )
 
@@ -326,7 +325,7 @@ def _squared_error_of(x: Pixel, weights: Array) -> Array:
 
 
 def _edges_and_sizes(pixels: Pixels, space: tuple[int, ...]) -> tuple[Array, Array]:
-    """How many pixels of each class are at its edge, and how many it has."""
+    """How many pixels of each class are at its edge, and how many pixels it has."""
     labels, valid = _checks.clean_bools(pixels.labels), pixels.valid()
     if labels.ndim < pixels.scores.ndim:
         classes = pixels.scores.shape[-1]
@@ -344,10 +343,10 @@ def _edges_and_sizes(pixels: Pixels, space: tuple[int, ...]) -> tuple[Array, Arr
 
 
 def _extreme(x: Array, value: Array, axes: tuple[int, ...]) -> Array:
-    """``value``, the least or greatest of ``x``; the gradient is shared by the pixels that have it.
+    """``value``, the minimum or maximum of ``x``; the pixels that have it share its gradient.
 
-    Not by an exact comparison, as JAX does it: where XLA computes ``x`` anew for that, rounded
-    otherwise, no pixel has it, and the gradient is NaN.
+    JAX's own derivative compares exactly. If XLA computes ``x`` again for it and rounds otherwise,
+    no pixel is equal, and the gradient is NaN. So this one compares with a tolerance.
     """
     value = lax.stop_gradient(value)
     has_it = jnp.abs(x - value) < 1e-6
@@ -360,9 +359,9 @@ def _erode(bound: Array, where: Array | None, space: tuple[int, ...]) -> Array:
     """A soft erosion of errors, rescaled to [0, 1]."""
     beside = [shift(bound, step, axis, 0) for axis in space for step in (1, -1)]
     soft = jnp.maximum(sum(beside, bound) / (2 * len(space) + 1) - 0.5, 0)
-    least, most = (_extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max))
-    flat = most - least < 1e-6  # but for rounding, which rescaling would blow up
-    rescaled = jnp.where(flat, soft, (soft - least) / jnp.where(flat, 1, most - least))
+    low, high = (_extreme(soft, m(soft, space, keepdims=True), space) for m in (jnp.min, jnp.max))
+    flat = high - low < 1e-6  # equal up to rounding errors, which rescaling would magnify
+    rescaled = jnp.where(flat, soft, (soft - low) / jnp.where(flat, 1, high - low))
     return rescaled if where is None else jnp.where(where, rescaled, 0)
 
 
@@ -377,12 +376,12 @@ def _erosion_sums(
     space: tuple[int, ...],
     erosions: int,
 ) -> Array:
-    """The sums of the eroded squared errors, each weighted by its number to the power alpha."""
+    """Sums of the squared errors after each erosion, weighted by the erosion's number to alpha."""
     pixels = Pixels(scores, labels, where, axes, activation, None)
     where = None if where is None else pixels.valid()
 
-    def of_class(p: Array, g: Array) -> Array:
-        @jax.checkpoint  # keeps one array of each erosion
+    def class_errors(p: Array, g: Array) -> Array:
+        @jax.checkpoint  # keeps one array per erosion as residual
         def step(state: tuple[Array, Array], k: Array) -> tuple[tuple[Array, Array], None]:
             bound = _erode(state[0], where, space)
             return (bound, state[1] + k ** alpha.astype(k.dtype) * bound), None
@@ -391,44 +390,44 @@ def _erosion_sums(
         return lax.scan(step, start, jnp.arange(1, erosions + 1, dtype=p.dtype))[0][1]
 
     @jax.checkpoint  # the backward pass starts from the logits again
-    def total(scores: Array) -> Array:
+    def error_sums(scores: Array) -> Array:
         p = pixels._replace(scores=scores).probs()
-        values = masked(class_by_class(of_class, p, pixels.truth().astype(p.dtype)), where)
+        values = masked(class_by_class(class_errors, p, pixels.truth().astype(p.dtype)), where)
         return sum_axis_by_axis(values, axes)
 
-    return total(scores)
+    return error_sums(scores)
 
 
 # ---------------------------------------------------------------------------------- distances
 
 
 def _distance_maps(kind: str, masks: Array, spacing: Spacing, space: tuple[int, ...]) -> Array:
-    """Distances ``[..., C]`` to the boundary of each class's masks, in each image by itself.
+    """Distances ``[..., C]`` to the boundary of each class, in each image by itself.
 
-    Where there is no boundary, one (smallest) spacing; for a prediction 0.
+    Without a boundary, the distances are the smallest spacing, or 0 for a prediction.
     """
     spacings = axis_spacings(spacing, len(space))
     smallest = jnp.asarray(spacings, jnp.float32).min()
-    return _of_classes(masks, spacings, smallest, kind=kind, space=space)
+    return _class_distances(masks, spacings, smallest, kind=kind, space=space)
 
 
 @partial(jax.jit, static_argnames=("kind", "space"))
-def _of_classes(
+def _class_distances(
     masks: Array, spacings: Spacings, smallest: Array, *, kind: str, space: tuple[int, ...]
 ) -> Array:
-    def of_class(mask: Array) -> Array:
-        to_mask, to_rest = (distances_along(m, space, spacings) for m in (mask, ~mask))
+    def distances(mask: Array) -> Array:
+        to_mask, to_outside = (distances_along(m, space, spacings) for m in (mask, ~mask))
         if kind == "signed":
-            d = to_mask - to_rest
+            d = to_mask - to_outside
             return jnp.where(jnp.isinf(d), jnp.sign(d) * smallest, d)
-        d = to_mask + to_rest
-        return jnp.where(jnp.isinf(d), smallest if kind == "of truth" else 0, d)
+        d = to_mask + to_outside
+        return jnp.where(jnp.isinf(d), smallest if kind == "truth" else 0, d)
 
-    return class_by_class(of_class, masks)
+    return class_by_class(distances, masks)
 
 
 def _edges(classes: Array, valid: Array, space: tuple[int, ...]) -> Array:
-    """Pixels with a face neighbour, not masked, of another class; or none, at the border."""
+    """Pixels at the image border, or with a valid face neighbour of another class."""
     edge = jnp.zeros_like(valid & (classes == classes))
     for axis in space:
         for step in (1, -1):

@@ -1,7 +1,7 @@
 """Compound losses: a pixel loss and a region loss in one scalar.
 
-All but ``dice_top_k_loss`` read the logits once for both. They return a scalar because their terms
-have different shapes, and they alone take class weights.
+All but ``dice_top_k_loss`` read the logits once for both. They return a scalar, since their terms
+have different shapes, and so they take class weights, which region losses do not.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def bce_dice_loss(
               + w_{dice} \cdot \operatorname{mean}\left(1 - \frac{2\,tp + smooth}{2\,tp + fp + fn +
               smooth}\right)
 
-    BCE is averaged over valid pixels and classes, the Dice loss over classes and, if ``axis`` keeps
-    any, over images.
+    BCE is averaged over valid pixels and classes, the Dice loss over classes and, if ``axis``
+    leaves the batch out, over images.
 
     Args:
       logits: float ``[..., C]``; ``[..., 1]`` for one mask.
-      labels: integer or bool ids ``[...]`` (with C = 1 a mask), or dense bool or float ``[...,
-        C]``. Masks of 0 and 255 must become bool, as by ``masks > 0``.
+      labels: integer or bool ids ``[...]`` (a mask if C is 1), or dense bool or float ``[..., C]``.
+        Convert masks of 0 and 255 to bool first, by ``masks > 0``.
       bce_weight: weight of the cross-entropy.
       dice_weight: weight of the Dice loss.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
-        loss is that of the global batch.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the loss is
+        then that of the global batch.
 
     Returns:
       Scalar, float32 (float64 for float64 logits), never negative; 0 if no pixel counts.
@@ -90,7 +90,7 @@ def bce_dice_loss(
       The pairing is widespread; Dice as in ``dice_loss``.
 
     Note:
-      The Keras idiom ``0.5 * BCE - dice`` is this minus 1, with the same gradient.
+      The Keras idiom ``0.5 * BCE - dice`` is this loss minus 1, with the same gradient.
     """
     pixels = as_pixels(logits, labels, "sigmoid", where, axis, axis_name)
     sums = pixel_sums(_bce_dice_of, pixels)
@@ -124,20 +124,21 @@ def dice_ce_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
       ce_weight: weight of the cross-entropy.
-      class_weights: ``[C]``, of the Dice loss's mean over classes; ``[0, 1, 1]`` leaves class 0
-        out.
-      ce_class_weights: ``[C]``, of the cross-entropy's mean over pixels: only their ratios matter.
-      label_smoothing: share of each label that is spread over all classes, for the cross-entropy.
+      class_weights: ``[C]``, for the mean of the Dice loss over the classes; ``[0, 1, 1]`` leaves
+        class 0 out.
+      ce_class_weights: ``[C]``, for the mean of the cross-entropy over the pixels, so only their
+        ratios matter.
+      label_smoothing: share of each label that is spread over all classes in the cross-entropy.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included,
-        ``(1, 2)`` of ``[B, H, W]`` is the mean of each image's.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
-        loss is that of the global batch.
+        and ``(1, 2)`` of ``[B, H, W]`` averages the Dice losses of the images.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the loss is
+        then that of the global batch.
 
     Returns:
-      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts. An id outside [0, C) has
-      no part in the cross-entropy; to Dice it is a pixel of no class.
+      Scalar, float32 (float64 for float64 logits); 0 if no pixel counts. A pixel whose id is
+      outside [0, C) has no cross-entropy, and belongs to no class in Dice.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``; class weights not of shape ``[C]``.
@@ -158,7 +159,7 @@ def dice_ce_loss(
       image segmentation", Nature Methods 2021.
 
     Note:
-      nnU-Net's value is this minus 1, its Dice being negative. The weighted cross-entropy is
+      nnU-Net's value is this loss minus 1, since it adds -Dice. The weighted cross-entropy is
       PyTorch's for ids; for dense labels PyTorch divides by the number of pixels.
     """
     pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
@@ -188,16 +189,16 @@ def linear_dice_ce_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""``dice_ce_loss`` of a network's last 1x1 convolution, whose logits never exist.
+    r"""``dice_ce_loss`` with the network's last 1x1 convolution inside, which stores no logits.
 
     .. math:: \operatorname{dice\_ce\_loss}(features \cdot kernel + bias,\ labels)
 
-    The convolution is taken inside, block by block, forward and backward, so that neither the
-    logits nor their gradient is ever whole: with 117 classes of 32 features they would be most of
-    the memory of a train step. The convolution is computed three times for that, not twice.
+    The convolution runs inside, block by block, forward and backward, so that neither the logits
+    nor their gradient is ever held whole. With 117 classes and 32 features they would take most of
+    the memory of a training step. In return the convolution runs once more, in the backward pass.
 
     Args:
-      features: float ``[..., F]``, what the last layer reads.
+      features: float ``[..., F]``, the input of the last layer.
       kernel: float ``[F, C]``, C > 1, or a 1x1 convolution's ``[1, ..., 1, F, C]``.
       bias: float ``[C]`` or None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
@@ -224,8 +225,8 @@ def linear_dice_ce_loss(
       0.1539
 
     References:
-      E. Wijmans et al., "Cut your losses in large-vocabulary language models", 2025, does so for
-      the cross-entropy of text.
+      E. Wijmans et al., "Cut your losses in large-vocabulary language models", 2025, does this for
+      the cross-entropy of tokens.
     """
     features = _checks.check_scores("features", features)
     kernel, bias = _checks.check_linear(features, kernel, bias)
@@ -259,24 +260,24 @@ def dice_focal_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Soft Dice and focal loss, from one read of the logits.
+    r"""Soft Dice loss and focal loss, in one pass over the logits.
 
     .. math:: w_{dice} \cdot \frac{\sum_c v_c (1 - dice_c)}{\sum_c v_c}
               + w_{focal} \cdot \operatorname{mean}_n \left(-\alpha_{g_n} (1 - p_{n, g_n})^\gamma
               \log p_{n, g_n}\right)
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
-        and "it".
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
+        "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
       focal_weight: weight of the focal loss.
       gamma, alpha: as in ``softmax_focal_loss``.
-      class_weights: ``[C]``, of the Dice loss's mean over classes.
+      class_weights: ``[C]``, for the mean of the Dice loss over the classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
@@ -296,8 +297,8 @@ def dice_focal_loss(
       segmentation of head and neck anatomy", 2019.
 
     Note:
-      In MONAI 1.6 the focal term of several classes is that of a sigmoid for each class, with
-      ``softmax=True`` too, which acts on the Dice term alone. Its mean is over pixels and classes.
+      For several classes, the focal term of MONAI 1.6 is that of a sigmoid per class, averaged over
+      pixels and classes, even with ``softmax=True``, which only changes its Dice term.
     """
     pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     classes = pixels.scores.shape[-1]
@@ -305,7 +306,7 @@ def dice_focal_loss(
     alpha = None if alpha is None else check_per_class("alpha", alpha, max(classes, 2))
     gamma = _checks.check_scalar("gamma", gamma)
     counts, *others = pixel_sums(_dice_focal_of, pixels, gamma, alpha)
-    sums = (_of_given_classes(pixels, counts), *others)
+    sums = (_given_classes(pixels, counts), *others)
     terms = {"dice_weight": dice_weight, "focal_weight": focal_weight}
     return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
@@ -329,23 +330,24 @@ def dice_top_k_loss(
               + w_{ce} \cdot \frac{1}{k} \sum_{n \in \text{k largest}} CE_n
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
-        and "it".
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
+        "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice loss.
       ce_weight: weight of the cross-entropy.
-      fraction: share of the valid pixels of the batch that is kept, as in ``top_k_loss``.
-      class_weights: ``[C]``, of the Dice loss's mean over classes.
+      fraction: share of the valid pixels of the batch that count, as in ``top_k_loss``.
+      class_weights: ``[C]``, for the mean of the Dice loss over the classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``; weights of another shape; ``fraction``.
+      ValueError, TypeError: as ``soft_counts``; weights of another shape, a ``fraction`` that is
+        not in (0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -361,7 +363,7 @@ def dice_top_k_loss(
     pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     classes = pixels.scores.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    counts = _of_given_classes(pixels, pixel_sums(counts_of, pixels))
+    counts = _given_classes(pixels, pixel_sums(counts_of, pixels))
     regions = _region_mean(pixels, counts, _dice(smooth), class_weights)
     top = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
     return _weighted_sum((regions, top), {"dice_weight": dice_weight, "ce_weight": ce_weight})
@@ -389,19 +391,19 @@ def exponential_logarithmic_loss(
               (-\log p_{n, g_n})^{\gamma_c}\right)
 
     Args:
-      logits: float ``[..., C]``; with C = 1 the sigmoid's, and the pixel's two classes are "not it"
-        and "it".
+      logits: float ``[..., C]``; one logit, C = 1, goes through a sigmoid and makes two classes,
+        "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight: weight of the Dice term.
       ce_weight: weight of the pixel term.
-      dice_gamma, ce_gamma: powers of the two terms: below 1 they stress what is nearly right.
-      class_weights: v, ``[C]``, of the Dice term's mean over classes.
-      ce_class_weights: u, ``[C]`` (``[2]`` if C is 1), factors of the pixel term; in the paper the
-        root of all labels over those of the class.
+      dice_gamma, ce_gamma: exponents of the two terms; below 1 they stress what is nearly right.
+      class_weights: v, ``[C]``, for the mean of the Dice term over the classes.
+      ce_class_weights: u, ``[C]`` (``[2]`` if C is 1), factors of the pixel term; the paper has the
+        square root of the number of all labels divided by the number of the class's labels.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
@@ -434,7 +436,7 @@ def exponential_logarithmic_loss(
         return safe_power(loss, dice_gamma.astype(loss.dtype))
 
     counts, *others = pixel_sums(_exponential_of, pixels, ce_gamma, weights)
-    sums = (_of_given_classes(pixels, counts), *others)
+    sums = (_given_classes(pixels, counts), *others)
     terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
     return _compound(pixels, sums, region, class_weights, **terms)
 
@@ -459,22 +461,22 @@ def unified_focal_loss(
               \quad TI = \frac{tp + smooth}{tp + \delta\,fn + (1 - \delta)\,fp + smooth}
 
     with :math:`d_0 = 1 - \delta` for class 0, the background, and :math:`\delta` for all others.
-    Asymmetric: the focal loss has gamma for the background and 0 for the others, and the Tversky
-    loss 0 for the background and gamma for the others, so that rare classes are never damped.
-    Symmetric: both have gamma for all.
+    The symmetric form has gamma for all classes in both terms. In the asymmetric form, the
+    focal term has gamma for the background and 0 for the others, and the Tversky term 0 for the
+    background and gamma for the others, so that rare classes are never damped.
 
     Args:
-      logits: float ``[..., C]``, of any number of classes; C = 1 is a class and its background.
+      logits: float ``[..., C]`` with any number of classes; C = 1 is one class and its background.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
-      asymmetric: the form of the loss.
-      weight: lambda, the share of the focal loss.
-      delta: weight of the classes over the background, and of misses over false positives.
-      gamma: in [0, 1): damps pixels that are right, stresses classes that are nearly right.
+      asymmetric: whether to take the asymmetric form.
+      weight: lambda, the weight of the focal loss.
+      delta: weight of other classes against the background, and of misses against false positives.
+      gamma: in [0, 1); it damps pixels that are right and stresses classes that are nearly right.
       smooth: added to numerator and denominator of the Tversky index.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over for Tversky; None sums over all axes, the batch
         included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Scalar, float32 (float64 for float64 logits); 0 if no pixel counts.
@@ -494,7 +496,8 @@ def unified_focal_loss(
       handle class imbalanced medical image segmentation", 2022.
 
     Note:
-      MONAI has two classes, smooths with 1e-7, and averages the focal term over classes too.
+      MONAI takes two classes, adds 1e-7 where this adds smooth, and averages the focal term over
+      the classes too.
     """
     pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
     weight = _checks.check_scalar("weight", weight)
@@ -518,30 +521,30 @@ def unified_focal_loss(
 def deep_supervision(
     loss: Callable[..., Array], weights: Sequence[float] | ArrayLike | None = None
 ) -> Callable[..., Array]:
-    r"""A loss of a list of logits at several resolutions, from a loss of one.
+    r"""Turn a loss of one output into a loss of a list of outputs at several resolutions.
 
     .. math:: \sum_i \frac{w_i}{\sum_j w_j}\, loss(logits_i, labels_i)
 
-    with one label map resized to each output by nearest neighbour, or a list of them. A resized
-    pixel has the label under its centre, as in PyTorch's "nearest-exact".
+    The labels are one map, which is resized to each output by nearest neighbour, or a list of one
+    map per output. A resized pixel has the label under its centre, as in PyTorch's "nearest-exact".
 
     Args:
-      loss: a function ``loss(logits, labels, *, where=None, ...)`` whose result is a scalar, as
-        that of a compound loss. Any other is reduced first: ``lambda *args, **options:
-        jaxseg.dice_loss(*args, **options).mean()``.
-      weights: ``[outputs]``, divided by their sum; None is ``1/2^i``, the finest first. They may be
-        traced: then they are not checked, and the loss is NaN if all are 0.
+      loss: a function ``loss(logits, labels, *, where=None, ...)`` that returns a scalar, such as a
+        compound loss. Reduce any other: ``lambda *args, **options: jaxseg.dice_loss(*args,
+        **options).mean()``.
+      weights: ``[outputs]``, divided by their sum; None is ``1/2^i``, for outputs with the finest
+        first. JAX arrays may be traced, so they are not checked; if all are 0, the loss is NaN.
 
     Returns:
       A function ``(outputs, labels, *, where=None, **arguments)`` that returns a scalar of the
-      loss's dtype. ``outputs`` are a list of logits ``[B, *space_i, C]``; ``labels`` are ids ``[B,
-      *space]`` or dense ``[B, *space, C]``, or a list with a label map for each output, of its own
-      resolution; ``where`` is the same of bools ``[B, *space]``; ``arguments`` go to ``loss``.
+      loss's dtype. ``outputs`` is a list of logits ``[B, *space_i, C]``. ``labels`` is ids ``[B,
+      *space]`` or dense ``[B, *space, C]``, or a list of one such map per output, in its
+      resolution. ``where`` is likewise bool ``[B, *space]``. ``arguments`` are passed to ``loss``.
 
     Raises:
-      ValueError: a loss that is not a scalar, an empty list of outputs, another number of weights
-        or of label maps than of outputs, weights that are negative, not finite or all 0, outputs
-        whose number of axes is not that of the labels.
+      ValueError: a loss that is not a scalar, no outputs, not one weight or one label map per
+        output, weights that are negative, not finite or all 0, labels that do not have the axes of
+        the outputs.
       TypeError: weights that are not real numbers.
 
     Example:
@@ -558,7 +561,7 @@ def deep_supervision(
 
     References:
       C.-Y. Lee et al., "Deeply-supervised nets", 2015; the weights are those of F. Isensee et al.,
-      "nnU-Net", 2021, which gives the coarsest output none.
+      "nnU-Net", 2021, which gives the coarsest output a weight of 0.
     """
     if weights is not None:
         weights = _output_weights(weights)
@@ -576,34 +579,34 @@ def deep_supervision(
             raise ValueError(f"Each output needs a weight: {count} outputs, {len(shares)} weights.")
         shares = shares / shares.sum()
         shapes = [jnp.shape(logits) for logits in outputs]
-        maps = _maps_of_outputs(labels, where, shapes)
+        maps = _maps_per_output(labels, where, shapes)
         values = []
         for logits, (own_labels, mask) in zip(outputs, maps, strict=True):
             value = jnp.asarray(loss(logits, own_labels, where=mask, **arguments))
             if value.shape != ():
                 raise ValueError(
-                    f"The loss has to be a scalar, and that of an output has shape {value.shape}: "
+                    f"The loss has to be a scalar, but for an output it has shape {value.shape}: "
                     "reduce it, as lambda *args, **options: loss(*args, **options).mean() does."
                 )
             values.append(value)
-        each = jnp.stack(values)
-        return (each * jnp.asarray(shares).astype(each.dtype)).sum()
+        losses = jnp.stack(values)
+        return (losses * jnp.asarray(shares).astype(losses.dtype)).sum()
 
     return supervised
 
 
 def _bce_dice_of(x: Pixel) -> tuple[Counts, Array, Array]:
-    """Soft counts, binary cross-entropy, and its weight."""
+    """Soft counts, the binary cross-entropy, and its weight."""
     return counts_of(x), -x.inside(x.log_p) - x.outside(x.log_q), jnp.ones_like(x.p)
 
 
 def _dice_ce_of(
-    x: Pixel, weights: Array | None, share: Array | None, spread: Array | None
+    x: Pixel, weights: Array | None, true_share: Array | None, spread: Array | None
 ) -> tuple[Counts, Array, Array]:
-    """Soft counts, cross-entropy of smoothed labels, and its weight."""
+    """Soft counts, the cross-entropy of smoothed labels, and its weight."""
     ce, weight = -x.inside(x.log_p), x.g
-    if share is not None and spread is not None:  # a class that is switched off has no share
-        ce = share * ce - spread * x.labels * jnp.where(x.log_p > LEAST / 2, x.log_p, 0)
+    if true_share is not None and spread is not None:  # none goes to a class that is switched off
+        ce = true_share * ce - spread * x.labels * jnp.where(x.log_p > LEAST / 2, x.log_p, 0)
     if weights is not None:
         ce, weight = weights * ce, weights * weight
     return counts_of(x), ce, weight
@@ -622,12 +625,12 @@ def _exponential_of(x: Pixel, gamma: Array, weights: Array | None) -> tuple[Coun
 
 
 def _targets(smoothing: Array | None, classes: int) -> tuple[Array | None, Array | None]:
-    """How much of a label its class keeps, and what each class gets of it."""
+    """The share of a label that stays with its class, and the share that is added to each class."""
     return (None, None) if smoothing is None else (1 - smoothing, smoothing / classes)
 
 
-def _of_given_classes(pixels: Pixels, counts: Counts) -> Counts:
-    """The counts of the given classes: of one logit, those of "it" alone."""
+def _given_classes(pixels: Pixels, counts: Counts) -> Counts:
+    """The counts of the classes that have a logit: of one logit, only those of "it"."""
     return Counts(*(x[..., -pixels.scores.shape[-1] :] for x in counts))
 
 
@@ -642,7 +645,7 @@ def _compound(
     class_weights: Array | None = None,
     **weights: ArrayLike,
 ) -> Array:
-    """The weighted sum of a region loss and of a pixel loss, by the names of the two weights."""
+    """The weighted sum of a region loss and a pixel loss; the weights are in this order."""
     counts, loss, weight = sums
     regions = _region_mean(pixels, counts, region, class_weights)
     return _weighted_sum((regions, _global_mean(pixels, loss, weight)), weights)
@@ -654,10 +657,10 @@ def _region_mean(
     region: Callable[[Counts], Array],
     class_weights: Array | None,
 ) -> Array:
-    """A region loss's mean over classes and over images that have a valid pixel."""
+    """Mean of a region loss over the classes, and over the images that have a valid pixel."""
     loss = region(counts)
     valid = pixels.over_devices(pixels.valid().any(pixels.axes).astype(jnp.int32)) > 0
-    if pixels.where is None or valid.ndim == 0:  # the loss of no pixel is 0
+    if pixels.where is None or valid.ndim == 0:  # without valid pixels the loss is 0 already
         valid = jnp.ones_like(valid)
     if class_weights is None:
         loss = loss.mean(-1)
@@ -668,9 +671,9 @@ def _region_mean(
 
 
 def _global_mean(pixels: Pixels, total: Array, weight: Array) -> Array:
-    """``total / weight`` over images and devices; 0 if nothing weighs."""
+    """``total / weight``, summed over images and devices; 0 if the weights are 0."""
     total, weight = total.sum(), weight.sum()
-    if pixels.axis_name is not None and 0 not in pixels.axes:  # the others are summed already
+    if pixels.axis_name is not None and 0 not in pixels.axes:  # otherwise they are summed already
         total, weight = psum_each((total, weight), pixels.axis_name)
     return safe_divide(total, weight, 0)
 
@@ -684,7 +687,7 @@ def _weighted_sum(values: tuple[Array, Array], weights: dict[str, ArrayLike]) ->
 
 
 def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
-    """Weights ``[outputs]``; values that are known, eagerly and under jit, are checked."""
+    """Weights ``[outputs]``; values are checked unless they are JAX arrays, which may be traced."""
     known = not any(isinstance(leaf, Array) for leaf in jax.tree.leaves(weights))
     array: Any = np.asarray(weights) if known else jnp.asarray(weights)
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
@@ -698,19 +701,19 @@ def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
     return array.astype(np.float64)
 
 
-def _maps_of_outputs(
+def _maps_per_output(
     labels: Any, where: Any, shapes: Sequence[tuple[int, ...]]
 ) -> list[tuple[Array, Array | None]]:
-    """Labels and ``where`` of each output: those of a list, or one map resized to each."""
-    own_labels = _of_each_output("labels", labels, shapes)
+    """Labels and ``where`` for each output, from a list or from one map that is resized."""
+    own_labels = _per_output("labels", labels, shapes)
     if where is None:
         return [(x, None) for x in own_labels]
     if not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
         where = _checks.check_where(where, jnp.shape(labels)[: len(shapes[0]) - 1])
-    return list(zip(own_labels, _of_each_output("where", where, shapes), strict=True))
+    return list(zip(own_labels, _per_output("where", where, shapes), strict=True))
 
 
-def _of_each_output(name: str, maps: Any, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+def _per_output(name: str, maps: Any, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     if not _is_list_of_maps(maps):
         maps = _checks.as_array(maps)
         return [_nearest(name, maps, shape) for shape in shapes]
@@ -726,7 +729,7 @@ def _is_list_of_maps(x: Any) -> bool:
 
 
 def _nearest(name: str, x: Array, shape: tuple[int, ...]) -> Array:
-    """A map ``[B, *space]``, or dense labels, resized to an output's; batch and classes stay."""
+    """Resize a map ``[B, *space]``, or dense labels ``[B, *space, C]``, to an output's shape."""
     dense = name == "labels" and x.ndim == len(shape)
     shape = shape if dense else shape[:-1]
     fixed = (0, x.ndim - 1) if dense else (0,)

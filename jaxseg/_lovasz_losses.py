@@ -1,4 +1,4 @@
-"""Lovász losses: the errors of all pixels, weighted by their order."""
+"""Lovász losses: the errors of all pixels, each weighted by its place in their order."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def lovasz_hinge_loss(
     .. math:: \sum_i \max(m_{\pi_i}, 0)\,(\Delta_i - \Delta_{i-1}), \quad
               m = 1 - (2 g - 1)\,x
 
-    with the errors m in falling order, and :math:`\Delta_i` the Jaccard loss when the first i
+    with the errors m in descending order, and :math:`\Delta_i` the Jaccard loss if only the first i
     pixels are wrong.
 
     Args:
       logits: float ``[..., C]``; each class is a mask by itself.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``; a float of 0.5
+        or more is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
-        batch included.
+      axis: axes of the label map whose pixels are sorted together; None is all axes, the batch
+        included.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, not bounded.
+      Float32 (float64 for float64 logits) ``[..., C]``, 0 or more, without an upper bound.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``.
@@ -59,8 +59,8 @@ def lovasz_hinge_loss(
       M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
 
     Note:
-      The gradient depends on the order of equal errors, the value does not. Pixels of other devices
-      cannot be ordered in a ``shard_map`` body: each device orders its own.
+      The order of equal errors changes the gradient, not the value. In the body of a ``shard_map``,
+      each device sorts only the pixels that it holds.
     """
     pixels = as_pixels(logits, labels, "sigmoid", where, axis)
     return _lovasz("hinge", pixels.scores, pixels.labels, pixels.where, pixels.axes)[0]
@@ -80,22 +80,22 @@ def lovasz_softmax_loss(
     .. math:: \frac{1}{|\mathcal C|} \sum_{c \in \mathcal C} \sum_i m^c_{\pi_i}
               (\Delta_i - \Delta_{i-1}), \quad m^c = \lvert g_c - p_c \rvert
 
-    with the errors m of a class in falling order, and :math:`\Delta_i` the Jaccard loss when the
-    first i pixels are wrong.
+    with the errors m of a class in descending order, and :math:`\Delta_i` the Jaccard loss if only
+    the first i pixels are wrong.
 
     Args:
       logits: float ``[..., C]``; probabilities if ``activation`` is None.
-      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``, of which 0.5 or
-        more is the class.
+      labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``; a float of 0.5
+        or more is the class.
       activation: "softmax" (C > 1), "sigmoid" or None.
-      classes: "present": the mean over the classes that are in the labels; "all": over all.
+      classes: "present" for the mean over the classes in the labels, "all" for that over all.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map of which the pixels are ordered together; None is all axes, the
-        batch included, ``(1, 2)`` is each image by itself.
+      axis: axes of the label map whose pixels are sorted together; None is all axes, the batch
+        included, and ``(1, 2)`` sorts each image by itself.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]`` in [0, 1]: the class axis is averaged. If no
-      class is present, the mean over all: false positives cost something.
+      class is present, it is the mean over all, so that false positives cost something.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``; other ``classes``.
@@ -112,9 +112,9 @@ def lovasz_softmax_loss(
       M. Berman, A. R. Triki and M. B. Blaschko, "The Lovász-softmax loss", 2018.
 
     Note:
-      The gradient depends on the order of equal errors, the value does not. The authors' code takes
-      a name of ``classes`` made at run time for another, and returns an empty tensor when all
-      pixels are ignored.
+      The order of equal errors changes the gradient, not the value. The authors' code compares
+      ``classes`` by identity, so a string that is made at run time is not recognised, and it
+      returns an empty tensor if all pixels are ignored.
     """
     if classes not in ("present", "all"):
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}.")
@@ -128,24 +128,24 @@ def lovasz_softmax_loss(
 
 @partial(jax.jit, static_argnums=(0, 4))
 def _lovasz(
-    error: str | None,
+    error_kind: str | None,
     scores: Array,
     labels: Array,
     where: Array | None,
     axes: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    """Lovász extension of the Jaccard loss of each class, and whether the class is present.
+    """The Lovász extension of the Jaccard loss per class, and whether the class is present.
 
-    ``error`` is that of a pixel: "hinge", or the distance of its probability from the truth, by the
-    name of the activation. The weight of an error depends on the order alone, so it has no
-    gradient.
+    ``error_kind`` is "hinge", or the activation whose probabilities are compared with the truth.
+    The weight of an error depends only on the order of the errors, so it has no gradient.
     """
     scores = uncut(scores, (scores.ndim - 1,))  # the classes are taken one by one
-    pixels = Pixels(scores, labels, where, axes, None if error == "hinge" else error, None)
+    activation = None if error_kind == "hinge" else error_kind
+    pixels = Pixels(scores, labels, where, axes, activation, None)
 
     def errors(scores: Array) -> Array:
         given = pixels._replace(scores=scores)
-        if error == "hinge":
+        if error_kind == "hinge":
             x = given.logits()
             values = jnp.maximum(1 - jnp.where(pixels.masks(), x, -x), 0)
         else:
@@ -153,25 +153,26 @@ def _lovasz(
             values = jnp.where(pixels.masks(), 1 - p, p)
         return masked(values, where)
 
-    truth = pixels.masks  # anew wherever it is needed: a comparison is cheaper than an array
-    now = lax.stop_gradient(errors(scores))
+    truth = pixels.masks  # computed wherever it is needed: comparing is cheaper than an array
+    fixed_errors = lax.stop_gradient(errors(scores))
 
     def sort_class(c: Array, weights: Array) -> Array:
-        e = lax.dynamic_index_in_dim(now, c, -1, keepdims=False)
+        e = lax.dynamic_index_in_dim(fixed_errors, c, -1, keepdims=False)
         w = _order_weights(e, truth()[..., c], where, axes)
         w = placed_as(w, jax.typeof(e).sharding.spec)
         return lax.dynamic_update_index_in_dim(weights, w, c, -1)
 
-    # One class at a time, in place; from a select of zeros, which is sharded as the errors are.
-    weights = lax.fori_loop(0, scores.shape[-1], sort_class, jnp.where(False, now, 0))
-    total = jax.checkpoint(lambda scores: sum_axis_by_axis(weights * errors(scores), axes))
-    return total(scores), truth().any(axes)
+    # One class at a time, written in place into zeros that are sharded like the errors.
+    zeros = jnp.where(False, fixed_errors, 0)
+    weights = lax.fori_loop(0, scores.shape[-1], sort_class, zeros)
+    weighted_sum = jax.checkpoint(lambda scores: sum_axis_by_axis(weights * errors(scores), axes))
+    return weighted_sum(scores), truth().any(axes)
 
 
 def _order_weights(
     errors: Array, truth: Array, where: Array | None, axes: tuple[int, ...]
 ) -> Array:
-    """The rise of the Jaccard loss with each error of one class, in falling order."""
+    """How much each error of one class adds to the Jaccard loss, in descending order."""
     batch_axes = tuple(a for a in range(errors.ndim) if a not in axes)
     order = (*batch_axes, *axes)
     shape = tuple(errors.shape[a] for a in order)
@@ -188,18 +189,19 @@ def _order_weights(
 
 
 def _row_weights(errors: Array, truth: Array, valid: Array) -> Array:
-    """Weights ``[n]`` of the errors ``[n]`` of one class in one set of pixels; 0 if not valid."""
-    key = jnp.where(valid, -errors, jnp.inf)  # the masked ones last
+    """Weights ``[n]`` for errors ``[n]`` that are sorted together; 0 where not valid."""
+    key = jnp.where(valid, -errors, jnp.inf)  # masked pixels last
     n = errors.shape[0]
     _, order, hit, counted = lax.sort((key, jnp.arange(n), truth, valid), num_keys=1)
     size = truth.sum(dtype=jnp.int32)
-    false = jnp.cumsum((counted & ~hit).astype(jnp.int32))
-    left = size - jnp.cumsum((counted & hit).astype(jnp.int32))
-    union, left = (size + false).astype(errors.dtype), left.astype(errors.dtype)
-    # A difference of two Jaccard losses would lose its digits; these are the differences written
-    # out: a missed pixel leaves the union as it is, a false one makes it larger.
+    false_positives = jnp.cumsum((counted & ~hit).astype(jnp.int32))
+    overlap = size - jnp.cumsum((counted & hit).astype(jnp.int32))
+    union = (size + false_positives).astype(errors.dtype)
+    # The differences of Jaccard losses in closed form, since a subtraction loses digits. A miss
+    # leaves the union as it is, and a false positive adds a pixel to it.
     first = union == 1  # the union was empty before
-    rise = jnp.where(first, 1, left / jnp.where(first, 1, union * (union - 1)))
-    weights = jnp.where(hit, 1 / jnp.maximum(union, 1), rise)
+    overlap = overlap.astype(errors.dtype)
+    false_positive = jnp.where(first, 1, overlap / jnp.where(first, 1, union * (union - 1)))
+    weights = jnp.where(hit, 1 / jnp.maximum(union, 1), false_positive)
     weights = jnp.where(counted, weights, 0)
     return jnp.zeros_like(errors).at[order].set(weights, unique_indices=True)

@@ -1,11 +1,11 @@
-"""Pixel losses: per pixel, or over the hardest pixels.
+"""Pixel losses: unreduced, or reduced over the hardest pixels.
 
-A loss of each pixel is not reduced and 0 where masked. Its mean over the valid pixels, which is 0
-if there are none, is ``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``.
+An unreduced loss has one number per pixel, 0 where masked. Its mean over the valid pixels is
+``loss.sum() / jnp.maximum(where.sum(dtype=loss.dtype), 1)``, which is 0 if there are none.
+
+One logit per pixel, ``[..., 1]``, stands for two classes, "not it" and "it".
 
 Optax has the plain cross-entropies, and the focal loss of a sigmoid.
-
-With one class, ``[..., 1]``, the two classes of a pixel are "not it" and "it".
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def cross_entropy_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       class_weights: u, ``[C]``; ``[2]`` if C is 1.
       label_smoothing: s in [0, 1], the share of each label that is spread over all classes. A class
-        that is switched off, by a logit of -inf, has no part in the loss unless it is the truth.
+        that a logit of -inf switches off does not add to the loss, unless it is the true class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
-      C). PyTorch's weighted mean divides by the sum of ``u[labels]``.
+      C). (PyTorch's mean with class weights divides the sum by the sum of ``u[labels]``.)
 
     Raises:
       ValueError: shapes that do not fit, weights of another shape, an empty map.
@@ -84,7 +84,7 @@ def cross_entropy_loss(
       1.1269
 
     Note:
-      For a label of 255 Optax's loss of integer labels is NaN, and for -1 that of the last class.
+      Optax's loss for integer labels is NaN for a label of 255, and for -1 takes the last class.
     """
     pixels = as_pixels_of_classes(logits, labels, where)
     classes = max(pixels.scores.shape[-1], 2)
@@ -100,21 +100,21 @@ def softmax_focal_loss(
     alpha: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Focal loss of each pixel: cross-entropy, less of it where the pixel is right already.
+    r"""Focal loss of each pixel: the cross-entropy, damped where the pixel is already right.
 
     .. math:: -\sum_c \alpha_c\, g_c\, (1 - p_c)^\gamma \log p_c
 
     Args:
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
-      gamma: 0 is the cross-entropy; 2 in the paper. One number for all classes.
-      alpha: weight of all classes, or of each: ``[C]``; ``[2]`` if C is 1, where the paper's alpha
-        is ``[1 - alpha, alpha]``.
+      gamma: one number for all classes; 0 gives the cross-entropy, and the paper has 2.
+      alpha: a weight for all classes, or one per class: ``[C]``; ``[2]`` if C is 1, where the
+        paper's alpha is ``[1 - alpha, alpha]``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
-      C). Finite for logits of 1e4, with gradients.
+      C). Values and gradients are finite for logits of 1e4.
 
     Raises:
       ValueError, TypeError: as ``cross_entropy_loss``.
@@ -152,32 +152,32 @@ def nacl_loss(
     spatial_axes: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Neighbour-aware calibration loss: cross-entropy, and logits drawn to the neighbours' shares.
+    r"""Neighbour-aware calibration loss: cross-entropy, and a pull on logits by the labels around.
 
     .. math:: -\log p_{n, g_n} + \frac{w}{C} \sum_c \lvert \tau_{nc} - x_{nc} \rvert, \quad
               \tau_{nc} = \frac{1}{K} \sum_{m \in \mathcal{N}(n)} g_{mc}
 
-    with x the logits and N the K pixels of a cube around pixel n; pixels outside the image and
-    masked ones have no class.
+    with x the logits, and N(n) the K pixels of a cube around pixel n, so that tau is the share of
+    each class among them. Pixels outside the image and masked pixels have no class.
 
     Args:
       logits: float ``[batch, *space, C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
         C]``.
-      weight: w, of the penalty.
+      weight: w, the weight of the penalty.
       kernel_size: side of the cube, odd; static.
-      distance: "l1" as printed, or "l2" for the square.
-      spatial_axes: axes of the label map that are space, a tuple; None: all but the first, of three
-        axes or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs ``(0, 1)``, and
-        one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
+      distance: "l1" as in the formula, or "l2" for the square of the difference.
+      spatial_axes: a tuple of the axes of the label map that are space; None is all but the first,
+        if there are three or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs
+        ``(0, 1)``, and one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
 
     Raises:
-      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a kernel of an even
-        size or none, a map of two axes without ``spatial_axes``.
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a ``kernel_size`` that
+        is even or below 1, a map of two axes without ``spatial_axes``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -229,13 +229,13 @@ def top_k_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       fraction: share of the valid pixels, in (0, 1].
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to choose among; None chooses among all, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; the
-        hardest pixels are those of the global batch.
+      axis: axes of the label map whose pixels compete; None is all axes, the batch included.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the hardest
+        pixels are those of the global batch.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[...]``: a scalar if ``axis`` is None. Of pixels that
-      are equally hard at the limit, each has an equal part.
+      Float32 (float64 for float64 logits) ``[...]``: a scalar if ``axis`` is None. Where equally
+      hard pixels compete for the last places, they share them evenly.
 
     Raises:
       ValueError, TypeError: as ``cross_entropy_loss``; a ``fraction`` that is not in (0, 1].
@@ -268,7 +268,7 @@ def ohem_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Online hard example mining: mean cross-entropy over the pixels not yet predicted well.
+    r"""Online hard example mining: mean cross-entropy of the pixels not yet predicted well.
 
     .. math:: \frac{1}{k} \sum_{n \in \text{k largest}} CE_n, \quad
               k = \max\left(\lvert \{n : p_{n, g_n} < threshold\} \rvert, \min(min\_kept, N)\right)
@@ -277,9 +277,9 @@ def ohem_loss(
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       threshold: probability of the true class below which a pixel is hard.
-      min_kept: at least so many pixels are kept, where there are so many.
+      min_kept: minimum number of pixels to keep (all of them, if there are fewer).
       where: bool ``[...]``; False pixels do not count, whatever they hold.
-      axis: axes of the label map to choose among; None chooses among all, the batch included.
+      axis: axes of the label map whose pixels compete; None is all axes, the batch included.
       axis_name: as in ``top_k_loss``.
 
     Returns:
@@ -321,19 +321,19 @@ def border_weights(
 
     .. math:: w_0 \exp\left(-\frac{(d_1 + d_2)^2}{2 \sigma^2}\right)
 
-    with the distances of a pixel to the nearest and to the second nearest instance.
+    with :math:`d_1` and :math:`d_2` the distances of a pixel to the two nearest instances.
 
     Args:
-      instances: integer ``[*space]``: an id above 0 for each instance, 0 or less elsewhere;
-        ``jax.vmap`` for a batch. Every id up to the largest costs a distance transform.
+      instances: integer ``[*space]``: an id above 0 per instance, 0 or less elsewhere; ``jax.vmap``
+        for a batch. Every id up to the largest costs a distance transform.
       border_weight: w_0.
       sigma: how fast the weights fall, in the units of ``spacing``.
-      spacing: distance of neighbouring pixels: a number, or one for each axis.
+      spacing: distance of neighbouring pixels: a number, or one per axis.
 
     Returns:
-      Float32 ``[*space]``, 0 if there are less than two instances. The paper adds a weight of each
-      class: ``weights = 1 + border_weights(instances)``, and then the mean of ``weights *
-      cross_entropy_loss(...)``.
+      Float32 ``[*space]``, 0 if there are fewer than two instances. The paper adds a weight per
+      class, here 1: ``weights = 1 + border_weights(instances)``. The loss is then the mean of
+      ``weights * cross_entropy_loss(...)``.
 
     Raises:
       TypeError: ids that are not integers.
@@ -372,7 +372,7 @@ def focal(log_p: Array, gamma: ArrayLike) -> Array:
 
 
 def check_per_class(name: str, weights: ArrayLike | Sequence[float], num_classes: int) -> Array:
-    """Checked weights ``[C]``; a scalar is that of every class."""
+    """Check weights ``[C]``; a scalar is the weight of every class."""
     if np.ndim(weights) == 0:
         weights = jnp.broadcast_to(_checks.check_scalar(name, weights), (num_classes,))
     checked = _checks.check_class_weights(name, weights, num_classes)
@@ -381,7 +381,7 @@ def check_per_class(name: str, weights: ArrayLike | Sequence[float], num_classes
 
 
 def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
-    """``-log p`` of each class; 0 for one that is switched off and is not the truth."""
+    """``-log p`` per class; 0 for a class that is switched off and is not the true one."""
     log_p = activate(x, activation).log_p
     return jnp.where((log_p < LEAST / 2) & jnp.logical_not(truth), 0, -log_p)
 
@@ -389,13 +389,13 @@ def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
 def _cross_entropy(pixels: Pixels, weights: Array | None, smoothing: Array | None) -> Array:
     """The cross-entropy of each pixel."""
     x, truth = pixels.logits(), pixels.truth()
-    return _cross_entropy_of(x, truth, weights, smoothing, pixels.activation)
+    return _cross_entropy_per_pixel(x, truth, weights, smoothing, pixels.activation)
 
 
-# Checkpointed: what the backward pass needs is computed again from the logits, in fused loops.
+# Checkpointed: the backward pass computes what it needs again from the logits, in fused loops.
 @partial(jax.jit, static_argnums=4)
 @partial(jax.checkpoint, static_argnums=4)
-def _cross_entropy_of(
+def _cross_entropy_per_pixel(
     x: Array,
     truth: Array,
     weights: Array | None,
@@ -421,8 +421,8 @@ def _focal(
     x: Array, truth: Array, alpha: Array | None, gamma: Array, activation: str | None
 ) -> Array:
     gamma = gamma.astype(x.dtype)
-    if truth.dtype == bool:  # of the true class alone, as of the cross-entropy
-        loss = focal(-_cross_entropy_of(x, truth, None, None, activation), gamma)
+    if truth.dtype == bool:  # only the true class counts, and its -log p is the cross-entropy
+        loss = focal(-_cross_entropy_per_pixel(x, truth, None, None, activation), gamma)
         if alpha is None:
             return loss
         return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
@@ -435,15 +435,15 @@ def _focal(
 def _penalty(x: Array, shares: Array, valid: Array, distance: str) -> Array:
     if x.shape[-1] == 1:
         x = jnp.concatenate([jnp.zeros_like(x), x], -1)
-    x = jnp.where(jnp.isneginf(x), shares, x)  # a class that is switched off is not drawn anywhere
-    away = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
-    return jnp.where(valid, away.mean(-1), 0)
+    x = jnp.where(jnp.isneginf(x), shares, x)  # no pull on a class that is switched off
+    gap = jnp.abs(shares - x) if distance == "l1" else (shares - x) ** 2
+    return jnp.where(valid, gap.mean(-1), 0)
 
 
 def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
-    """Share of each class in the cube of ``size`` around each pixel, as sums along the axes.
+    """The share of each class in the cube around each pixel, by sums along one axis after another.
 
-    Counts of bool truth fit bytes up to a cube of 255 pixels, and wider integers above.
+    The counts of a bool truth fit in bytes if the cube has fewer than 256 pixels.
     """
     pixels = size ** len(axes)
     shares = truth
@@ -465,33 +465,33 @@ def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
         d = distances_along(instances == i, axes, spacings)
         return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
 
-    nowhere = jnp.where(instances == instances, jnp.float32(jnp.inf), 0)
-    return lax.fori_loop(1, instances.max() + 1, nearer, (nowhere, nowhere))
+    far = jnp.where(instances == instances, jnp.float32(jnp.inf), 0)  # sharded like the instances
+    return lax.fori_loop(1, instances.max() + 1, nearer, (far, far))
 
 
 # ---------------------------------------------------------------------------------- hardest
 
 
 def _mean_of_largest(pixels: Pixels, losses: Array, count: Array) -> Array:
-    """Mean of the ``count`` largest losses of valid pixels, or of the largest one.
+    """Mean of the ``count`` largest losses of valid pixels; of the largest one if ``count`` is 0.
 
-    The least of them is found bit by bit: the bits of floats are in the order of the floats. That
-    takes only sums, which need no sorting and no gathering of what other devices hold.
+    The smallest of them is found bit by bit, since floats of 0 or more are ordered like their bits.
+    This needs only sums: nothing is sorted, and nothing but sums comes from other devices.
     """
     axis_name = pixels.axis_name if 0 in pixels.axes else None
     count = jnp.maximum(count, 1)
-    return _mean_of_largest_of(losses, pixels.valid(), count, pixels.axes, axis_name)
+    return _mean_of_largest_values(losses, pixels.valid(), count, pixels.axes, axis_name)
 
 
 @partial(jax.jit, static_argnums=(3, 4))
-def _mean_of_largest_of(
+def _mean_of_largest_values(
     values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
 ) -> Array:
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
     bits = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(values)), integer)
     bits = jnp.where(valid, bits, -1)
 
-    def total(x: Array) -> Array:
+    def sum_pixels(x: Array) -> Array:
         sums = x.sum(axes, dtype=x.dtype) if x.dtype == jnp.int32 else sum_axis_by_axis(x, axes)
         return sums if axis_name is None else lax.psum(sums, axis_name)
 
@@ -500,14 +500,15 @@ def _mean_of_largest_of(
 
     def try_bit(i: ArrayLike, least: Array) -> Array:
         candidate = least | (jnp.ones((), integer) << jnp.asarray(highest - i, integer))
-        enough = total((bits >= along_pixels(candidate)).astype(jnp.int32)) >= count
+        enough = sum_pixels((bits >= along_pixels(candidate)).astype(jnp.int32)) >= count
         return jnp.where(enough, candidate, least)
 
     highest = np.iinfo(integer).bits - 2
     least = lax.fori_loop(0, highest + 1, try_bit, jnp.zeros_like(count, dtype=integer))
     above, tied = bits > along_pixels(least), bits == along_pixels(least)
-    # Of pixels as hard as the last one, each counts in part.
-    slots_left = (count - total(above.astype(jnp.int32))).astype(values.dtype)
-    tie_weight = safe_divide(slots_left, total(tied.astype(jnp.int32)).astype(values.dtype), 0)
-    summed = total(jnp.where(above, values, 0)) + tie_weight * total(jnp.where(tied, values, 0))
-    return summed / count.astype(values.dtype)
+    # The pixels that are as hard as the last one share the places that are left.
+    slots_left = (count - sum_pixels(above.astype(jnp.int32))).astype(values.dtype)
+    num_tied = sum_pixels(tied.astype(jnp.int32)).astype(values.dtype)
+    tie_weight = safe_divide(slots_left, num_tied, 0)
+    sum_above, sum_tied = (sum_pixels(jnp.where(x, values, 0)) for x in (above, tied))
+    return (sum_above + tie_weight * sum_tied) / count.astype(values.dtype)

@@ -1,7 +1,7 @@
-"""Sums over pixels of any function of a pixel: the engine of the losses.
+"""The soft engine: any function of one pixel, summed over the pixels, and differentiable.
 
-``terms`` say what one pixel adds to the sums, elementwise over the classes. Masks, kinds of labels,
-number types, blocks, shards, platforms and derivatives are the engine's, written once.
+``terms`` says what one pixel adds to the sums, elementwise over the classes. The engine does the
+rest for all losses: masks, kinds of labels, dtypes, blocks, shards, platforms and derivatives.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from jaxseg._kernels.plain import (
 from jaxseg._pixels import Pixels
 from jaxseg._sharding import Cut, on_shards, placed_as
 
-# The form of each platform that a program can be compiled for. A form has ``forward`` and
-# ``backward`` as the plain one has them, takes any terms and gives the plain one's numbers.
+# The form for each platform that a program can be compiled for. A form is a module with the
+# ``forward`` and ``backward`` of the plain form. It takes any terms and gives the same numbers.
 FORMS = {"cpu": cpu, "default": plain}
 
 Constant = Array | None
@@ -42,21 +42,23 @@ def pixel_sums(
     head: tuple[Constant, ...] = (),
     mixes_classes: bool = False,
 ) -> Sums:
-    """``terms(pixel, *maps, *constants)`` summed over the pixels, on all devices that share them.
+    """Sum ``terms(pixel, *maps, *constants)`` over the pixels, on all devices that hold them.
 
     Args:
-      terms: a function defined at module level, which is part of the compilation cache's key: of a
-        ``Pixel``, maps and constants to a pytree of arrays like ``pixel.p``.
-      pixels: checked arguments.
-      constants: scalars, or ``[C]``, which terms see along the classes; None stays None.
+      terms: a function of a ``Pixel``, the maps and the constants that returns a pytree of arrays
+        like ``pixel.p``. Define it at module level: it is part of the compilation cache's key.
+      pixels: the checked arguments.
+      constants: scalars, or arrays ``[C]``, which ``terms`` sees along its class axis; or None.
       maps: arrays ``[*map, C]`` without a gradient.
-      head: kernel ``[F, C]`` and bias ``[C]``; then the scores are features ``[*map, F]``, of which
-        each block's logits are made.
-      mixes_classes: the terms read several classes of a pixel: these are last, and all are there.
+      head: kernel ``[F, C]`` and bias ``[C]``. The scores are then features ``[*map, F]``, and the
+        logits are made block by block.
+      mixes_classes: whether ``terms`` reads several classes of a pixel: they are then all there, on
+        the last axis.
 
     Returns:
-      The terms' pytree, of arrays ``[*rest, C]``. Differentiable in scores, soft labels, head and
-      constants in reverse mode, and forward over reverse; without an activation in any mode.
+      The pytree of ``terms``, of arrays ``[*batch_axes, C]``. It has derivatives in scores, soft
+      labels, head and constants, in reverse mode and forward over reverse; without an activation,
+      in any mode.
     """
     what = PixelSum(terms, pixels.axes, pixels.activation, mixes_classes)
     inputs = Inputs(pixels.scores, pixels.labels, pixels.where, tuple(maps), head, constants)
@@ -70,8 +72,8 @@ def _sums(what: PixelSum, inputs: Inputs) -> Sums:
     labels, where = lax.optimization_barrier((inputs.labels, inputs.where))
     inputs = inputs._replace(labels=labels, where=where)
     if AxisType.Manual in jax.typeof(inputs.scores).sharding.mesh.axis_types:
-        # In a shard_map: parameters that are the same on all devices vary from here on, so that
-        # their gradients are summed.
+        # In a shard_map, parameters that are the same on all devices are marked as varying from
+        # here on, so that their gradients are summed.
         zero = plain.zero_like(inputs)
         params = (inputs.scores, inputs.head, inputs.constants)
         scores, head, constants = jax.tree.map(lambda x: x + zero.astype(x.dtype), params)
@@ -85,7 +87,7 @@ def _lean_sums(what: PixelSum, inputs: Inputs) -> Sums:
 
 
 def _lean_forward(what: PixelSum, inputs: Inputs) -> tuple[Sums, tuple[Array | None, Inputs]]:
-    # A copy of float32 probabilities fits the memory of the gradient to be.
+    # Probabilities in float32 fit the memory that the gradient will take.
     keeps = inputs.scores.dtype.itemsize >= 4 and what.activation in ("softmax", "sigmoid")
     sums, kept = _forward(what, keeps and not inputs.head, inputs)
     return sums, (kept, inputs)
@@ -99,7 +101,7 @@ def _lean_backward(
     floats = GradientsOf(inputs.scores, inputs.labels, inputs.head, inputs.constants)
     if gradients.labels is None:
         floats = floats._replace(labels=None)
-    # On an Explicit mesh each is sharded as what it is the gradient of.
+    # On an Explicit mesh, each gradient is sharded like its input.
     scores, labels, head, constants = jax.tree.map(
         lambda x, like: placed_as(x, jax.typeof(like).sharding.spec), gradients, floats
     )
@@ -110,10 +112,10 @@ def _lean_backward(
 _lean_sums.defvjp(_lean_forward, _lean_backward)
 
 
-# A form need not be differentiable: second derivatives are those of the plain form.
+# A form need not be differentiable: second derivatives are taken of the plain form.
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _forward(what: PixelSum, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
-    """The sums, and if the form ``keeps`` it, what its backward pass wants: like the scores."""
+    """The sums, and the residual, an array like the scores, if it ``keeps`` one."""
 
     def local(inputs: Inputs, cut: Cut) -> tuple[Sums, Array | None]:
         names = cut.get("class", ())
@@ -160,7 +162,7 @@ def _backward_jvp(
     primals: tuple[Array | None, Inputs, Sums],
     tangents: tuple[Array | None, Inputs, Sums],
 ) -> tuple[Gradients, Gradients]:
-    """What was kept is a function of the inputs, through which its derivative is taken."""
+    """The residual is a function of the inputs, so the derivative in the inputs covers it."""
     gradients = _backward(what, *primals)
     _, changes = jax.jvp(partial(plain.gradients, what), primals[1:], tangents[1:])
     return gradients, changes
@@ -170,7 +172,7 @@ def _backward_jvp(
 
 
 def _axes(what: PixelSum, inputs: Inputs) -> InputsOf[str]:
-    """The names of each array's axes: those of one name are cut alike."""
+    """The names of each array's axes; axes of the same name are cut alike."""
     space = " ".join(f"a{i}" for i in range(inputs.scores.ndim - 1))
     classes = _class_name(what, inputs)
     dense = f"{space} {classes}"
@@ -187,12 +189,12 @@ def _axes(what: PixelSum, inputs: Inputs) -> InputsOf[str]:
 
 
 def _axes_of_sums(what: PixelSum, inputs: Inputs, sums: Sums) -> Sums:
-    rest = (f"a{i}" for i in range(inputs.scores.ndim - 1) if i not in what.axes)
-    names = " ".join((*rest, _class_name(what, inputs)))
+    batch_axes = (f"a{i}" for i in range(inputs.scores.ndim - 1) if i not in what.axes)
+    names = " ".join((*batch_axes, _class_name(what, inputs)))
     return jax.tree.map(lambda _: names, sums)
 
 
 def _class_name(what: PixelSum, inputs: Inputs) -> str:
-    """The classes' name, if a device can do with some of them."""
-    whole = inputs.head or what.mixes_classes or what.activation == "two classes"
-    return "_" if whole else "class"
+    """The name of the class axis; ``_`` if each device needs all classes."""
+    needs_all = inputs.head or what.mixes_classes or what.activation == "two classes"
+    return "_" if needs_all else "class"

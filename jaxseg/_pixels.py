@@ -1,4 +1,4 @@
-"""The checked arguments of a loss, made once by the public function."""
+"""The checked arguments of a loss, which its public function makes once."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ Activation = Literal["softmax", "sigmoid"] | None
 
 
 class Pixels(NamedTuple):
-    """Scores and labels of pixels, and how they are summed."""
+    """Scores and labels of pixels, and which axes and devices to sum over."""
 
     scores: Array  # [*map, C]: logits, or probabilities if activation is None
     labels: Array  # ids [*map], or dense [*map, C]
     where: Array | None  # bool [*map]
-    axes: tuple[int, ...]  # of the map, sorted: those that are summed
-    activation: str | None  # or "two classes", of one logit
-    axis_name: AxisName  # of the devices that share the batch
+    axes: tuple[int, ...]  # the axes of the map to sum over, sorted
+    activation: str | None  # "two classes": one logit scores "it" against "not it"
+    axis_name: AxisName  # mesh axes that split the batch
 
     def over_devices(self, sums: T) -> T:
-        """Sums over devices too, if the batch is summed: its other images are on them."""
-        shared = self.axis_name is not None and 0 in self.axes
-        return psum_each(sums, self.axis_name) if shared else sums
+        """Sum over the devices too, if the batch is summed: they hold its other images."""
+        spans_devices = self.axis_name is not None and 0 in self.axes
+        return psum_each(sums, self.axis_name) if spans_devices else sums
 
     def valid(self) -> Array:
-        """Which pixels count, bool ``[*map]``."""
+        """True for the pixels that count, bool ``[*map]``."""
         if self.where is None:
             return jnp.ones(self.scores.shape[:-1], bool)
         return _checks.clean_bools(self.where)
 
     def pixel_count(self) -> Array:
-        """How many pixels count, int32 ``[*rest]``, on all devices that share them."""
+        """How many pixels count, on all devices: int32, one per index of the batch axes."""
         return self.over_devices(self.valid().sum(self.axes, dtype=jnp.int32))
 
     def logits(self) -> Array:
-        """The scores in float32 or better, and 0 where masked, so that gradients are 0 there."""
+        """The scores in float32 or float64; 0 where masked, so that gradients are 0 there."""
         return masked(_checks.at_least_float32(self.scores), self.where)
 
     def probs(self) -> Array:
@@ -53,7 +53,7 @@ class Pixels(NamedTuple):
         return masked(activate(self.logits(), self.activation).p, self.where)
 
     def truth(self) -> Array:
-        """Labels ``[*map, C]``, 0 where masked: bool, or floats if they are."""
+        """Labels ``[*map, C]``, 0 where masked: bool, or floats if the labels are floats."""
         truth = as_truth(self.labels, self.scores.shape[-1], self.scores.ndim)
         truth = masked(truth, self.where)
         if self.activation == "two classes":
@@ -61,7 +61,7 @@ class Pixels(NamedTuple):
         return placed_as(truth, jax.typeof(self.scores).sharding.spec)
 
     def masks(self) -> Array:
-        """``truth`` as bool; of float labels, 0.5 or more is the class."""
+        """``truth`` as bool; a float label of 0.5 or more is the class."""
         truth = self.truth()
         return truth if truth.dtype == bool else truth >= 0.5
 
@@ -88,7 +88,7 @@ def as_pixels_of_classes(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Pixels:
-    """Check the arguments of a loss of exclusive classes; one logit is of "not it" and "it"."""
+    """Check the arguments of a loss of exclusive classes; one logit makes "not it" and "it"."""
     logits, labels, where, axes = _checks.check_soft("logits", logits, labels, where, axis)
     activation = "softmax" if logits.shape[-1] > 1 else "two classes"
     return Pixels(logits, labels, where, axes, activation, axis_name)

@@ -1,10 +1,11 @@
-"""Region losses: 1 - score of soft counts, per class and unreduced.
+"""Region losses: 1 - a score of soft counts, per class and unreduced.
 
-All read the logits through ``soft_counts``, which is fast and lean. Their mean is the usual loss::
+All of them sum over the pixels by ``pixel_sums``, which is fast and needs little memory. Their mean
+is the usual loss::
 
     loss = jaxseg.dice_loss(logits, labels).mean()
 
-``[..., 1:]`` before the mean leaves the background out, ``axis=(1, 2)`` scores each image by
+``[..., 1:]`` before the mean leaves the background out; ``axis=(1, 2)`` scores each image by
 itself.
 """
 
@@ -78,22 +79,22 @@ def dice_loss(
     Args:
       logits: float ``[..., C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
-      overlap: "product", the formula above; "squared", with sum p^2 + sum g^2 for P + G, as in
-        V-Net: steeper where p is near 0 or 1; or "minimum", with sum min(p, g) for I, so that the
-        loss of float labels is least, and 0, at p = g. Hard labels give the same with "minimum" as
-        with "product". Static.
+      overlap: static. "product" is the formula above. "squared" has sum p^2 + sum g^2 for P + G, as
+        in V-Net, and is steeper where p is near 0 or 1. "minimum" has sum min(p, g) for I, so that
+        the loss of float labels is least, and 0, at p = g; hard labels give the same loss as with
+        "product".
       activation: "softmax" (C > 1), "sigmoid" or None.
       smooth: added to numerator and denominator. It also bounds the gradient where a class is
-        absent: at most ``1 / smooth`` for a pixel.
-      eps: added to the denominator alone.
+        absent: at most ``1 / smooth`` per pixel.
+      eps: added to the denominator only.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split; pooled
-        counts are summed over them.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; if ``axis``
+        includes the batch, the counts are summed over them too.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. 0 where, without smooth, the
-      class is in neither map and where no pixel counts.
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]; 0 where no pixel counts, and
+      where, without smooth, the class is in neither map.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
@@ -116,7 +117,7 @@ def dice_loss(
       optimizing the Dice score with soft labels", 2023.
 
     Note:
-      Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here;
+      Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here.
       MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
@@ -163,7 +164,7 @@ def iou_loss(
       index with soft labels", 2023.
 
     Note:
-      MONAI's Jaccard loss is this with half of its ``smooth_nr`` as smooth.
+      MONAI's Jaccard loss is this loss with half of its ``smooth_nr`` as smooth.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     c = pixel_sums(_overlap(overlap), pixels)
@@ -184,13 +185,13 @@ def tversky_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Tversky loss per class: false positives and misses weighed apart.
+    r"""Tversky loss per class: false positives and false negatives have weights of their own.
 
     .. math:: 1 - \frac{tp + smooth}{tp + \alpha\,fp + \beta\,fn + smooth + eps}
 
     Args:
       alpha: weight of false positives.
-      beta: weight of false negatives; above alpha, it favours recall.
+      beta: weight of false negatives; a beta above alpha favours recall.
       overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
@@ -213,7 +214,7 @@ def tversky_loss(
       using 3D fully convolutional deep networks", 2017.
 
     Note:
-      Up to Keras 3.15 alpha and beta were the other way round there; Keras 3.16 mends it.
+      Up to Keras 3.15 alpha and beta are swapped in its ``Tversky``; Keras 3.16 has them as here.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
@@ -242,14 +243,14 @@ def focal_tversky_loss(
     Args:
       alpha: weight of false positives.
       beta: weight of false negatives.
-      gamma: below 1 it stresses classes that are nearly right; the paper's gamma of 4/3 is 3/4
-        here.
+      gamma: the exponent. Below 1 it stresses classes that are nearly right. The paper's gamma of
+        4/3 is 3/4 here.
       overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
-      Float array ``[..., C]`` in [0, 1]. The gradient at 0 is taken as 0, where it is infinite for
-      gamma below 1.
+      Float array ``[..., C]`` in [0, 1]. Where the loss is 0 its gradient is set to 0; for a gamma
+      below 1 it would be infinite there.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
@@ -287,12 +288,12 @@ def log_dice_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Logarithmic Dice loss per class: it goes on rising where Dice falls towards 0.
+    r"""Logarithmic Dice loss per class: it keeps rising as Dice falls towards 0.
 
     .. math:: \left(-\log \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}\right)^\gamma
 
     Args:
-      gamma: below 1 it stresses classes that are nearly right.
+      gamma: the exponent. Below 1 it stresses classes that are nearly right.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -314,7 +315,7 @@ def log_dice_loss(
       object sizes", 2018, with gamma 0.3.
 
     Note:
-      Segmentation Models' logarithmic Dice clamps the score, and has no gradient below the clamp.
+      Segmentation Models' logarithmic Dice clamps the score and has no gradient below the clamp.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     c = pixel_sums(counts_of, pixels)
@@ -374,7 +375,7 @@ def generalized_dice_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Generalized Dice loss: one number over all classes, small classes weighing more.
+    r"""Generalized Dice loss: one number for all classes, in which small classes weigh more.
 
     .. math:: 1 - \frac{2 \sum_c w_c\,tp_c + smooth}
               {\sum_c w_c (2\,tp_c + fp_c + fn_c) + smooth + eps},
@@ -384,7 +385,7 @@ def generalized_dice_loss(
     Args:
       power: 2 as in the paper, 1, or 0 for equal weights. The weights are the paper's ``1 /
         G^power``, scaled so that the largest is 1: smooth then means the same for large and small
-        objects. A class absent from the truth takes that largest weight, so that its false
+        objects. A class that is absent from the truth has the largest weight, so that its false
         positives count.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
@@ -407,8 +408,8 @@ def generalized_dice_loss(
       unbalanced segmentations", 2017.
 
     Note:
-      MONAI adds its smooth to sums that the weights ``1 / G^2`` have made tiny: a missed object of
-      1024x1024 pixels costs 0.087. In Optax an absent class takes almost all the weight.
+      MONAI adds its smooth to sums that the weights ``1 / G^2`` make tiny: to miss an object of
+      1024x1024 pixels costs 0.087. In Optax an absent class has almost all the weight.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     c = pixel_sums(counts_of, pixels)
@@ -428,21 +429,22 @@ def generalized_wasserstein_dice_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Generalized Wasserstein Dice loss: mistaking a class for a near one costs less.
+    r"""Generalized Wasserstein Dice loss: to mistake a class for a similar one costs less.
 
     .. math:: 1 - \frac{2 T + smooth}{2 T + E + smooth + eps}, \quad
               T = \sum_l a_l \sum_n g_{nl} (1 - W_n), \quad
               W_n = \sum_{l, c} g_{nl} M_{lc}\,p_{nc}
 
-    with M the distances divided by their largest. Weighting "foreground": a is 0 for class 0 and 1
-    for all others, and E is the sum of all W. Weighting "volume": a is ``min G / G_l``, and E is
-    the sum of W with the weights a.
+    where M is ``distances`` divided by their maximum, and W is the mean distance of the predicted
+    classes of a pixel from its true class. With the weighting "foreground", a is 0 for class 0 and
+    1 for all others, and E is the sum of W. With "volume", a is ``min G / G_l``, and E is the sum
+    of W weighted by a.
 
     Args:
-      distances: ``[C, C]``, 0 or more: how far apart true class l and predicted class c are, 0 on
-        the diagonal.
+      distances: ``[C, C]``, not negative: how far true class l and predicted class c are apart; 0
+        on the diagonal.
       weighting: "foreground" as in the paper, or "volume" as in generalized Dice.
-      activation: "softmax" or None; the classes of a pixel exclude each other.
+      activation: "softmax" or None; the classes are exclusive.
       logits, labels, smooth, eps, where, axis, axis_name: as in ``dice_loss``, C > 1.
 
     Returns:
@@ -467,7 +469,7 @@ def generalized_wasserstein_dice_loss(
       using holistic convolutional networks", 2017.
 
     Note:
-      MONAI's "GDL" weighs with ``1 / (G_l + 1)``, and its smooth is beside weighted sums.
+      The weights of MONAI's "GDL" are ``1 / (G_l + 1)``, so its smooth is added to smaller sums.
     """
     if activation == "sigmoid" or weighting not in ("foreground", "volume"):
         raise ValueError(
@@ -496,19 +498,19 @@ def matthews_correlation_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Matthews correlation loss per class: true negatives count too.
+    r"""Matthews correlation loss per class, in which true negatives count too.
 
     .. math:: 1 - \frac{tp'\,tn' - fp\,fn}{\sqrt{(tp' + fp)(tp' + fn)(tn' + fp)(tn' + fn)}},
               \quad tp' = tp + smooth, \quad tn' = tn + smooth
 
     Args:
-      smooth: added to tp and tn: pixels that are right. Without it the correlation of a class that
-        is absent from truth or prediction, or fills it, is undefined: the loss is 1, as of chance,
-        with a gradient of 0, and 0 where nothing is wrong.
+      smooth: added to tp and tn, as pixels that are right. Without it, the correlation is undefined
+        for a class that is absent from the labels or the prediction, or that fills either. The loss
+        is then 0 if nothing is wrong, and otherwise 1, as for chance, with a gradient of 0.
       logits, labels, activation, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
-      Float array ``[..., C]`` in [0, 2]; 1 is chance.
+      Float array ``[..., C]`` in [0, 2]; a random prediction has 1.
 
     Raises:
       ValueError, TypeError: as ``soft_counts``.
@@ -525,8 +527,8 @@ def matthews_correlation_loss(
       networks: application to skin lesion segmentation", 2021.
 
     Note:
-      Segmentation Models adds its smooth to all four counts and MONAI to numerator and denominator:
-      with these, false positives of an absent class can cost nothing.
+      Segmentation Models adds its smooth to all four counts, MONAI to numerator and denominator.
+      With either, false positives of an absent class can cost nothing.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     c = pixel_sums(counts_of, pixels)
@@ -548,17 +550,17 @@ def sensitivity_specificity_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Sensitivity-specificity loss per class: squared errors inside and outside, each averaged.
+    r"""Sensitivity-specificity loss per class: mean squared errors inside and outside the class.
 
     .. math:: 1 - w \frac{G - A + smooth}{G + smooth + eps}
               - (1 - w) \frac{N - G - B + smooth}{N - G + smooth + eps}, \quad
               A = \sum g (p - g)^2, \quad B = \sum (1 - g) (p - g)^2
 
-    with G the sum of g and N the number of valid pixels. Without smooth this is ``w A / G + (1 - w)
-    B / (N - G)``.
+    with G the sum of g and N the number of valid pixels. Without smooth this is
+    ``w A / G + (1 - w) B / (N - G)``.
 
     Args:
-      sensitivity_weight: w, the share of the errors inside the class.
+      sensitivity_weight: w, the weight of the errors inside the class.
       logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
 
     Returns:
@@ -579,25 +581,25 @@ def sensitivity_specificity_loss(
       segmentation", 2015.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
-    inside, outside, truth, rest = pixel_sums(_squared_errors_of, pixels)
-    smooth, eps, share = check_broadcasts(
-        truth.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight
+    inside, outside, positives, negatives = pixel_sums(_squared_errors_of, pixels)
+    smooth, eps, weight = check_broadcasts(
+        positives.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight
     )
-    misses = 1 - safe_divide(truth - inside + smooth, truth + smooth + eps, 1)
-    false_alarms = 1 - safe_divide(rest - outside + smooth, rest + smooth + eps, 1)
-    return misses * share + false_alarms * (1 - share)
+    misses = 1 - safe_divide(positives - inside + smooth, positives + smooth + eps, 1)
+    false_alarms = 1 - safe_divide(negatives - outside + smooth, negatives + smooth + eps, 1)
+    return misses * weight + false_alarms * (1 - weight)
 
 
 def negative_log_dice(c: Counts, smooth: ArrayLike, eps: ArrayLike) -> Array:
-    """``-log(dice)``; 0 where the class is in neither map and nothing is added."""
+    """``-log(dice)``; 0 where, without smooth and eps, the class is in neither map."""
     smooth, eps = check_broadcasts(c.tp.shape, smooth=smooth, eps=eps)
-    top, bottom = 2 * c.tp + smooth, 2 * c.tp + c.fp + c.fn + smooth + eps
-    score = safe_divide(top, bottom, 1)
-    distance = safe_divide(c.fp + c.fn + eps, bottom, 0)  # 1 - score, exact where that is small
-    near = distance < 0.5
+    numerator, denominator = 2 * c.tp + smooth, 2 * c.tp + c.fp + c.fn + smooth + eps
+    score = safe_divide(numerator, denominator, 1)
+    loss = safe_divide(c.fp + c.fn + eps, denominator, 0)  # 1 - score, accurate where it is small
+    near = loss < 0.5
     floor = float(np.finfo(score.dtype).tiny)
-    far = jnp.log(jnp.where(score < floor, floor, score))
-    return jnp.where(near, -jnp.log1p(-jnp.where(near, distance, 0)), -far)
+    log_score = jnp.log(jnp.where(score < floor, floor, score))
+    return jnp.where(near, -jnp.log1p(-jnp.where(near, loss, 0)), -log_score)
 
 
 _OVERLAPS: dict[str, Callable[[Pixel], Counts]] = {
@@ -608,26 +610,26 @@ _OVERLAPS: dict[str, Callable[[Pixel], Counts]] = {
 
 
 def _overlap(name: str, choices: Sequence[str] = tuple(_OVERLAPS)) -> Callable[[Pixel], Counts]:
-    """The counts of a pixel that make up the overlap and the sizes."""
+    """The terms that make up the overlap and the sizes."""
     check_choice("overlap", name, choices)
     return _OVERLAPS[name]
 
 
 def _squared_errors_of(x: Pixel) -> tuple[Array, Array, Array, Array]:
-    """Squared errors inside and outside the class, and the pixels inside and outside."""
+    """Squared errors inside and outside the class, and whether the pixel is inside and outside."""
     error = (x.p - x.g) ** 2
     return x.inside(error), x.outside(error), x.g, 1 - x.g
 
 
 def _mistakes_of(x: Pixel, distances: Array) -> tuple[Array, Array, Array]:
-    """G (1 - W), g W and g, of the mean distance W of the pixel's classes from its true one."""
+    """What a pixel adds: g (1 - W), g W and g, where W is its mean distance from the true class."""
     per_class = jnp.einsum("...c,lc->...l", x.p, distances, precision="highest")
     distance = x.inside(per_class).sum(-1, keepdims=True)
     return x.inside(1 - distance), x.inside(distance), x.g
 
 
 def _relative_distances(distances: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Checked distances of classes ``[C, C]``, divided by their largest."""
+    """Check the distances of classes ``[C, C]``, and divide them by their maximum."""
     array, classes = as_array(distances), shape[-1]
     if not is_real(array):
         raise TypeError(f"distances must be real, got {array.dtype}.")

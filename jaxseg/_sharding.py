@@ -1,8 +1,8 @@
-"""Functions of sharded maps: each device takes the shards that it holds, and only sums are sent.
+"""Sums over sharded maps: each device sums the shards it holds, and only the sums are sent.
 
-XLA partitions what is elementwise, but not a loop over the blocks of a map that is cut along
-another axis: it would gather the map. Nor does it partition a kernel. So the functions that sum
-over pixels run here, on each device by itself, whichever axes of the map the mesh cuts.
+XLA partitions elementwise operations. It does not partition a kernel, and for a loop over blocks it
+gathers the map if the mesh cuts another axis than the loop's. So the functions that sum over pixels
+run here on each device by itself, whichever axes of the map the mesh cuts.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
 Arrays = tuple[Array, ...]
-Axes = str  # "a b c": a name for each axis of an array; _ for one that is never cut
-Cut = dict[str, tuple[str, ...]]  # the mesh axes that cut the axis of a name
+Axes = str  # "a b c": one name per axis of an array; _ for an axis that is never cut
+Cut = dict[str, tuple[str, ...]]  # from the name of an axis to the mesh axes that cut it
 Local = Callable[[Arrays, Cut], Arrays]
 
 
 class ShardedShape(Protocol):
-    """What XLA's partitioner tells of an array."""
+    """What XLA's partitioner tells about an array."""
 
     shape: tuple[int, ...]
     sharding: NamedSharding
 
 
 def on_shards(function: Callable[[A, Cut], R], arrays: A, axes: object, result_axes: object) -> R:
-    """``function(arrays, {})``, computed on each device from its shards of the arrays.
+    """Compute ``function(arrays, {})``, on each device from the shards that it holds.
 
     Args:
-      function: of a pytree of shards, and of the mesh axes that cut the axis of each name.
+      function: takes a pytree of shards and a ``Cut``.
       arrays: a pytree of arrays.
-      axes: the same pytree of ``Axes``. Axes of one name are cut alike.
-      result_axes: the result's pytree of ``Axes``. A result that lacks an axis that is cut is a sum
-        over it, so it is summed over the devices.
+      axes: the same pytree, of ``Axes``. Axes of the same name are cut alike.
+      result_axes: the pytree of the result, of ``Axes``. A result that lacks an axis that is cut is
+        a sum over that axis, so it is summed over the devices too.
 
-    The types of arrays tell how they are cut where the mesh's axes are Explicit. Where they are
-    Auto, this is known once XLA partitions the program. In the body of a ``shard_map`` a device has
-    its shard already.
+    On a mesh of Explicit axes, the types of the arrays tell how they are cut. On a mesh of Auto
+    axes, this is known when XLA partitions the program. In the body of a ``shard_map``, each device
+    has its shard already.
     """
     leaves, treedef = jax.tree.flatten(arrays)
     given, results = jax.tree.leaves(axes), jax.tree.leaves(result_axes)
@@ -74,7 +74,7 @@ def _leaves_on_shards(
 
 
 def placed_as(x: Array, spec: P) -> Array:
-    """``x`` sharded as ``spec`` says, on the Explicit mesh that it is on."""
+    """Reshard ``x`` as ``spec`` says, if it is on an Explicit mesh."""
     sharding = jax.typeof(x).sharding
     if sharding.mesh.empty or sharding.spec == spec:
         return x
@@ -82,7 +82,7 @@ def placed_as(x: Array, spec: P) -> Array:
 
 
 def uncut(x: Array, axes: Sequence[int]) -> Array:
-    """``x`` with all of these axes on every device, if an Explicit mesh cuts them."""
+    """Gather ``x`` along these axes, if an Explicit mesh cuts them."""
     spec = jax.typeof(x).sharding.spec
     return placed_as(x, P(*(None if a in axes else names for a, names in enumerate(spec))))
 
@@ -105,7 +105,7 @@ def _on_explicit_mesh(
             in_specs=specs,
             out_specs=tuple(_spec(each, cut) for each in result_axes),
             axis_names={name for names in cut.values() for name in names},
-            check_vma=False,  # with the check, JAX 0.8.3 has no vmap of psum
+            check_vma=False,  # JAX 0.8.3 cannot vmap a psum with this check
         )
         return sharded(*placed)
 
@@ -113,14 +113,14 @@ def _on_explicit_mesh(
 def _on_auto_mesh(
     local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
 ) -> Arrays:
-    whole = custom_partitioning(lambda *arrays: local(arrays, {}))
+    partitioned = custom_partitioning(lambda *arrays: local(arrays, {}))
 
     def partition(
         mesh: Mesh, shapes: Sequence[ShardedShape], _: object
     ) -> tuple[Mesh, object, object, object]:
         cut = _cut(axes, [x.sharding.spec for x in shapes])
         sizes = {a: n for x, each in zip(shapes, axes) for a, n in zip(each.split(), x.shape)}
-        # XLA would fill up the last shard of an axis that is not cut evenly.
+        # XLA pads the last shard of an axis that does not divide evenly, so leave such axes whole.
         cut = {a: m for a, m in cut.items() if sizes[a] % math.prod(mesh.shape[n] for n in m) == 0}
         given, results = (
             tuple(NamedSharding(mesh, _spec(names, cut)) for names in each)
@@ -128,25 +128,25 @@ def _on_auto_mesh(
         )
         return mesh, _summed_over_devices(local, result_axes, cut), results, given
 
-    whole.def_partition(partition, sharding_rule=_rule(axes, result_axes))
+    partitioned.def_partition(partition, sharding_rule=_rule(axes, result_axes))
 
     @jax.custom_batching.custom_vmap  # custom_partitioning has no rule for vmap
     def run(*arrays: Array) -> Arrays:
-        return whole(*arrays)
+        return partitioned(*arrays)
 
     @run.def_vmap
     def batch(_: int, batched: list[bool], *arrays: Array) -> tuple[Arrays, tuple[bool, ...]]:
-        def of_batch(arrays: Arrays, cut: Cut) -> Arrays:
+        def batched_local(arrays: Arrays, cut: Cut) -> Arrays:
             in_axes = [0 if is_batched else None for is_batched in batched]
             return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
 
-        name = f"{max(name for each in axes for name in each.split())}v"  # of no other axis
-        batch_axes = [
+        name = f"{max(name for each in axes for name in each.split())}v"  # no other axis has it
+        mapped_axes = [
             f"{name} {each}" if is_batched else each
             for each, is_batched in zip(axes, batched, strict=True)
         ]
         results = [f"{name} {each}" for each in result_axes]
-        return _on_auto_mesh(of_batch, arrays, batch_axes, results), (True,) * len(results)
+        return _on_auto_mesh(batched_local, arrays, mapped_axes, results), (True,) * len(results)
 
     return run(*arrays)
 
@@ -154,7 +154,7 @@ def _on_auto_mesh(
 def _summed_over_devices(
     local: Local, result_axes: Sequence[Axes], cut: Cut
 ) -> Callable[..., Arrays]:
-    """``local`` of one device's shards, and its results summed over devices where they are sums."""
+    """Apply ``local`` to one device's shards, then psum each result over the axes that it lacks."""
 
     def on_device(*shards: Array) -> Arrays:
         results = []
@@ -167,16 +167,16 @@ def _summed_over_devices(
 
 
 def psum_each(sums: T, axis_name: AxisName) -> T:
-    """``lax.psum`` of each leaf by itself.
+    """Apply ``lax.psum`` to each leaf separately.
 
-    JAX 0.8.0 cannot transpose that of several leaves if one of them has no derivative;
-    tests/test_laws.py has the losses of a data-parallel step.
+    JAX 0.8.0 cannot transpose a psum of several leaves if one of them has no derivative: the laws
+    of a data-parallel step in tests/test_laws.py fail.
     """
     return jax.tree.map(lambda x: lax.psum(x, axis_name), sums)
 
 
 def _cut(axes: Sequence[Axes], specs: Sequence[P]) -> Cut:
-    """How to cut each axis: as the array that is cut along most axes, then as the others."""
+    """How to cut each axis: the array that is cut along the most axes decides first."""
     cut: Cut = {}
     named = [
         {a: m if isinstance(m, tuple) else (m,) for a, m in zip(each.split(), spec) if m}
@@ -195,7 +195,7 @@ def _spec(names: Axes, cut: Cut) -> P:
 
 
 def _rule(axes: Sequence[Axes], result_axes: Sequence[Axes]) -> str:
-    """The axes as a rule of Shardy, in which each axis that is never cut has its own name."""
+    """The axes as a Shardy rule, in which each axis that is never cut has a name of its own."""
 
     def words(side: str, each: Sequence[Axes]) -> str:
         return ", ".join(

@@ -30,21 +30,21 @@ def soft_counts(
     .. math:: tp_c = \sum p_c g_c, \quad fp_c = \sum p_c (1 - g_c), \quad
               fn_c = \sum (1 - p_c) g_c, \quad tn_c = \sum (1 - p_c)(1 - g_c)
 
-    With an ``activation``, ``probs`` are logits and the softmax or sigmoid is taken inside, block
-    by block, in a small fraction of the logits' memory, forward and backward. That path has no pure
+    With an ``activation``, ``probs`` are logits, and the softmax or sigmoid is taken inside, block
+    by block, forward and backward, in a small fraction of the logits' memory. That path has no pure
     forward mode (``jax.jvp``, ``jax.jacfwd``); ``soft_counts(jax.nn.softmax(logits), labels)`` has.
 
     Args:
       probs: float ``[..., C]``: probabilities, or logits if ``activation`` is given.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` (one-hot, soft,
         multi-label).
-      activation: None, "softmax" (over classes, C > 1) or "sigmoid" (each class by itself).
+      activation: None, "softmax" (over the classes, C > 1) or "sigmoid" (of each class by itself).
       where: bool ``[...]``; False pixels do not count, whatever they hold, NaN included.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
       ``Counts`` of float32 (float64 for float64 input) ``[..., C]``; half precision is summed in
-      float32. A NaN in a valid pixel comes out as NaN.
+      float32. A NaN in a valid pixel makes the counts NaN.
 
     Raises:
       ValueError: shapes that do not fit, an unknown ``activation``, a softmax over one class,
@@ -67,29 +67,30 @@ def soft_counts(
       which loses small objects to rounding.
     """
     c = pixel_sums(counts_of, as_pixels(probs, labels, activation, where, axis))
-    # XLA may simplify NaN * 0 to 0, so a NaN can reach only one of tp and fp. All four get it.
+    # XLA may simplify NaN * 0 to 0, so a NaN can reach only one of tp and fp. Spread it to all.
     nan = c.tp + c.fp
     nan = jnp.where(jnp.isnan(nan), nan, 0)
     return Counts(*(x + nan for x in c))
 
 
 def counts_of(x: Pixel) -> Counts:
-    """What a pixel adds to the soft counts."""
+    """What one pixel adds to the soft counts."""
     return Counts(tp=x.inside(x.p), fp=x.outside(x.p), fn=x.inside(x.q), tn=x.outside(x.q))
 
 
 def squared_counts_of(x: Pixel) -> Counts:
-    """Counts of which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
+    """Counts for which ``2 tp + fp + fn`` is sum p^2 + sum g^2."""
     half = (x.p - x.g) ** 2 / 2
     return Counts(tp=x.inside(x.p), fp=half, fn=half, tn=0 * x.p)
 
 
 def minimum_counts_of(x: Pixel) -> Counts:
-    """Counts of which tp is sum min(p, g)."""
+    """Counts for which tp is sum min(p, g)."""
     p, g = x.p, x.g
     excess, hard = p - g, (g == 0) | (g == 1)
-    # At p = g no derivative is given. For hard labels it is the product's, as if tp were p g; for
-    # soft ones fp and fn have none, so that the loss has none at its minimum.
+    # At p = g the minimum has no derivative, so one is chosen. For hard labels it is that of the
+    # product, as if tp were p g. For soft labels fp and fn have a derivative of 0, so that the loss
+    # has one of 0 at its minimum.
     slope = lax.stop_gradient(g)
     tied = excess == 0
     fp = jnp.where(tied, jnp.where(hard, 1 - slope, 0) * excess, jnp.maximum(excess, 0))

@@ -1,7 +1,7 @@
 """Topology losses: overlap of skeletons, for thin and branching structures.
 
-A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space; a
-map of two axes must say.
+A label map is ``[batch, *space]`` here, unless ``spatial_axes`` says which of its axes are space;
+for a map of two axes it has to.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ def soft_skeleton(
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
 ) -> Array:
-    r"""Soft skeletons of probabilities or masks: what openings remove, at all radii.
+    r"""Soft skeletons of probabilities or masks: what openings remove, over all radii.
 
     .. math:: S_0 = \max(x - open(x), 0), \quad x_k = erode(x_{k-1}), \quad
               S_k = S_{k-1} + (1 - S_{k-1}) \max(x_k - open(x_k), 0)
 
-    with the erosion the least of a pixel and its face neighbours, and the opening an erosion and
-    then the greatest of a pixel and all its neighbours.
+    An erosion is the minimum of a pixel and its face neighbours. An opening is an erosion and then
+    the maximum of a pixel and all its neighbours, diagonal ones included.
 
     Args:
-      probs: float, in [0, 1], or bool ``[batch, *space, C]``.
-      iterations: the largest radius, in pixels, of what still has a skeleton; static.
+      probs: float in [0, 1], or bool, ``[batch, *space, C]``.
+      iterations: the largest radius, in pixels, of structures that have a skeleton; static.
       spatial_axes: axes of the map, without the class axis, that are space, as in
         ``boundary_loss``.
-      where: bool ``[batch, *space]``; False pixels neither erode nor grow into others, and are 0.
+      where: bool ``[batch, *space]``; False pixels are 0 and do not affect their neighbours.
 
     Returns:
-      Float32 (float64 for float64 input) ``[batch, *space, C]`` in [0, 1]. Outside the image there
-      is nothing that erodes. Equal pixels of a neighbourhood share its gradient evenly.
+      Float32 (float64 for float64 input) ``[batch, *space, C]`` in [0, 1]. Pixels outside
+      the image erode nothing. Equal pixels of a neighbourhood share its gradient evenly.
 
     Raises:
       ValueError: no class axis, no spatial axis, a map of two axes without ``spatial_axes``,
         negative ``iterations``, ``where`` of another shape.
-      TypeError: integers, ``where`` not bool, ``iterations`` that are no static integer,
+      TypeError: integers, ``where`` not bool, ``iterations`` that is not a static integer,
         ``spatial_axes`` that are not a tuple of integers.
 
     Example:
@@ -101,7 +101,7 @@ def cldice_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Centre-line Dice loss per class: how far each skeleton lies in the other mask.
+    r"""Centre-line Dice loss per class: how much of each skeleton lies in the other mask.
 
     .. math:: 1 - 2\,\frac{T_{prec}\,T_{sens}}{T_{prec} + T_{sens}}, \quad
               T_{prec} = \frac{\sum S(p)\,g + smooth}{\sum S(p) + smooth}, \quad
@@ -113,23 +113,23 @@ def cldice_loss(
       logits: float ``[batch, *space, C]``; probabilities if ``activation`` is None.
       labels: integer or bool ids ``[batch, *space]``, or dense bool or float ``[batch, *space,
         C]``.
-      iterations: of ``soft_skeleton``: at least the largest radius of the structures, or thick
-        ones have no skeleton; static.
+      iterations: as in ``soft_skeleton``, at least the largest radius of the structures, since
+        thicker ones have no skeleton; static.
       activation: "softmax" (C > 1), "sigmoid" or None.
-      smooth: added to the numerators and denominators as printed.
+      smooth: added to numerators and denominators as in the formula.
       spatial_axes: axes of the label map that are space, as in ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
-      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body over which the batch is split.
+      axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. A prediction that fills the image
-      has no skeleton, and costs nothing where the target is empty: use a region loss beside it, or
+      has no skeleton, so it costs nothing if the target is empty: add a region loss, or use
       ``dice_cldice_loss``.
 
     Raises:
-      ValueError, TypeError: as ``boundary_loss``; ``iterations`` that are no static integer of 0 or
-        more.
+      ValueError, TypeError: as ``boundary_loss``; ``iterations`` that is not a static integer of 0
+        or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -145,8 +145,9 @@ def cldice_loss(
       segmentation", 2021.
 
     Note:
-      The authors' code ignores its number of iterations and sums over the batch, ``axis=None``.
-      MONAI 1.6 takes each image by itself, ``axis=(1, 2)``, and sums over its classes too.
+      The authors' code ignores its number of iterations and sums over the batch, like
+      ``axis=None``. MONAI 1.6 takes each image by itself, like ``axis=(1, 2)``, and sums over its
+      classes too.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
@@ -174,14 +175,14 @@ def dice_cldice_loss(
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
-    r"""Dice and centre-line Dice loss per class.
+    r"""Weighted sum of the Dice loss and the centre-line Dice loss per class.
 
     .. math:: (1 - \alpha)\,(1 - dice) + \alpha\,(1 - clDice)
 
     Args:
       cldice_weight: alpha.
       logits, labels, iterations, activation, smooth, spatial_axes, where, axis, axis_name: as in
-        ``cldice_loss``; smooth is also that of ``dice_loss``.
+        ``cldice_loss``; smooth is passed to ``dice_loss`` too.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1].
@@ -244,24 +245,23 @@ def skeleton_recall_loss(
 
     .. math:: 1 - \frac{\sum p\,t + smooth}{\sum t + smooth}
 
-    with the tube t: the true class's skeleton, dilated, within the class.
+    with the tube t: the skeleton of the true class, dilated within the class.
 
     Args:
-      skeletons: the tubes t, if made before: ids ``[batch, *space]``, or dense ``[batch, *space,
-        C]``, as labels are; taken as they are. Else made of the labels by ``soft_skeleton``, once a
-        call.
-      iterations: of ``soft_skeleton``.
-      radius: how many times the skeleton is dilated by its face neighbours; static.
+      skeletons: the tubes t, used as they are: ids ``[batch, *space]``, or dense ``[batch, *space,
+        C]``, like labels. None makes them from the labels by ``soft_skeleton`` in every call.
+      iterations: as in ``soft_skeleton``.
+      radius: how often the skeleton is dilated by its face neighbours; static.
       logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
         ``cldice_loss``.
 
     Returns:
-      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. It is a recall: false positives
-      cost nothing, so use it beside a region loss.
+      Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. As it is a recall, false
+      positives cost nothing, so use it beside a region loss.
 
     Raises:
-      ValueError, TypeError: as ``cldice_loss``; a ``radius`` that is no static integer of 0 or
-        more.
+      ValueError, TypeError: as ``cldice_loss``; a ``radius`` that is not a static integer of 0
+        or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -276,8 +276,8 @@ def skeleton_recall_loss(
       segmentation of thin tubular structures", 2024.
 
     Note:
-      The authors thin the labels with scikit-image and dilate them twice while loading them: pass
-      such tubes as ``skeletons``.
+      The authors thin the labels with scikit-image and dilate the result twice when they load data.
+      Such tubes can be passed as ``skeletons``.
     """
     pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
@@ -296,7 +296,7 @@ def skeleton_recall_loss(
 
 
 def _found_of(x: Pixel, tube: Array) -> tuple[Array, Array]:
-    """What the prediction finds of a tube, and the tube."""
+    """The part of a tube that the prediction finds, and the tube."""
     return x.p * tube, tube
 
 
@@ -320,13 +320,13 @@ def _cldice_sums(
     space: tuple[int, ...],
     iterations: int,
 ) -> tuple[Array, ...]:
-    """Sums of S(p) g, of S(p), of S(g) p and of S(g)."""
+    """The sums of S(p) g, S(p), S(g) p and S(g)."""
 
-    def of_class(p: Array, g: Array) -> Any:
-        of_p, of_g = (_skeleton(x, where, space, iterations) for x in (p, g))
-        return tuple(sum_axis_by_axis(x, axes) for x in (of_p * g, of_p, of_g * p, of_g))
+    def class_sums(p: Array, g: Array) -> Any:
+        s_p, s_g = (_skeleton(x, where, space, iterations) for x in (p, g))
+        return tuple(sum_axis_by_axis(x, axes) for x in (s_p * g, s_p, s_g * p, s_g))
 
-    return class_by_class(of_class, p, g)
+    return class_by_class(class_sums, p, g)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
@@ -335,17 +335,17 @@ def _tubes(
 ) -> Array:
     """Skeletons of the truth, dilated within it."""
 
-    def of_class(truth: Array) -> Array:
+    def class_tube(truth: Array) -> Array:
         tube = _skeleton(truth, where, space, iterations)
         for _ in range(radius):
             tube = _extreme(jnp.maximum, (space,), tube)
         return tube * truth
 
-    return class_by_class(of_class, truth)
+    return class_by_class(class_tube, truth)
 
 
 def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations: int) -> Array:
-    """Soft skeleton of ``[*map]``; the backward pass keeps two arrays of each iteration."""
+    """The soft skeleton of one class, ``[*map]``; the residuals are two arrays per iteration."""
 
     def only_valid(x: Array, other: float) -> Array:
         return x if where is None else jnp.where(where, x, other)
@@ -365,17 +365,17 @@ def _skeleton(x: Array, where: Array | None, space: tuple[int, ...], iterations:
         return (eroded, skeleton + (1 - skeleton) * ridge), None
 
     x = only_valid(x, 0)
-    nothing = jnp.where(False, x, 0)  # sharded as x is
-    return lax.scan(step, (x, nothing), length=iterations + 1)[0][1]
+    empty = jnp.where(False, x, 0)  # sharded like x
+    return lax.scan(step, (x, empty), length=iterations + 1)[0][1]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _extreme(choose: Choose, sweeps: Sweeps, x: Array) -> Array:
-    """The least or greatest of each pixel's neighbourhood.
+    """The minimum or maximum of the neighbourhood of each pixel.
 
-    A sweep takes that of a pixel and its neighbours along some axes; the next goes on from there.
-    The derivative is shared evenly by the pixels of the neighbourhood that are equal to it, as is
-    needed for an image turned over to have its gradient turned over.
+    A sweep takes the minimum or maximum of each pixel and its neighbours along some axes, and the
+    next sweep takes it of the result. The pixels that are equal to the result share its derivative
+    evenly, so that the gradient of a flipped image is the flipped gradient.
     """
     outside = jnp.inf if choose is jnp.minimum else -jnp.inf
     for axes in sweeps:
@@ -387,19 +387,19 @@ def _extreme(choose: Choose, sweeps: Sweeps, x: Array) -> Array:
 def _extreme_jvp(choose: Choose, sweeps: Sweeps, primals: Any, tangents: Any) -> Any:
     (x,), (tangent,) = primals, tangents
     result, x = _extreme(choose, sweeps, x), lax.stop_gradient(x)
-    most = 3 ** sum(len(axes) for axes in sweeps)
-    pixels = jnp.ones_like(x, jnp.uint8 if most < 256 else jnp.int32)  # those equal to x
+    max_equal = 3 ** sum(len(axes) for axes in sweeps)
+    num_equal = jnp.ones_like(x, jnp.uint8 if max_equal < 256 else jnp.int32)
     for axes in sweeps:
         best = _extreme(choose, (axes,), x)
         equal = [value == best for value in _around(x, axes, jnp.nan)]
 
-        def of_equal(y: Array, axes: Axes = axes, equal: list[Array] = equal) -> Array:
+        def sum_equal(y: Array, axes: Axes = axes, equal: list[Array] = equal) -> Array:
             beside = _around(y, axes, 0)
             terms = [jnp.where(e, value, 0) for e, value in zip(equal, beside, strict=True)]
             return sum(terms[1:], terms[0])
 
-        x, pixels, tangent = best, of_equal(pixels), of_equal(tangent)
-    return result, tangent / jnp.maximum(pixels, 1).astype(tangent.dtype)
+        x, num_equal, tangent = best, sum_equal(num_equal), sum_equal(tangent)
+    return result, tangent / jnp.maximum(num_equal, 1).astype(tangent.dtype)
 
 
 def _around(x: Array, axes: Axes, outside: float) -> list[Array]:

@@ -1,1 +1,1 @@
-"""Faster forms of hot functions. The plain form of each stays, as its fallback and its oracle."""
+"""The forms of the sums over pixels: the plain one, and faster ones that are tested against it."""

@@ -1,4 +1,4 @@
-"""Blocks of pixels of a map: how it is cut, and how blocks are read and written in a loop."""
+"""Blocks of pixels: how a map is cut into blocks, and how a loop reads and writes them."""
 
 from __future__ import annotations
 
@@ -16,58 +16,58 @@ Carry = TypeVar("Carry")
 Index = Array | int
 T = TypeVar("T")
 
-# Bytes of a block's logits. XLA computes an operation on all cores only if it is large, so several
-# cores want larger blocks than one core, for which its own cache is best.
+# Bytes of logits per block. On one core, a block should fit the core's cache. XLA shares an
+# operation among several cores only if it is large, so several cores need larger blocks.
 ONE_CORE_BYTES = 256 * 1024
 BYTES = 2 * 1024 * 1024
 
 
 class At(NamedTuple):
-    """Where a block is: its first index, and its size, along each axis of the merged map."""
+    """Where a block is: its first index and its size along each axis of the merged map."""
 
     starts: tuple[Index, ...]
     sizes: tuple[int, ...]
 
 
 class Blocks(NamedTuple):
-    """How a map is cut; static. Neighbouring axes that are all summed, or all not, are merged."""
+    """How a map is cut; static. Neighbouring axes are merged if all or none of them are summed."""
 
-    space: tuple[int, ...]  # the map
-    axes: tuple[int, ...]  # of it that are summed
-    lengths: tuple[int, ...]  # of the merged map
-    summed: tuple[bool, ...]  # whether each of these is summed
-    sizes: tuple[int, ...]  # of a block
+    space: tuple[int, ...]  # the shape of the map
+    axes: tuple[int, ...]  # the axes of the map to sum over
+    lengths: tuple[int, ...]  # the shape of the merged map
+    summed: tuple[bool, ...]  # whether each merged axis is summed
+    sizes: tuple[int, ...]  # the shape of a block
 
     @classmethod
     def of(cls, space: tuple[int, ...], axes: tuple[int, ...], classes: int) -> Blocks:
-        runs = [(is_summed, list(run)) for is_summed, run in groupby(range(len(space)), axes.count)]
-        lengths = tuple(math.prod(space[a] for a in run) for _, run in runs)
+        merged = [(is_summed, list(m)) for is_summed, m in groupby(range(len(space)), axes.count)]
+        lengths = tuple(math.prod(space[a] for a in neighbours) for _, neighbours in merged)
         pixels = max(1, block_bytes() // (4 * classes))
         sizes: tuple[int, ...] = ()
         for length in reversed(lengths):
             sizes = (_even_size(length, pixels), *sizes)
             pixels = max(1, pixels // length)
-        return cls(space, axes, lengths, tuple(bool(s) for s, _ in runs), sizes)
+        return cls(space, axes, lengths, tuple(bool(s) for s, _ in merged), sizes)
 
     def merge(self, x: Array) -> Array:
-        """An array ``[*map]`` or ``[*map, C]`` with merged axes; without C if that is 1.
+        """Merge the axes of an array ``[*map]`` or ``[*map, C]``; drop a class axis of length 1.
 
-        XLA lays out an axis of 1 so that it copies the array to merge others (seen on JAX 0.10;
-        tests/test_pixel_sums.py has the temporaries).
+        XLA's layout of an axis of length 1 makes it copy the array to merge the others (seen on JAX
+        0.10; tests/test_pixel_sums.py checks the temporaries).
         """
         classes = x.shape[len(self.space) :]
         return x.reshape(*self.lengths, *(() if classes == (1,) else classes))
 
     def merge_sums(self, x: Array) -> Array:
-        """Sums ``[*rest, C]`` with merged axes."""
-        return x.reshape(*self._of_rest(self.lengths), x.shape[-1])
+        """Merge the batch axes of sums ``[*batch_axes, C]``."""
+        return x.reshape(*self._unsummed(self.lengths), x.shape[-1])
 
     def unmerge_sums(self, x: Array) -> Array:
-        rest = (n for a, n in enumerate(self.space) if a not in self.axes)
-        return x.reshape(*rest, x.shape[-1])
+        batch_shape = (n for a, n in enumerate(self.space) if a not in self.axes)
+        return x.reshape(*batch_shape, x.shape[-1])
 
     def loop(self, step: Callable[[At, Carry], Carry], carry: Carry) -> Carry:
-        """``step`` of all blocks: those of one size in a loop, and those of the remainder."""
+        """Apply ``step`` to all blocks: the full ones in a loop, then those of the remainders."""
         for firsts, lengths in self._parts():
             sizes = tuple(min(a, b) for a, b in zip(self.sizes, lengths, strict=True))
             counts = tuple(n // size for n, size in zip(lengths, sizes, strict=True))
@@ -80,7 +80,7 @@ class Blocks(NamedTuple):
         return carry
 
     def sum(self, x: Array, class_axis: int) -> Array:
-        """A block's sums ``[*rest, C]`` of ``[..., C]``, or of ``[..., C, pixels]``."""
+        """Sum a block ``[..., C]``, or ``[..., C, pixels]``, to ``[*batch_axes, C]``."""
         last = len(self.lengths) - 1
         pixels_last = class_axis == -2
         summed = (a for a, is_summed in enumerate(self.summed) if is_summed)
@@ -88,40 +88,40 @@ class Blocks(NamedTuple):
         return jnp.swapaxes(x, -1, -2) if pixels_last and not self.summed[last] else x
 
     def full_sums(self, value: Array, classes: int) -> Array:
-        """Sums that are all ``value``."""
-        return jnp.broadcast_to(value, (*self._of_rest(self.lengths), classes))
+        """Sums that all are ``value``."""
+        return jnp.broadcast_to(value, (*self._unsummed(self.lengths), classes))
 
     def add_sums(self, sums: Array, part: Array, at: At) -> Array:
-        """The sums, with a block's added where they belong."""
+        """Add the sums of one block where they belong."""
         if all(self.summed):
             return sums + part
-        at = self._at_rest(at, sums)
+        at = self._at_sums(at, sums)
         return lax.dynamic_update_slice(sums, read(sums, at) + part, at.starts)
 
     def read_sums(self, sums: Array, at: At) -> Array:
         """A block's part of the sums, or of their cotangents."""
-        return read(sums, self._at_rest(at, sums))
+        return read(sums, self._at_sums(at, sums))
 
-    def _at_rest(self, at: At, sums: Array) -> At:
-        starts, sizes = self._of_rest(at.starts), self._of_rest(at.sizes)
+    def _at_sums(self, at: At, sums: Array) -> At:
+        starts, sizes = self._unsummed(at.starts), self._unsummed(at.sizes)
         return At((*starts, 0), (*sizes, sums.shape[-1]))
 
-    def _of_rest(self, values: tuple[T, ...]) -> tuple[T, ...]:
+    def _unsummed(self, values: tuple[T, ...]) -> tuple[T, ...]:
         return tuple(v for v, is_summed in zip(values, self.summed, strict=True) if not is_summed)
 
     def _parts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """First indices and lengths of the part that blocks of one size fill, and of the rest."""
+        """First indices and lengths of the part that full blocks fill, then of the remainders."""
         whole = tuple(n - n % size for n, size in zip(self.lengths, self.sizes, strict=True))
         parts = [(tuple(0 for _ in whole), whole)]
         for a, (n, length) in enumerate(zip(self.lengths, whole, strict=True)):
-            if length < n:  # of one axis alone: a block has the others whole, or one index of them
+            if length < n:  # for one axis alone: along the others a block is whole or one index
                 firsts = tuple(length if b == a else 0 for b in range(len(whole)))
                 parts.append((firsts, (*whole[:a], n - length, *whole[a + 1 :])))
         return parts
 
 
 def _nth(firsts: tuple[int, ...], sizes: tuple[int, ...], counts: tuple[int, ...], i: Index) -> At:
-    """Where the i-th block is."""
+    """Where block number ``i`` is."""
     starts: tuple[Index, ...] = ()
     for first, size, count in zip(firsts[::-1], sizes[::-1], counts[::-1], strict=True):
         starts = (first + i % count * size, *starts)
@@ -136,24 +136,24 @@ def _step_at(
 
 
 def block_bytes() -> int:
-    """The bytes of a block, for the cores that this process may use."""
+    """The bytes of logits per block, for the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return ONE_CORE_BYTES if cores == 1 else BYTES
 
 
 def _even_size(length: int, limit: int) -> int:
-    """The size of blocks along an axis: one that divides its length, unless that is below half."""
+    """The block size along an axis: a divisor of ``length`` near ``limit``, else ``limit``."""
     fewest = -(-length // limit)
     even = (length // n for n in range(fewest, 2 * fewest) if length % n == 0)
     return next(even, min(length, limit))
 
 
 def read(x: Array, at: At) -> Array:
-    """A block of ``[*map, ...]``; of bfloat16 in float32.
+    """Read a block of ``[*map, ...]``; bfloat16 comes out as float32.
 
-    XLA's CPU slices bfloat16 in float32, so it would convert the whole array for every block (seen
-    on JAX 0.10 and 0.11; tests/test_pixel_sums.py has the temporaries). Its bits are integers, and
-    stay as they are. The fence keeps their cast in the loop, where it costs no copy.
+    XLA slices bfloat16 in float32 on CPU, so it would convert the whole array for every block (seen
+    on JAX 0.10 and 0.11; tests/test_pixel_sums.py checks the temporaries). So the slice is taken of
+    the bits, which are integers. The barrier keeps the bitcast in the loop, where it is not a copy.
     """
     trailing = x.shape[len(at.sizes) :]
     sizes = (*at.sizes, *trailing)
@@ -165,25 +165,25 @@ def read(x: Array, at: At) -> Array:
 
 
 def read_classes(x: Array, at: At) -> Array:
-    """A block ``[..., C]`` of what was ``[*map, C]`` before it was merged."""
+    """Read a block ``[..., C]`` of an array that was ``[*map, C]`` before it was merged."""
     block = read(x, at)
     return block if block.ndim > len(at.sizes) else block[..., None]
 
 
 def empty_like(x: Array) -> Array:
-    """A flat float array to be overwritten by ``write``, as large as x; of bfloat16, its bits.
+    """A flat float array as large as ``x``, for ``write`` to fill; the bits in place of bfloat16.
 
-    XLA's CPU would rewrite all of a bfloat16 array for every block (seen on JAX 0.10: 1.4 s in
-    place of 15 ms for 2**23 numbers). The last cast, in ``finish``, costs one copy of the array.
-    The fence stops XLA from fusing the zeros with the first write into a pad, which is slow. It is
-    flat, since XLA copies all others to give them an axis of 1 (seen on JAX 0.10).
+    On CPU, XLA would rewrite all of a bfloat16 array for every block (seen on JAX 0.10: 1.4 s
+    instead of 15 ms for 2**23 numbers). The last cast, in ``finish``, costs one copy of the array.
+    The barrier stops XLA from fusing the zeros with the first write into a pad, which is slow. The
+    array is flat, since XLA copies any other to give it an axis of length 1 (seen on JAX 0.10).
     """
     zeros = jnp.where(False, x.ravel(), jnp.zeros((), x.dtype))
     return lax.optimization_barrier(_bits(zeros))
 
 
 def write(x: Array, part: Array, at: At, shape: tuple[int, ...]) -> Array:
-    """An array of ``empty_like`` with a block of it overwritten, which is cut from ``shape``."""
+    """Write a block into an array of ``empty_like``, which stands for one of shape ``shape``."""
     part = part.reshape(*at.sizes, *shape[len(at.sizes) :])
     part = _bits(part.astype(jnp.bfloat16 if x.dtype == jnp.uint16 else x.dtype))
     x = x.reshape(shape)
@@ -191,7 +191,7 @@ def write(x: Array, part: Array, at: At, shape: tuple[int, ...]) -> Array:
 
 
 def finish(x: Array, shape: tuple[int, ...]) -> Array:
-    """The float array that was written, in its shape before it was merged."""
+    """The float array that ``write`` has filled, in the shape that it had before merging."""
     x = lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
     return x.reshape(shape)
 

@@ -1,13 +1,13 @@
-"""The form of a sum over pixels for CPUs: block by block, in caches, for any terms.
+"""The form for CPUs: a loop over blocks that stay in the caches, for any terms.
 
-Written plainly, a sum and its derivative keep several arrays as large as the logits. Here a loop
-reads blocks of pixels. The backward pass takes the terms' derivative in each block and writes the
-gradient in place, so that temporaries are a few blocks. The forward pass leaves the probabilities
-in the memory of the gradient to be, so that they are not computed again.
+The plain form and its derivative keep several arrays as large as the logits. Here a loop reads
+blocks of pixels. The backward pass differentiates the terms in each block and writes the gradient
+in place, so that the temporaries are a few blocks. The forward pass leaves the probabilities in the
+memory that the gradient will take, so that they are not computed again.
 
-XLA would compute an exponential, or swap a block's axes, once for each use: fences stop it (seen
-on JAX 0.10 and 0.11; without them the rows of Dice + CE in tests/benchmarks take up to three times
-as long).
+XLA would compute an exponential, or swap the axes of a block, once for each use. Barriers stop it
+(seen on JAX 0.10 and 0.11; without them the rows of Dice + CE in tests/benchmarks take up to three
+times as long).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from jaxseg._numerics import fence
 
 Constants = tuple[Array | None, ...]
 
-# With few classes, a CPU's vectors are filled along the pixels, not along the classes.
+# Up to this many classes, pixels are the last axis: a CPU's vectors are filled along the last axis.
 PIXELS_LAST_LIMIT = 16
 
 
 def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
-    """The sums, and if it ``keeps`` them the probabilities, in an array like the scores."""
+    """The sums, and the probabilities as a residual like the scores, if it ``keeps`` one."""
     blocks, class_axis = _cut(what, inputs)
     shape, is_dense = inputs.scores.shape, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
@@ -80,9 +80,9 @@ def backward(
     blocks, class_axis = _cut(what, inputs)
     given, is_dense = inputs, inputs.labels.ndim == inputs.scores.ndim
     inputs = _merged(inputs, blocks)
-    # The blocks' parts of these gradients are added up, which half precision would round.
-    small = (inputs.head, inputs.constants)
-    head, constants = jax.tree.map(at_least_float32, small)
+    # The gradients of these are sums over the blocks, which half precision would round.
+    params = (inputs.head, inputs.constants)
+    head, constants = jax.tree.map(at_least_float32, params)
     inputs = inputs._replace(head=head, constants=constants)
     cotangents = jax.tree.map(blocks.merge_sums, cotangents)
     is_soft = jnp.issubdtype(given.labels.dtype, jnp.floating)
@@ -96,7 +96,7 @@ def backward(
         )
         probs = _activate(x, what.activation, class_axis, names)
         if p is not None and not names:
-            probs = _of_kept(x, probs, p, what.activation, class_axis)
+            probs = _with_known(p, x, probs, what.activation, class_axis)
 
         def sums(probs: Probs, labels: Array | None, constants: Constants) -> Sums:
             labels = block.labels if labels is None else labels
@@ -115,7 +115,7 @@ def backward(
 
     def step(at: At, carry: Gradients) -> Gradients:
         p = None
-        if kept is not None:  # a copy, without which XLA would copy all to overwrite a part
+        if kept is not None:  # the fence copies the block, or XLA would copy the whole array
             probs = carry.scores.reshape(inputs.scores.shape)
             p = _swapped(fence(read_classes(probs, at)), class_axis)
         parts = block_gradients(at, p)
@@ -142,14 +142,14 @@ def backward(
     gradients = blocks.loop(step, start)
     labels = None
     if is_soft:
-        # XLA removes this loop if nothing reads it. In the loop above, it would copy the whole of
-        # what was kept for each block (seen on JAX 0.10; tests/test_pixel_sums.py).
+        # XLA removes this loop if nothing reads its result. In the loop above, it would copy the
+        # whole residual for every block (seen on JAX 0.10; tests/test_pixel_sums.py).
         labels = blocks.loop(labels_step, empty_like(inputs.labels))
         labels = finish(labels, given.labels.shape)
     return GradientsOf(
         finish(gradients.scores, given.scores.shape),
         labels,
-        *jax.tree.map(lambda x, like: x.astype(like.dtype), gradients[2:], small),
+        *jax.tree.map(lambda x, like: x.astype(like.dtype), gradients[2:], params),
     )
 
 
@@ -157,12 +157,12 @@ def backward(
 
 
 def _cut(what: PixelSum, inputs: Inputs) -> tuple[Blocks, int]:
-    """How the map is cut, and which axis of a block is that of the classes."""
+    """How the map is cut, and which axis of a block is the class axis."""
     *space, width = inputs.scores.shape
     kernel = inputs.head[0] if inputs.head else None
     classes = width if kernel is None else kernel.shape[-1]
-    few = classes <= PIXELS_LAST_LIMIT and not what.mixes_classes and bool(space)
-    return Blocks.of(tuple(space), what.axes, max(width, classes)), -2 if few else -1
+    pixels_last = classes <= PIXELS_LAST_LIMIT and not what.mixes_classes and bool(space)
+    return Blocks.of(tuple(space), what.axes, max(width, classes)), -2 if pixels_last else -1
 
 
 def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
@@ -176,19 +176,19 @@ def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
 
 
 def _block(inputs: Inputs, at: At, class_axis: int, is_dense: bool) -> Inputs:
-    """A block: scores as they are, labels and maps with the classes where terms have them."""
-    classes = partial(read_classes, at=at)
+    """Read a block of each array; the class axis of labels and maps is moved to ``class_axis``."""
+    with_classes = partial(read_classes, at=at)
     labels = inputs.labels
     return inputs._replace(
-        scores=classes(inputs.scores),
-        labels=_swapped(classes(labels), class_axis) if is_dense else read(labels, at),
+        scores=with_classes(inputs.scores),
+        labels=_swapped(with_classes(labels), class_axis) if is_dense else read(labels, at),
         where=None if inputs.where is None else read(inputs.where, at),
-        maps=tuple(_swapped(classes(x), class_axis) for x in inputs.maps),
+        maps=tuple(_swapped(with_classes(x), class_axis) for x in inputs.maps),
     )
 
 
 def _swapped(x: Array, class_axis: int) -> Array:
-    """A block with its classes at ``class_axis``, or back at the end."""
+    """Move the class axis of a block from the end to ``class_axis``, or back."""
     return fence(jnp.swapaxes(x, -1, -2)) if class_axis == -2 else x
 
 
@@ -207,7 +207,7 @@ def _sums(
 
 
 def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -> Probs:
-    """``activate`` with fences around what is used several times."""
+    """``activate``, with barriers around values that are used several times."""
     if activation == "softmax":
         top = x.max(class_axis, keepdims=True)
         top = fence(lax.pmax(top, names) if names else top)
@@ -221,21 +221,21 @@ def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -
     x = jnp.clip(x, LEAST, -LEAST)
     exp = fence(jnp.exp(-jnp.abs(x)))
     p = fence(jnp.where(x >= 0, 1, exp) / (1 + exp))
-    log = fence(jnp.log1p(exp))
-    return Probs(jnp.minimum(x, 0) - log, p, -jnp.maximum(x, 0) - log, 1 - p)
+    log1p = fence(jnp.log1p(exp))
+    return Probs(jnp.minimum(x, 0) - log1p, p, -jnp.maximum(x, 0) - log1p, 1 - p)
 
 
-def _of_kept(x: Array, probs: Probs, p: Array, activation: str | None, class_axis: int) -> Probs:
-    """The ``probs`` of x, of which p is known: XLA computes what else the derivative needs."""
+def _with_known(p: Array, x: Array, probs: Probs, activation: str | None, class_axis: int) -> Probs:
+    """The ``probs`` of logits x, with a known p; XLA drops what is then not needed."""
     if activation == "sigmoid":
         return probs._replace(p=p, q=1 - p)
-    # The largest p, which cannot be 0, and its x have the logarithm of the sum of exponentials.
-    log = jnp.log(p.max(class_axis, keepdims=True)) - x.max(class_axis, keepdims=True)
-    return Probs(jnp.maximum(x + fence(log), LEAST), p, jnp.log1p(-p), 1 - p)
+    # log p - x is the same for all classes. The largest p cannot be 0, so its log is finite.
+    shift = jnp.log(p.max(class_axis, keepdims=True)) - x.max(class_axis, keepdims=True)
+    return Probs(jnp.maximum(x + fence(shift), LEAST), p, jnp.log1p(-p), 1 - p)
 
 
 def _sum_classes(x: Array, class_axis: int, names: Names) -> Array:
-    """Sum over the classes; where they are last, by a product with ones, which is vectorised."""
+    """Sum over the classes; if they are the last axis, as a product with ones, which vectorises."""
     if class_axis == -2:
         total = x.sum(-2, keepdims=True)
     else:

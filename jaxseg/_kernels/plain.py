@@ -1,6 +1,6 @@
 """The plain form of a sum over pixels: the formula itself, which JAX differentiates.
 
-It is the oracle of the other forms' tests, and second derivatives are taken through it.
+The other forms are tested against it, and second derivatives are taken of it.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from jaxseg._labels import masked, membership, two_classes
 from jaxseg._numerics import sum_axis_by_axis
 
 A = TypeVar("A")
-Sums = Any  # a pytree of arrays, which the terms choose
+Sums = Any  # a pytree of arrays, whose structure the terms choose
 
 
 class Pixel(NamedTuple):
-    """What terms see of a pixel: arrays of one shape, elementwise over the classes.
+    """What ``terms`` gets: arrays of one shape, with one element per pixel and class.
 
-    The logarithm of a class that a logit of -inf switches off is ``LEAST``.
+    Where a logit of -inf switches a class off, ``log_p`` is ``LEAST``.
     """
 
     log_p: Array  # logarithm of p
     p: Array  # probability of the class
     log_q: Array  # logarithm of 1 - p
     q: Array  # 1 - p
-    truth: Array  # whether the pixel is of the class: bool, or floats of dense labels
-    labels: Array  # the sum of the truth over the classes: 1 if the pixel has a class
+    truth: Array  # whether the pixel belongs to the class: bool, or float for soft labels
+    labels: Array  # the sum of the truth over the classes: 1 if the pixel has one class
 
     @property
     def g(self) -> Array:
-        """The truth in floats."""
+        """The truth as floats."""
         return self.truth.astype(self.p.dtype)
 
     def inside(self, x: Array) -> Array:
@@ -55,24 +55,24 @@ class PixelSum(NamedTuple):
     """What is summed, and over what; static."""
 
     terms: Terms
-    axes: tuple[int, ...]  # of the map
+    axes: tuple[int, ...]  # the axes of the map to sum over
     activation: str | None
-    mixes_classes: bool  # the terms read other classes of the pixel; theirs are all here, and last
+    mixes_classes: bool  # the terms read several classes of a pixel, so each device holds all
 
 
 class InputsOf(NamedTuple, Generic[A]):
-    """The arrays of a sum, or of a block or a shard of it."""
+    """What a sum reads: whole arrays, or one shard or block of each."""
 
     scores: A  # [*map, C], or features [*map, F] with a head
     labels: A  # [*map] or [*map, C]
     where: A | None  # [*map]
     maps: tuple[A, ...]  # [*map, C], without a gradient
-    head: tuple[A | None, ...]  # kernel [F, C] and bias [C] that make logits of features
+    head: tuple[A | None, ...]  # kernel [F, C] and bias [C] that turn features into logits
     constants: tuple[A | None, ...]  # scalars, or [C]
 
 
 class GradientsOf(NamedTuple, Generic[A]):
-    """Cotangents of those of the inputs that have one; of soft labels alone."""
+    """Cotangents of the inputs that have one; labels have one if they are soft."""
 
     scores: A
     labels: A | None
@@ -85,7 +85,7 @@ Gradients = GradientsOf[Array]
 
 
 def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
-    """The sums; the backward pass starts from the inputs again, and wants nothing kept."""
+    """The sums. No residual is needed, since the backward pass starts from the inputs again."""
     return sums(what, inputs, names), jnp.zeros_like(inputs.scores) if keeps else None
 
 
@@ -97,7 +97,7 @@ def backward(
 
 
 def sums(what: PixelSum, inputs: Inputs, names: Names = ()) -> Sums:
-    """The sums over ``what.axes``: arrays ``[*rest, C]``. ``names`` are mesh axes that cut C."""
+    """The sums over ``what.axes``, arrays ``[*batch_axes, C]``. The mesh axes ``names`` cut C."""
     probs = activate(logits(inputs.scores, inputs.head, inputs.where), what.activation, -1, names)
     values = contributions(what, inputs, probs, -1, names)
     return jax.tree.map(lambda x: sum_axis_by_axis(x, what.axes), values)
@@ -122,7 +122,7 @@ def gradients(what: PixelSum, inputs: Inputs, cotangents: Sums, names: Names = (
 
 
 def logits(scores: Array, head: tuple[Array | None, ...], where: Array | None) -> Array:
-    """Scores in float32 or better, 0 where masked; of features, their logits."""
+    """Scores in float32 or float64, 0 where masked; with a head, the logits of the features."""
     x = masked(at_least_float32(scores), where)
     if not head:
         return x
@@ -135,7 +135,7 @@ def logits(scores: Array, head: tuple[Array | None, ...], where: Array | None) -
 def contributions(
     what: PixelSum, inputs: Inputs, probs: Probs, class_axis: int, names: Names
 ) -> Sums:
-    """What each pixel adds to the sums, 0 where masked: arrays like ``probs.p``."""
+    """What each pixel adds to the sums, 0 where masked: arrays of the shape of ``probs.p``."""
     p = probs.p
     truth = _truth(inputs.labels, inputs.where, p, what.activation, class_axis, names)
     pixel = Pixel(*probs, truth, _sum_of_classes(truth.astype(p.dtype), class_axis, names))
@@ -167,7 +167,7 @@ def _truth(
     if labels.ndim < p.ndim:
         first = jax.lax.axis_index(names) * classes if names else None
         labels = membership(labels, classes, class_axis, first)
-    # Not in half precision, which would round soft labels.
+    # In the precision of p: half precision would round sums of soft labels.
     labels = labels if labels.dtype == bool else labels.astype(p.dtype)
     labels = masked(labels, where, class_axis)
     return two_classes(labels, where, class_axis) if activation == "two classes" else labels
