@@ -151,7 +151,7 @@ def _local_mask_counts(maps: Sequence[Array], axes: tuple[int, ...]) -> tuple[Ar
         return [x.sum(axes, dtype=jnp.int32) for x in found(maps)]
 
     def by_blocks(*maps: Array) -> list[Array]:
-        blocks = Blocks.of(tuple(space), axes, classes)
+        blocks = Blocks.of(tuple(space), axes, classes, pixels_last=True)
         merged = [blocks.merge(x) for x in maps]
 
         def step(at: At, sums: list[Array]) -> list[Array]:

@@ -258,7 +258,7 @@ def test_each_form_takes_some_of_the_classes(case, form, monkeypatch):
 @pytest.mark.parametrize("pixels", [1, 8, 10**6])
 def test_blocks_cover_every_pixel_once(space, axes, pixels, monkeypatch):
     monkeypatch.setattr(blocks, "block_bytes", lambda: pixels * 4 * 3)
-    cut = blocks.Blocks.of(space, axes, 3)
+    cut = blocks.Blocks.of(space, axes, 3, pixels_last=False)
     sizes = []
 
     def step(at, seen):

@@ -16,10 +16,13 @@ Carry = TypeVar("Carry")
 Index = Array | int
 T = TypeVar("T")
 
-# Bytes of logits per block. On one core, a block should fit the core's cache. XLA shares an
-# operation among several cores only if it is large, so several cores need larger blocks.
+# Bytes of a block's logits. XLA shares an operation among several cores only if it is large, so
+# several cores need larger blocks. That pays where the classes are last. With its pixels last a
+# block is made of more operations, each of which waits for all cores: there small blocks win, and
+# the classes are few. Measured on one and two cores, see docs/benchmarks.md.
 ONE_CORE_BYTES = 256 * 1024
 BYTES = 2 * 1024 * 1024
+PIXELS_LAST_BYTES = 128 * 1024
 
 
 class At(NamedTuple):
@@ -39,10 +42,13 @@ class Blocks(NamedTuple):
     sizes: tuple[int, ...]  # the shape of a block
 
     @classmethod
-    def of(cls, space: tuple[int, ...], axes: tuple[int, ...], classes: int) -> Blocks:
+    def of(
+        cls, space: tuple[int, ...], axes: tuple[int, ...], classes: int, *, pixels_last: bool
+    ) -> Blocks:
         merged = [(is_summed, list(m)) for is_summed, m in groupby(range(len(space)), axes.count)]
         lengths = tuple(math.prod(space[a] for a in neighbours) for _, neighbours in merged)
-        pixels = max(1, block_bytes() // (4 * classes))
+        limit = min(block_bytes(), PIXELS_LAST_BYTES) if pixels_last else block_bytes()
+        pixels = max(1, limit // (4 * classes))
         sizes: tuple[int, ...] = ()
         for length in reversed(lengths):
             sizes = (_even_size(length, pixels), *sizes)
@@ -136,9 +142,13 @@ def _step_at(
 
 
 def block_bytes() -> int:
-    """The bytes of logits per block, for the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ONE_CORE_BYTES if cores == 1 else BYTES
+    """The bytes of logits per block whose classes are last."""
+    return ONE_CORE_BYTES if cores() == 1 else BYTES
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _even_size(length: int, limit: int) -> int:

@@ -23,6 +23,7 @@ from jaxseg._checks import at_least_float32
 from jaxseg._kernels.blocks import (
     At,
     Blocks,
+    cores,
     empty_like,
     finish,
     read,
@@ -43,8 +44,9 @@ from jaxseg._numerics import fence
 
 Constants = tuple[Array | None, ...]
 
-# Up to this many classes, pixels are the last axis: a CPU's vectors are filled along the last axis.
-PIXELS_LAST_LIMIT = 16
+# Up to this many classes, a CPU's vectors are filled along the pixels, not along the classes.
+ONE_CORE_PIXELS_LAST = 16
+PIXELS_LAST = 8
 
 
 def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
@@ -161,8 +163,11 @@ def _cut(what: PixelSum, inputs: Inputs) -> tuple[Blocks, int]:
     *space, width = inputs.scores.shape
     kernel = inputs.head[0] if inputs.head else None
     classes = width if kernel is None else kernel.shape[-1]
-    pixels_last = classes <= PIXELS_LAST_LIMIT and not what.mixes_classes and bool(space)
-    return Blocks.of(tuple(space), what.axes, max(width, classes)), -2 if pixels_last else -1
+    limit = ONE_CORE_PIXELS_LAST if cores() == 1 else PIXELS_LAST
+    pixels_last = classes <= limit and not what.mixes_classes and bool(space)
+    widest = max(width, classes)
+    blocks = Blocks.of(tuple(space), what.axes, widest, pixels_last=pixels_last)
+    return blocks, -2 if pixels_last else -1
 
 
 def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
