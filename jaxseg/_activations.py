@@ -51,6 +51,11 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
     return Probs(log_p, p, jnp.log1p(-p), 1 - p)
 
 
+def switched_off(log_p: Array) -> Array:
+    """Whether the class has a logit of -inf."""
+    return log_p < LEAST / 2
+
+
 def pull_back(
     cotangents: Probs,
     probs: Probs,

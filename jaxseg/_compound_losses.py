@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._activations import LEAST
+from jaxseg._activations import switched_off
 from jaxseg._checks import Axis, AxisName
 from jaxseg._counts import Counts
 from jaxseg._kernels.plain import Pixel
@@ -606,7 +606,7 @@ def _dice_ce_of(
     """Soft counts, the cross-entropy of smoothed labels, and its weight."""
     ce, weight = -x.inside(x.log_p), x.g
     if true_share is not None and spread is not None:  # none goes to a class that is switched off
-        ce = true_share * ce - spread * x.labels * jnp.where(x.log_p > LEAST / 2, x.log_p, 0)
+        ce = true_share * ce - spread * x.labels * jnp.where(switched_off(x.log_p), 0, x.log_p)
     if weights is not None:
         ce, weight = weights * ce, weights * weight
     return counts_of(x), ce, weight

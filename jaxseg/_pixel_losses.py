@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._activations import LEAST, activate
+from jaxseg._activations import activate, switched_off
 from jaxseg._checks import Axis, AxisName
 from jaxseg._distance import (
     Spacing,
@@ -383,7 +383,7 @@ def check_per_class(name: str, weights: ArrayLike | Sequence[float], num_classes
 def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
     """``-log p`` per class; 0 for a class that is switched off and is not the true one."""
     log_p = activate(x, activation).log_p
-    return jnp.where((log_p < LEAST / 2) & jnp.logical_not(truth), 0, -log_p)
+    return jnp.where(switched_off(log_p) & jnp.logical_not(truth), 0, -log_p)
 
 
 def _cross_entropy(pixels: Pixels, weights: Array | None, smoothing: Array | None) -> Array:

@@ -146,8 +146,8 @@ def test_temporaries_of_each_loss(name):
 
 
 def test_temporaries_of_other_overlaps():
-    assert_lean(partial(dice, squared=True), PLANE)
-    assert_lean(partial(dice, soft_targets=True), PLANE, most_blocks=10)
+    assert_lean(partial(dice, overlap="squared"), PLANE)
+    assert_lean(partial(dice, overlap="minimum"), PLANE, most_blocks=10)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_gradients_of_a_head_keep_their_precision_over_many_blocks(classes, monk
     [
         (lambda p, g: jaxseg.soft_counts(p, g).tp / 2**22, 0.3),
         (lambda p, _: jaxseg.moments(p, axis=(0, 1)).squares / 2**22, 0.09),
-        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, squared=True), 0.6 / 1.09),
-        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, soft_targets=True), 0.6 / 1.3),
+        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, overlap="squared"), 0.6 / 1.09),
+        (lambda p, g: 1 - jaxseg.dice_loss(p, g, activation=None, overlap="minimum"), 0.6 / 1.3),
         (lambda p, g: jaxseg.sensitivity_specificity_loss(p, g, activation=None), 0.49 * 0.05),
         (lambda p, g: jaxseg.top_k_loss(p, g, fraction=1.0), np.log1p(np.exp(-0.3))),
     ],
