@@ -68,7 +68,12 @@ def _leaves_on_shards(
         mesh = next(s.mesh for s in shardings if any(name is not None for name in s.spec))
         cut = _cut(axes, [sharding.spec for sharding in shardings])
         return _on_explicit_mesh(local, arrays, axes, result_axes, mesh, cut)
-    if jax.device_count() == 1 or any(AxisType.Manual in s.mesh.axis_types for s in shardings):
+    types = [t for sharding in shardings for t in sharding.mesh.axis_types]
+    if (
+        jax.device_count() == 1
+        or AxisType.Manual in types
+        or (types and AxisType.Auto not in types)
+    ):
         return local(arrays, {})
     return _on_auto_mesh(local, arrays, axes, result_axes)
 

@@ -342,9 +342,6 @@ def test_a_loss_sends_sums_alone(name, layout, axis_type):
 @pytest.mark.parametrize("layout", ["rows", "classes"])
 @pytest.mark.parametrize("name", MOVING)
 def test_other_losses_of_sharded_maps_give_the_same(name, layout, axis_type):
-    case = (name, layout, axis_type)
-    if case == ("edges", "classes", AxisType.Explicit) and jax.__version_info__ < (0, 9):
-        pytest.skip("XLA of JAX 0.8.0 has no CPU code for a Sharding call that is left over")
     spec = P(None, None, None, "a") if layout == "classes" else LAYOUTS[layout]
     sharded_loss(*MOVING[name], spec, axis_type)
 
