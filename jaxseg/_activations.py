@@ -56,6 +56,22 @@ def switched_off(log_p: Array) -> Array:
     return log_p < LEAST / 2
 
 
+def sigmoid_of(x: Array, once: Callable[[Array], Array] = lambda x: x) -> Probs:
+    """The sigmoid of each logit, from one exponential; ``once`` marks what has several uses."""
+    x = jnp.clip(x, LEAST, -LEAST)
+    exp = once(jnp.exp(-jnp.abs(x)))
+    p = once(jnp.where(x >= 0, 1, exp) / (1 + exp))
+    log1p = once(jnp.log1p(exp))
+    return Probs(jnp.minimum(x, 0) - log1p, p, -jnp.maximum(x, 0) - log1p, 1 - p)
+
+
+def log_p_cotangent(cotangents: Probs, probs: Probs) -> Array:
+    """The cotangent of log p, on which the others depend."""
+    log_p, p, log_q, q = cotangents
+    log_q = jnp.where(log_q == 0, 0, log_q / probs.q)  # q can be 0 where no term reads its log
+    return log_p + probs.p * (p - q - log_q)
+
+
 def pull_back(
     cotangents: Probs,
     probs: Probs,
@@ -67,12 +83,14 @@ def pull_back(
 
     The derivative of a softmax needs one sum over the classes, which ``sum_classes`` computes.
     """
-    log_p, p, log_q, q = cotangents
-    if activation == "sigmoid":
-        return probs.q * log_p - probs.p * log_q + probs.p * probs.q * (p - q)
-    d_log_p = log_p + probs.p * (p - q)
     if activation == "softmax":
+        d_log_p = log_p_cotangent(cotangents, probs)
         return d_log_p - probs.p * sum_classes(d_log_p)
-    # Two classes are a softmax of 0 and x. The second 1 - p is the first p, which has all digits.
-    first, second = (jnp.split(y, 2, class_axis) for y in (probs.p, d_log_p))
-    return first[0] * second[1] - first[1] * second[0]
+    log_p, p, log_q, q = cotangents
+    # Of two classes, the other one's p is 1 - p with all its digits.
+    probs_q = probs.q if activation == "sigmoid" else jnp.flip(probs.p, class_axis)
+    d_x = probs_q * log_p - probs.p * log_q + probs.p * probs_q * (p - q)
+    if activation == "sigmoid":
+        return d_x
+    first, second = jnp.split(d_x, 2, class_axis)  # of -x and of x
+    return second - first

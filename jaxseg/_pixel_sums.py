@@ -6,15 +6,16 @@ rest for all losses: masks, kinds of labels, dtypes, blocks, shards, platforms a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType
 
-from jaxseg._kernels import cpu, plain
+from jaxseg._kernels import cpu, gpu, plain
 from jaxseg._kernels.plain import (
     Gradients,
     GradientsOf,
@@ -27,9 +28,27 @@ from jaxseg._kernels.plain import (
 from jaxseg._pixels import Pixels
 from jaxseg._sharding import Cut, on_shards, placed_as
 
-# The form for each platform that a program can be compiled for. A form is a module with the
-# ``forward`` and ``backward`` of the plain form. It takes any terms and gives the same numbers.
-FORMS = {"cpu": cpu, "default": plain}
+
+class Form(Protocol):
+    """A module that computes sums and their gradients, as the plain form does."""
+
+    @property
+    def forward(self) -> Callable[..., tuple[Sums, Array | None]]:
+        """The sums, and a residual."""
+
+    @property
+    def backward(self) -> Callable[..., Gradients]:
+        """The gradients of the inputs."""
+
+
+def forms() -> dict[str, Form]:
+    """The form for each platform that a program can be compiled for, asked when it is traced.
+
+    A form is a module with the ``forward`` and ``backward`` of the plain form. It takes any terms
+    and gives the same numbers.
+    """
+    return {"cpu": cpu, "cuda": gpu if gpu.is_available() else plain, "default": plain}
+
 
 Constant = Array | None
 
@@ -119,8 +138,8 @@ def _forward(what: PixelSum, keeps: bool, inputs: Inputs) -> tuple[Sums, Array |
 
     def local(inputs: Inputs, cut: Cut) -> tuple[Sums, Array | None]:
         names = cut.get("class", ())
-        forms = {k: partial(form.forward, what, names, keeps) for k, form in FORMS.items()}
-        return lax.platform_dependent(inputs, **forms)
+        each = {k: partial(form.forward, what, names, keeps) for k, form in forms().items()}
+        return lax.platform_dependent(inputs, **each)
 
     axes, shapes = _axes(what, inputs), jax.eval_shape(partial(plain.sums, what), inputs)
     results = (_axes_of_sums(what, inputs, shapes), axes.scores if keeps else None)
@@ -142,8 +161,8 @@ def _backward(what: PixelSum, kept: Array | None, inputs: Inputs, cotangents: Su
 
     def local(arrays: tuple[Array | None, Inputs, Sums], cut: Cut) -> Gradients:
         names = cut.get("class", ())
-        forms = {k: partial(form.backward, what, names) for k, form in FORMS.items()}
-        gradients: Gradients = lax.platform_dependent(*arrays, **forms)
+        each = {k: partial(form.backward, what, names) for k, form in forms().items()}
+        gradients: Gradients = lax.platform_dependent(*arrays, **each)
         return gradients
 
     axes, cotangent_axes = _axes(what, inputs), _axes_of_sums(what, inputs, cotangents)

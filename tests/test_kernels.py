@@ -1,6 +1,7 @@
 """Each form of a sum over pixels against the derivative that JAX takes of the plain formula."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,20 @@ from jax.sharding import PartitionSpec as P
 
 from jaxseg._boundary_losses import _distance_of
 from jaxseg._compound_losses import _bce_dice_of, _dice_ce_of, _dice_focal_of, _exponential_of
-from jaxseg._kernels import blocks, plain
+from jaxseg._kernels import blocks, cpu, gpu, plain
 from jaxseg._kernels.plain import GradientsOf, Inputs, PixelSum
-from jaxseg._pixel_sums import FORMS, pixel_sums
+from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
 from jaxseg._region_losses import _mistakes_of, _squared_errors_of
 from jaxseg._soft_counts import counts_of, minimum_counts_of, squared_counts_of
+
+# The kernel for GPUs runs here as JAX operations, in an interpreter.
+GPU = SimpleNamespace(
+    __name__="gpu",
+    forward=partial(gpu.forward, interpret=True),
+    backward=partial(gpu.backward, interpret=True),
+)
+FORMS = [cpu, plain, GPU]
 
 SHAPES = {1: (23,), 2: (5, 7), 3: (2, 5, 7), 4: (3, 2, 4, 5)}  # maps of so many axes
 
@@ -98,6 +107,8 @@ CASES = [
     Case(_bce_dice_of, 3, (1, 2), 7, "bool", False, "sigmoid"),
     Case(_bce_dice_of, 17, (0, 2), 7, "soft", True, "sigmoid"),
     Case(_squared_errors_of, 3, (2,), 7, "bool", True, "sigmoid"),
+    Case(_bce_dice_of, 3, (1, 2), 7, "ids", True),
+    Case(_bce_dice_of, 2, (1, 2), 7, "soft", True, "two classes"),
     # Terms that mix the classes of a pixel, that read a map, and of a head.
     Case(_mistakes_of, 3, (1, 2), 7, "ids", True, constants="d"),
     Case(_mistakes_of, 17, (0, 1), 7, "soft", False, constants="d"),
@@ -195,11 +206,15 @@ def assert_close(got: Any, want: Any) -> None:
 def test_each_form_gives_the_plain_sums_and_gradients(case, monkeypatch):
     width = max(case.classes, case.features)
     monkeypatch.setattr(blocks, "block_bytes", lambda: case.pixels * 4 * width)
+    monkeypatch.setattr(gpu, "FEWEST_PIXELS", 1)
     with jax.enable_x64(case.dtype == F64):
         inputs = inputs_of(case)
+        is_last_summed = case.ndim - 1 in case.axes
+        is_plain = case.features or case.what.mixes_classes or case.dtype == F64
+        assert gpu.serves(case.what, (), inputs) == (is_last_summed and not is_plain)
         cotangents = cotangents_of(case, inputs)
         want = jax.jit(partial(oracle, case))(inputs, cotangents)
-        for form in dict.fromkeys(FORMS.values()):
+        for form in FORMS:
 
             def of_form(inputs, cotangents, form=form):
                 sums, kept = form.forward(case.what, (), case.keeps, inputs)
@@ -211,7 +226,7 @@ def test_each_form_gives_the_plain_sums_and_gradients(case, monkeypatch):
 
 
 @pytest.mark.parametrize("case", [Case(_dice_ce_of, 8, (1, 2), 7, "soft", True, constants="css")])
-@pytest.mark.parametrize("form", dict.fromkeys(FORMS.values()), ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_each_form_takes_some_of_the_classes(case, form, monkeypatch):
     monkeypatch.setattr(blocks, "block_bytes", lambda: case.pixels * 4 * case.classes)
     inputs = inputs_of(case)
@@ -280,10 +295,11 @@ def test_blocks_are_larger_where_several_cores_share_them(monkeypatch):
         assert blocks.block_bytes() == size
 
 
-@pytest.mark.parametrize("form", dict.fromkeys(FORMS.values()), ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 @pytest.mark.parametrize("terms", [_dice_ce_of, _dice_focal_of], ids=lambda terms: terms.__name__)
 @pytest.mark.parametrize("classes", [3, 17])
-def test_a_logit_of_minus_infinity_rules_a_class_out(form, terms, classes):
+def test_a_logit_of_minus_infinity_rules_a_class_out(form, terms, classes, monkeypatch):
+    monkeypatch.setattr(gpu, "FEWEST_PIXELS", 1)
     others = tuple(c for c in range(classes) if c != 1)
     smoothing = (None, jnp.float32(0.9), jnp.float32(0.05))
     constants = smoothing if terms is _dice_ce_of else (jnp.float32(2), None)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxseg._activations import LEAST, Names, Probs, pull_back
+from jaxseg._activations import LEAST, Names, Probs, pull_back, sigmoid_of
 from jaxseg._checks import at_least_float32
 from jaxseg._kernels.blocks import (
     At,
@@ -223,11 +223,7 @@ def _activate(x: Array, activation: str | None, class_axis: int, names: Names) -
         return Probs(log_p, p, jnp.log1p(-p), 1 - p)
     if activation == "two classes":
         x = jnp.concatenate([-x, x], class_axis)
-    x = jnp.clip(x, LEAST, -LEAST)
-    exp = fence(jnp.exp(-jnp.abs(x)))
-    p = fence(jnp.where(x >= 0, 1, exp) / (1 + exp))
-    log1p = fence(jnp.log1p(exp))
-    return Probs(jnp.minimum(x, 0) - log1p, p, -jnp.maximum(x, 0) - log1p, 1 - p)
+    return sigmoid_of(x, fence)
 
 
 def _with_known(p: Array, x: Array, probs: Probs, activation: str | None, class_axis: int) -> Probs:

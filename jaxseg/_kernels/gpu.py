@@ -1,0 +1,436 @@
+"""The form for GPUs: one kernel for any terms, which reads every input once and keeps nothing.
+
+A program of the kernel takes a tile of pixels. Forward it writes the tile's sums, which XLA adds;
+backward it computes the probabilities again, differentiates the terms and writes the gradient. So
+no array as large as the logits is kept, and the order of the additions never changes.
+
+Small tiles are fastest: about 32 numbers per thread (seen on an H200 with JAX 0.11). Of many
+classes, the sums of a small tile are not small beside it, so forward its pixels are doubled, and so
+are the threads. A row of lanes must be a power of two, so the classes are cut into pieces that
+waste few lanes: 19 classes take 16 + 4 lanes.
+
+The kernel is written for Pallas's Triton backend, which JAX deprecates from 0.11 on. All that is
+Triton's is in this file. Where the backend is missing, the plain form takes the kernel's place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from importlib.util import find_spec
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+
+from jaxseg._activations import LEAST, Names, Probs, log_p_cotangent, pull_back, sigmoid_of
+from jaxseg._kernels import plain
+from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
+
+try:
+    from jax.experimental.pallas import triton
+except ImportError:  # JAX has removed it
+    triton = None  # type: ignore[assignment]
+
+ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
+LEAST_PIXELS = 16  # of a tile
+FEWEST_PIXELS = 16  # of a row of summed pixels; below, most of a tile would be empty
+FIRST_JAX_THAT_ASKS = (0, 11)  # for the device that a kernel is lowered for
+
+Ref = Any  # a reference to a block in the GPU's memory
+
+
+class Piece(NamedTuple):
+    """Some classes, side by side in a power of two of lanes."""
+
+    first: int
+    lanes: int
+    classes: int
+
+
+class Loaded(NamedTuple):
+    """A tile's numbers of one piece, ``[pixels, lanes]``."""
+
+    probs: Probs
+    counted: Array  # False for masked pixels and in empty lanes
+    terms: Callable[[Probs], Sums]
+
+
+class Plan(NamedTuple):
+    """How a sum is cut into programs; static."""
+
+    what: PixelSum
+    lengths: tuple[int, ...]  # the merged map: neighbouring axes that are summed alike are one
+    summed: tuple[bool, ...]  # whether each merged axis is summed; the last one is
+    width: int  # scores per pixel
+    classes: int  # two for one score of two classes
+    tile: int  # pixels of a program
+    warps: int
+    dense: bool  # whether the labels have a class axis
+    masked: bool
+    maps: int
+    given: tuple[bool, ...]  # which of the constants are not None
+
+    @property
+    def activation(self) -> str | None:
+        return self.what.activation
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Programs along each merged axis."""
+        return (*self.lengths[:-1], pl.cdiv(self.lengths[-1], self.tile))
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """The pieces of the classes. One score of two classes is read into two lanes."""
+        return pieces_of(self.classes)
+
+    def kept(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """The ``values`` of the merged axes that are not summed."""
+        return tuple(v for v, is_summed in zip(values, self.summed, strict=True) if not is_summed)
+
+
+def is_available() -> bool:
+    """Whether a program for "cuda" gets the kernel. Read when a function is traced.
+
+    From JAX 0.11 on, a kernel can be lowered where there is a GPU, or a description of one.
+    """
+    if triton is None or os.environ.get("JAXSEG_KERNELS") == "0":
+        return False
+    if jax.__version_info__ < FIRST_JAX_THAT_ASKS:
+        return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if described is not None:
+        return bool(described.platform == "gpu")
+    try:
+        return bool(jax.devices("cuda"))
+    except RuntimeError:
+        return False
+
+
+def forward(
+    what: PixelSum, names: Names, keeps: bool, inputs: Inputs, interpret: bool = False
+) -> tuple[Sums, Array | None]:
+    """The sums. No residual is needed, since the backward pass starts from the inputs again."""
+    if not serves(what, names, inputs):
+        return plain.forward(what, names, keeps, inputs)
+    plan = plan_of(what, inputs, is_forward=True)
+    shapes = jax.eval_shape(partial(plain.sums, what), inputs)
+    leaves, tree = jax.tree.flatten(shapes)
+    vary = plain.zero_like(inputs)
+    tile_sums = pl.pallas_call(
+        partial(_forward_kernel, plan),
+        grid=plan.grid,
+        in_specs=_specs(plan),
+        out_specs=[
+            pl.BlockSpec((*(None for _ in plan.grid), len(leaves), lanes), lambda *i: (*i, 0, 0))
+            for _, lanes, _ in plan.pieces
+        ],
+        out_shape=[
+            _shape((*plan.grid, len(leaves), lanes), jnp.float32, vary)
+            for _, lanes, _ in plan.pieces
+        ],
+        **_options(plan, interpret),
+    )(*_arrays(plan, inputs))
+    axes = tuple(a for a, is_summed in enumerate(plan.summed) if is_summed)
+    sums = [x.sum(axes)[..., : p.classes] for x, p in zip(tile_sums, plan.pieces, strict=True)]
+    stacked = jnp.concatenate(sums, -1)
+    values = (stacked[..., k, :].reshape(x.shape) for k, x in enumerate(leaves))
+    return jax.tree.unflatten(tree, values), jnp.zeros_like(inputs.scores) if keeps else None
+
+
+def backward(
+    what: PixelSum,
+    names: Names,
+    kept: Array | None,
+    inputs: Inputs,
+    cotangents: Sums,
+    interpret: bool = False,
+) -> Gradients:
+    """The gradients of the inputs, from the cotangents of the sums.
+
+    The kernel writes that of the scores. Those of soft labels and constants are the plain form's,
+    which XLA leaves out of a program that does not read them.
+    """
+    gradients = plain.gradients(what, inputs, cotangents, names)
+    if not serves(what, names, inputs):
+        return gradients
+    plan, scores = plan_of(what, inputs, is_forward=False), inputs.scores
+    leaves = jax.tree.leaves(cotangents)
+    batch_shape = plan.kept(plan.lengths)
+    stacked = jnp.stack([x.reshape(*batch_shape, plan.classes) for x in leaves], -2)
+    of_batch = pl.BlockSpec(
+        (*(None for _ in batch_shape), len(leaves), pl.next_power_of_2(plan.classes)),
+        lambda *i: (*plan.kept(i), 0, 0),
+    )
+    gradient = pl.pallas_call(
+        partial(_backward_kernel, plan),
+        grid=plan.grid,
+        in_specs=[of_batch, *_specs(plan)],
+        out_specs=_tiles(plan, plan.width),
+        out_shape=_shape((*plan.lengths, plan.width), scores.dtype, plain.zero_like(inputs)),
+        **_options(plan, interpret),
+    )(stacked, *_arrays(plan, inputs))
+    return gradients._replace(scores=gradient.reshape(scores.shape))
+
+
+def serves(what: PixelSum, names: Names, inputs: Inputs) -> bool:
+    """Whether the kernel can compute this sum; the plain form computes all others."""
+    lengths, summed = merged(inputs.scores.shape[:-1], what.axes)
+    return (
+        not names  # no device has all classes
+        and not inputs.head
+        and not what.mixes_classes
+        and inputs.scores.dtype.itemsize <= 4
+        and all(x.ndim < 2 for x in inputs.constants if x is not None)
+        and bool(summed)
+        and summed[-1]
+        and lengths[-1] >= FEWEST_PIXELS
+        and 0 < inputs.scores.size < 2**31  # offsets are int32
+    )
+
+
+def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
+    """How the sum is cut into programs."""
+    lengths, summed = merged(inputs.scores.shape[:-1], what.axes)
+    width = inputs.scores.shape[-1]
+    lanes = pl.next_power_of_2(width)
+    warps = max(2, min(8, lanes // 32)) if is_forward and lanes > 8 else 1
+    pixels = max(LEAST_PIXELS, warps * ELEMENTS // lanes)
+    return Plan(
+        what,
+        lengths,
+        summed,
+        width,
+        classes=2 if what.activation == "two classes" else width,
+        tile=min(pixels, pl.next_power_of_2(lengths[-1])),
+        warps=warps,
+        dense=inputs.labels.ndim == inputs.scores.ndim,
+        masked=inputs.where is not None,
+        maps=len(inputs.maps),
+        given=tuple(x is not None for x in inputs.constants),
+    )
+
+
+def merged(
+    space: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The lengths of a map whose neighbouring axes are merged, and whether each is summed."""
+    groups = [(bool(s), list(group)) for s, group in groupby(range(len(space)), axes.count)]
+    lengths = tuple(math.prod(space[a] for a in group) for _, group in groups)
+    return lengths, tuple(is_summed for is_summed, _ in groups)
+
+
+def pieces_of(classes: int) -> list[Piece]:
+    """Powers of two of lanes that cover the classes and waste at most an eighth of a long one."""
+    pieces, first = [], 0
+    while first < classes:
+        left = classes - first
+        lanes = pl.next_power_of_2(left)
+        if lanes > 4 and lanes - left > max(1, lanes // 8):
+            lanes //= 2
+        pieces.append(Piece(first, lanes, min(lanes, left)))
+        first += lanes
+    return pieces
+
+
+# ---------------------------------------------------------------------------------- the call
+
+
+def _options(plan: Plan, interpret: bool) -> dict[str, Any]:
+    assert triton is not None
+    params = triton.CompilerParams(num_warps=plan.warps, num_stages=1)
+    return {"interpret": interpret, "compiler_params": params}
+
+
+def _shape(shape: tuple[int, ...], dtype: Any, like: Array) -> jax.ShapeDtypeStruct:
+    """A result that varies over the devices of a ``shard_map`` as ``like`` does."""
+    kind = jax.typeof(like)
+    name = "vma" if hasattr(kind, "vma") else "manual_axis_type"  # its name before JAX 0.10
+    return jax.ShapeDtypeStruct(shape, dtype, **{name: getattr(kind, name)})
+
+
+def _tiles(plan: Plan, width: int | None = None) -> pl.BlockSpec:
+    """Each program's tile of an array ``[*lengths]``, or of ``[*lengths, width]``."""
+    lead = tuple(None for _ in plan.grid[:-1])
+    if width is None:
+        return pl.BlockSpec((*lead, plan.tile), lambda *i: i)
+    return pl.BlockSpec((*lead, plan.tile, pl.next_power_of_2(width)), lambda *i: (*i, 0))
+
+
+def _specs(plan: Plan) -> list[pl.BlockSpec]:
+    """The blocks of ``_arrays``."""
+    rows = _tiles(plan, plan.width)
+    labels = rows if plan.dense else _tiles(plan)
+    where = [_tiles(plan)] if plan.masked else []
+    count = sum(plan.given)
+    whole = pl.BlockSpec((count, pl.next_power_of_2(plan.classes)), lambda *_: (0, 0))
+    return [rows, labels, *where, *(rows for _ in range(plan.maps)), *([whole] if count else [])]
+
+
+def _arrays(plan: Plan, inputs: Inputs) -> list[Array]:
+    """What the kernel reads: scores, labels, where, maps, and the constants ``[count, C]``."""
+    where = [] if inputs.where is None else [inputs.where]
+    maps = [inputs.scores, inputs.labels, *where, *inputs.maps]
+    ndim = inputs.scores.ndim - 1
+    arrays = [x.reshape(*plan.lengths, *x.shape[ndim:]) for x in maps]
+    given = [x.astype(jnp.float32) for x in inputs.constants if x is not None]
+    if given:
+        arrays.append(jnp.stack([jnp.broadcast_to(x, plan.classes) for x in given]))
+    return arrays
+
+
+# ---------------------------------------------------------------------------------- the kernels
+
+
+def _forward_kernel(plan: Plan, *refs: Ref) -> None:
+    inputs, sums_refs = refs[: -len(plan.pieces)], refs[-len(plan.pieces) :]
+    for sums_ref, x in zip(sums_refs, _load(plan, *inputs), strict=True):
+        for k, value in enumerate(jax.tree.leaves(x.terms(x.probs))):
+            sums_ref[k, :] = jnp.where(x.counted, value, 0).sum(0)
+
+
+def _backward_kernel(plan: Plan, cotangents_ref: Ref, *refs: Ref) -> None:
+    *inputs, gradient_ref = refs
+    tile, changes = _load(plan, *inputs), []
+    for piece, x in zip(plan.pieces, tile, strict=True):
+        values, pull = jax.vjp(x.terms, x.probs)
+        leaves, tree = jax.tree.flatten(values)
+        rows = (_row(cotangents_ref, k, piece) for k in range(len(leaves)))
+        parts = [jnp.broadcast_to(row, leaf.shape) for row, leaf in zip(rows, leaves, strict=True)]
+        (change,) = pull(jax.tree.unflatten(tree, parts))
+        changes.append(Probs(*(jnp.where(x.counted, y, 0) for y in change)))
+    gradients = _pull_back(plan, changes, [x.probs for x in tile])
+    for piece, gradient in zip(plan.pieces, gradients, strict=True):
+        columns, mask = _columns(plan, piece)
+        gradient = gradient.astype(gradient_ref.dtype)
+        triton.store(gradient_ref.at[:, columns], gradient, mask=mask & _inside(plan)[:, None])
+
+
+def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> list[Loaded]:
+    """The tile that this program sums, piece by piece."""
+    where_refs, refs = refs[: plan.masked], refs[plan.masked :]
+    map_refs, constants_refs = refs[: plan.maps], refs[plan.maps :]
+    counted = _inside(plan)
+    for where_ref in where_refs:
+        counted &= triton.load(where_ref, mask=counted, other=False)
+    pieces = plan.pieces
+
+    def load(ref: Ref, piece: Piece) -> Array:
+        columns, mask = _columns(plan, piece)
+        mask &= counted[:, None]
+        x = triton.load(ref.at[:, columns], mask=mask, other=jnp.zeros((), ref.dtype))
+        return x if x.dtype == bool else x.astype(jnp.float32)
+
+    def load_ids(piece: Piece) -> Array:
+        ids = triton.load(labels_ref, mask=counted, other=jnp.zeros((), labels_ref.dtype))
+        ids = ids[:, None] if ids.dtype.itemsize == 8 else ids.astype(jnp.int32)[:, None]
+        return ids == (1 if plan.width == 1 else _lane(plan, piece).astype(ids.dtype))
+
+    masks = [_is_class(plan, piece) & counted[:, None] for piece in pieces]
+    probs = _activate(plan, [load(scores_ref, piece) for piece in pieces])
+    truth = [load(labels_ref, p) if plan.dense else load_ids(p) for p in pieces]
+    if plan.activation == "two classes":
+        (it,) = truth
+        other = ~it if it.dtype == bool else 1 - it
+        truth = [jnp.where(_lane(plan, pieces[0]) == 1, it, other)]
+    truth = [
+        mask & g if g.dtype == bool else jnp.where(mask, g, 0) for mask, g in zip(masks, truth)
+    ]
+    labels = _over_pieces(jnp.add, [g.astype(jnp.float32).sum(1) for g in truth])
+    tile = []
+    for piece, p, g, mask in zip(pieces, probs, truth, masks, strict=True):
+        pixel = partial(Pixel, truth=g, labels=jnp.broadcast_to(labels, g.shape))
+        numbers = iter(range(sum(plan.given)))
+        maps = [load(ref, piece) for ref in map_refs]
+        constants = [
+            _row(constants_refs[0], next(numbers), piece) if is_given else None
+            for is_given in plan.given
+        ]
+        tile.append(Loaded(p, mask, partial(_terms, plan, pixel, (*maps, *constants))))
+    return tile
+
+
+def _terms(
+    plan: Plan, pixel: Callable[..., Pixel], others: tuple[Array | None, ...], probs: Probs
+) -> Sums:
+    return plan.what.terms(pixel(**probs._asdict()), *others)
+
+
+def _activate(plan: Plan, scores: list[Array]) -> list[Probs]:
+    """The probabilities of each piece; a softmax is over all of them."""
+    pieces = plan.pieces
+    if plan.activation == "softmax":
+        x = [
+            jnp.where(_is_class(plan, p), x, -jnp.inf) for p, x in zip(pieces, scores, strict=True)
+        ]
+        top = _over_pieces(jnp.maximum, [each.max(1) for each in x])
+        exps = [jnp.exp(each - top) for each in x]
+        total = _over_pieces(jnp.add, [exp.sum(1) for exp in exps])
+        log_total = top + jnp.log(total)
+        log_p = [jnp.maximum(each - log_total, LEAST) for each in x]
+        p = [exp / total for exp in exps]
+        return [Probs(a, b, jnp.log1p(-b), 1 - b) for a, b in zip(log_p, p, strict=True)]
+    if plan.activation == "two classes":
+        (score,) = scores
+        scores = [jnp.where(_lane(plan, pieces[0]) == 1, score, -score)]
+    return [sigmoid_of(x) for x in scores]
+
+
+def _pull_back(plan: Plan, changes: list[Probs], probs: list[Probs]) -> list[Array]:
+    """The gradient of the scores of each piece."""
+    each = zip(changes, probs, strict=True)
+    if plan.activation == "two classes":
+        ((change, p),) = each
+        p = p._replace(q=jnp.exp(p.log_q))  # all digits of a small one
+        gradient = pull_back(change, p, "sigmoid", 1, _no_sum)
+        sign = jnp.where(_lane(plan, plan.pieces[0]) == 1, 1, -1)
+        return [(sign * gradient).sum(1)[:, None]]
+    if plan.activation == "sigmoid":
+        return [pull_back(change, p, "sigmoid", 1, _no_sum) for change, p in each]
+    pairs = list(each)
+    total = _over_pieces(jnp.add, [log_p_cotangent(*pair).sum(1) for pair in pairs])
+    return [pull_back(change, p, "softmax", 1, lambda _: total) for change, p in pairs]
+
+
+def _over_pieces(f: Callable[[Array, Array], Array], parts: list[Array]) -> Array:
+    """Combine a number per pixel of each piece: ``[pixels, 1]``."""
+    return reduce(f, parts)[:, None]
+
+
+def _no_sum(x: Array) -> Array:
+    """What a sigmoid does with a sum over the classes: nothing, since it has none."""
+    return x
+
+
+def _inside(plan: Plan) -> Array:
+    """Which pixels of this program's tile are in the map."""
+    first = pl.program_id(len(plan.grid) - 1) * plan.tile
+    return first + lax.iota(jnp.int32, plan.tile) < plan.lengths[-1]
+
+
+def _lane(plan: Plan, piece: Piece) -> Array:
+    """The class of each lane."""
+    return piece.first + lax.broadcasted_iota(jnp.int32, (plan.tile, piece.lanes), 1)
+
+
+def _is_class(plan: Plan, piece: Piece) -> Array:
+    return _lane(plan, piece) < piece.first + piece.classes
+
+
+def _columns(plan: Plan, piece: Piece) -> tuple[Any, Array]:
+    """Where the scores of a piece are in a row, and which of them there are."""
+    read = Piece(0, 1, 1) if plan.width == 1 else piece
+    return pl.ds(read.first, read.lanes), _is_class(plan, read)
+
+
+def _row(ref: Ref, k: int, piece: Piece) -> Array:
+    """The numbers ``[1, lanes]`` of a piece in row ``k``; 0 in empty lanes."""
+    mask = lax.broadcasted_iota(jnp.int32, (1, piece.lanes), 1) < piece.classes
+    index = (pl.ds(k, 1), pl.ds(piece.first, piece.lanes))
+    return triton.load(ref.at[index], mask=mask, other=jnp.float32(0))
