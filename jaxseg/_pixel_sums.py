@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType
 
-from jaxseg._kernels import cpu, gpu, plain
+from jaxseg._kernels import cpu, gpu, plain, tpu
 from jaxseg._kernels.plain import (
     Gradients,
     GradientsOf,
@@ -47,7 +47,12 @@ def forms() -> dict[str, Form]:
     A form is a module with the ``forward`` and ``backward`` of the plain form. It takes any terms
     and gives the same numbers.
     """
-    return {"cpu": cpu, "cuda": gpu if gpu.is_available() else plain, "default": plain}
+    return {
+        "cpu": cpu,
+        "cuda": gpu if gpu.is_available() else plain,
+        "tpu": tpu if tpu.is_wanted() else plain,
+        "default": plain,
+    }
 
 
 Constant = Array | None
