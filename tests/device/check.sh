@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Values, times and tests on the GPU or TPU at hand, in less than 8 minutes:
+#
+#   OUT=results tests/device/check.sh
+#
+# It writes results.md, results.json and what they are made of to the folder $OUT, or to a temporary one that it names. BUDGET is
+# the time for all of it, in seconds. Where JAX finds a CPU alone, it runs a few small inputs, to see that it works. The exit
+# status is 1 if a number is wrong or a test failed.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+export PYTHONPATH=.:tests XLA_PYTHON_CLIENT_PREALLOCATE=false # several processes share the device
+
+OUT=${OUT:-$(mktemp -d)}
+BUDGET=${BUDGET:-460}
+python=$(command -v python3 || command -v python)
+mkdir -p "$OUT"
+rm -f "$OUT"/{machine.json,parts.tsv,values.jsonl,timing.jsonl,pytest.xml,log.txt,results.json,results.md}
+echo "writing to $OUT"
+
+# part NAME PERCENT COMMAND...: stop the command when this share of all the time is over.
+part() {
+  local name=$1 left=$((BUDGET * $2 / 100 - SECONDS)) start=$SECONDS status
+  shift 2
+  echo "== $name" | tee -a "$OUT/log.txt"
+  timeout --signal=INT --kill-after=8 $((left > 1 ? left : 1)) "$@" >> "$OUT/log.txt" 2>&1
+  status=$?
+  printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - start)) | tee -a "$OUT/parts.tsv"
+  "$python" -m tests.device.report "$OUT" # after each part, so that nothing is lost
+}
+
+timeout 60 "$python" -m tests.device.machine > "$OUT/machine.json" 2>> "$OUT/log.txt"
+platform=$("$python" -c 'import json, sys; print(json.load(sys.stdin)["platform"])' < "$OUT/machine.json")
+if [ -z "$platform" ]; then
+  echo "JAX did not start: see $OUT/log.txt"
+  exit 1
+fi
+workers=$(($(nproc) > 16 ? 14 : $(nproc) > 3 ? $(nproc) - 2 : 1))
+quick=()
+# The tests of numbers. The others need several devices, or read the memory that the form for CPUs takes.
+tests=(tests/test_{values,laws,peers,peers_losses,peers_metrics,losses,region_losses,compound_losses,pixel_losses}.py
+  tests/test_{boundary_losses,topology_losses,counts,histogram,scores,labels,distance,moments,arithmetic,faults}.py)
+several="stays or stay_where or sharded or axis_name or statistics_are_summed_by_psum or unchecked_devices"
+case $platform in
+  gpu) platforms=cuda,cpu ;;
+  cpu) platforms=cpu quick=(--quick) tests=(tests/test_arithmetic.py) ;;
+  *) platforms=$platform,cpu ;;
+esac
+parallel=()
+if "$python" -c "import xdist" 2> /dev/null; then parallel=(-n "$workers"); fi
+
+part values 42 "$python" -m tests.device.values --out "$OUT/values.jsonl" --workers "$workers" "${quick[@]}"
+part timing 75 "$python" -m tests.device.timing --out "$OUT/timing.jsonl" "${quick[@]}"
+part tests 97 env JAX_PLATFORMS="$platforms" "$python" -m pytest -q "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
+  --continue-on-collection-errors -k "not ($several or temporaries)" "${tests[@]}"
+"$python" -m tests.device.report "$OUT"
+status=$?
+sed -n '/^## Faults/,/^## Values/p' "$OUT/results.md" | sed '$d'
+echo "$SECONDS s: $OUT/results.md"
+exit $status
