@@ -36,10 +36,11 @@ if [ -z "$platform" ]; then
 fi
 workers=$(($(nproc) > 16 ? 14 : $(nproc) > 3 ? $(nproc) - 2 : 1))
 quick=()
-# The tests of numbers. The others need several devices, or read the memory that the form for CPUs takes.
-tests=(tests/test_{values,laws,peers,peers_losses,peers_metrics,losses,region_losses,compound_losses,pixel_losses}.py
-  tests/test_{boundary_losses,topology_losses,counts,histogram,scores,labels,distance,moments,arithmetic,faults}.py)
-several="stays or stay_where or sharded or axis_name or statistics_are_summed_by_psum or unchecked_devices"
+# The tests of numbers. The others need several devices, read the memory that the form for CPUs takes, or are of Python alone.
+tests=(tests/test_{values,laws,peers_losses,peers,region_losses,compound_losses,pixel_losses,boundary_losses}.py
+  tests/test_{topology_losses,counts,histogram,scores,distance,peers_metrics,labels,moments,faults}.py)
+several="stays_where or stay_where or sharded or axis_name or summed_by_psum or unchecked_devices"
+python_alone="strict_modes or compiles_nothing or scores_are_float32 or one_trace or numpy_is_jax"
 case $platform in
   gpu) platforms=cuda,cpu ;;
   cpu) platforms=cpu quick=(--quick) tests=(tests/test_arithmetic.py) ;;
@@ -48,10 +49,10 @@ esac
 parallel=()
 if "$python" -c "import xdist" 2> /dev/null; then parallel=(-n "$workers"); fi
 
-part values 42 "$python" -m tests.device.values --out "$OUT/values.jsonl" --workers "$workers" "${quick[@]}"
-part timing 75 "$python" -m tests.device.timing --out "$OUT/timing.jsonl" "${quick[@]}"
+part values 38 "$python" -m tests.device.values --out "$OUT/values.jsonl" --workers "$workers" "${quick[@]}"
+part timing 70 "$python" -m tests.device.timing --out "$OUT/timing.jsonl" "${quick[@]}"
 part tests 97 env JAX_PLATFORMS="$platforms" "$python" -m pytest -q "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
-  --continue-on-collection-errors -k "not ($several or temporaries)" "${tests[@]}"
+  --continue-on-collection-errors -k "not ($several or temporaries or $python_alone)" "${tests[@]}"
 "$python" -m tests.device.report "$OUT"
 status=$?
 sed -n '/^## Faults/,/^## Values/p' "$OUT/results.md" | sed '$d'
