@@ -34,8 +34,8 @@ from values import Maps
 
 import jaxseg
 
-# By the dtype that the device returns: of each number, and of the largest one of its array. On a CPU
-# float32 stays within a tenth of them. A loss of two parts rounds each one's gradient to bfloat16.
+# By the dtype that the device returns: of each number, and of the largest one of its array. Float32
+# on a CPU takes a tenth of this. A loss of two parts rounds the gradient of each to bfloat16.
 TOLERANCES = {"float32": (5e-5, 5e-6), "bfloat16": (2.0**-6, 2.0**-10)}
 # Where an order or the least of some neighbours decides, a rounding may let numbers change places:
 # a gradient may then differ at a few pixels.
