@@ -115,9 +115,14 @@ def test_each_fault_is_reported(tmp_path):
     (tmp_path / "values.jsonl").write_text(lines({"rows": 2}, wrong) + '{"row": "cut')
     (tmp_path / "timing.jsonl").write_text(lines({"copy": 1e12}, {"case": "a", "error": "b"}))
     (tmp_path / "pytest.xml").write_text(pytest_xml("<failure/>"))
+    machine = {"device": "a GPU", "processor": "b", "cores": 16, "platform": "Linux"}
+    found = {"platform": "gpu", "driver": "1.2", "machine": machine, "versions": {"jax": "0.11.2"}}
+    (tmp_path / "machine.json").write_text(json.dumps(found))
     assert run("-m", "tests.device.report", str(tmp_path)).returncode == 1
     faults = ["dice: it is 2", "a: b", "tests/test_a.py::b failed"]
+    faults.append("no row has a kernel, which is the default on a GPU")
     assert json.loads((tmp_path / "results.json").read_text())["faults"] == faults
     text = (tmp_path / "results.md").read_text()
     assert all(f"- {fault}\n" in text for fault in faults)
+    assert "a GPU; driver 1.2; b; 16 cores; Linux.\n\njax 0.11.2.\n" in text
     assert "1 of 2 rows" in text and "1 passed, 1 failed" in text

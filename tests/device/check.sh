@@ -7,11 +7,11 @@
 # the time for all of it, in seconds. Where JAX finds a CPU alone, it runs a few small inputs, to see that it works. The exit
 # status is 1 if a number is wrong or a test failed.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-export PYTHONPATH=.:tests XLA_PYTHON_CLIENT_PREALLOCATE=false # several processes share the device
-
-OUT=${OUT:-$(mktemp -d)}
+OUT=$(realpath -m "${OUT:-$(mktemp -d)}")
 BUDGET=${BUDGET:-460}
+cd "$(dirname "$0")/../.."
+export PYTHONPATH=.:tests${PYTHONPATH:+:$PYTHONPATH}
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # several processes share a GPU
 python=$(command -v python3 || command -v python)
 mkdir -p "$OUT"
 rm -f "$OUT"/{machine.json,parts.tsv,values.jsonl,timing.jsonl,pytest.xml,log.txt,results.json,results.md}
@@ -42,16 +42,16 @@ tests=(tests/test_{values,laws,peers_losses,peers,region_losses,compound_losses,
 several="stays_where or stay_where or sharded or axis_name or summed_by_psum or unchecked_devices"
 python_alone="strict_modes or compiles_nothing or scores_are_float32 or one_trace or numpy_is_jax"
 case $platform in
-  gpu) platforms=cuda,cpu ;;
-  cpu) platforms=cpu quick=(--quick) tests=(tests/test_arithmetic.py) ;;
-  *) platforms=$platform,cpu ;;
+  gpu) export JAX_PLATFORMS=cuda,cpu ;;
+  cpu) export JAX_PLATFORMS=cpu quick=(--quick) tests=(tests/test_arithmetic.py) ;;
+  *) export JAX_PLATFORMS=$platform,cpu workers=1 ;; # one process has the TPU
 esac
 parallel=()
 if "$python" -c "import xdist" 2> /dev/null; then parallel=(-n "$workers"); fi
 
 part values 38 "$python" -m tests.device.values --out "$OUT/values.jsonl" --workers "$workers" "${quick[@]}"
 part timing 70 "$python" -m tests.device.timing --out "$OUT/timing.jsonl" "${quick[@]}"
-part tests 97 env JAX_PLATFORMS="$platforms" "$python" -m pytest -q "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
+part tests 97 "$python" -m pytest -q "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
   --continue-on-collection-errors -k "not ($several or temporaries or $python_alone)" "${tests[@]}"
 "$python" -m tests.device.report "$OUT"
 status=$?

@@ -65,9 +65,12 @@ def name_of(case: Any) -> str:
 
 def faults_of(found: dict[str, Any]) -> list[str]:
     rows, timing, tests = found["values"], found["timing"], found["tests"]
+    platform = (found["machine"] or {}).get("platform")
     faults = [f"{row['row']}: {'; '.join(row['wrong'])}" for row in rows if row.get("wrong")]
     faults += [f"{row['case']}: {row['error']}" for row in timing if "error" in row]
     faults += [f"{name} failed" for name in (tests["failed"] if tests else [])]
+    if platform == "gpu" and not any(row.get("kernel") for row in rows):
+        faults.append("no row has a kernel, which is the default on a GPU")
     for part, given in (("values", rows[1:]), ("timing", timing[1:]), ("tests", tests)):
         if not given:
             faults.append(f"{part}: nothing came back")

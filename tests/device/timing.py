@@ -134,8 +134,8 @@ def monai_steps(case: LossCase, logits: Array, labels: Array, *, compiled: bool)
     if isinstance(peers.load("monai.losses"), str):
         logits, labels = logits[:1, :1], labels[:1, :1]  # nothing to copy to the host
     steps = peers.monai_steps(
-        np.asarray(logits.astype(jnp.float32)),
-        np.asarray(labels),
+        np.array(logits.astype(jnp.float32)),  # copies, which torch may write to
+        np.array(labels),
         dtype=case.dtype,
         masked=False,
         compiled=compiled,
