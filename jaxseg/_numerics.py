@@ -27,6 +27,7 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
     return jnp.expand_dims(weights, others).astype(like.dtype)
 
 
+@jax.jit  # eagerly, one call
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
 
@@ -45,6 +46,7 @@ def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) 
     return select(empty, zero_division, held(quotient, low, high))
 
 
+@jax.jit
 def divide_by_roots(x: Array, a: Array, b: Array) -> Array:
     """``x / sqrt(a b)``, where ``|x|`` is at most that root; exactly 1 where ``x = a = b``."""
     a, b = (jnp.where(m == 0, 1, m) for m in (a, b))  # x is 0 there too

@@ -768,8 +768,9 @@ def volumetric_similarity(
       A. A. Taha and A. Hanbury, "Metrics for evaluating 3D medical image segmentation", 2015.
     """
     tp, fp, fn, _ = _floats(counts)
-    similar = 2 * tp + 2 * jnp.minimum(fp, fn) + smooth
-    return safe_divide(similar, similar + jnp.abs(fp - fn) + eps, zero_division)
+    less, more = jnp.minimum(fp, fn), jnp.maximum(fp, fn)
+    similar = 2 * tp + 2 * less + smooth
+    return safe_divide(similar, similar + (more - less) + eps, zero_division)
 
 
 @_checked
@@ -872,8 +873,9 @@ def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> 
       >>> jaxseg.pixel_accuracy([[6, 2], [1, 3]]).tolist()
       0.75
     """
-    c = counts_from_confusion(_float_matrix(matrix))
-    right, wrong = c.tp.sum(-1), c.fn.sum(-1)
+    matrix = _float_matrix(matrix)
+    right = jnp.trace(matrix, axis1=-2, axis2=-1)
+    wrong = _cost(matrix, 1 - jnp.eye(matrix.shape[-1], dtype=matrix.dtype))
     return safe_divide(right, right + wrong, zero_division)
 
 
