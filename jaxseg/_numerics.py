@@ -27,18 +27,51 @@ def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
     return jnp.expand_dims(weights, others).astype(like.dtype)
 
 
+@jax.jit  # eagerly, one call
 def safe_divide(numerator: Array, denominator: Array, zero_division: ArrayLike) -> Array:
     """Divide; where the denominator is 0, ``zero_division`` with a gradient of 0.
+
+    Equal numbers give exactly 1, and a numerator up to the denominator never more, also where the
+    last bits of a quotient are wrong, as on GPU and TPU.
 
     Both are multiplied by one power of two (XLA would reorder a division), which brings the
     denominator near 1: derivatives divide by its square, which would under- or overflow.
     """
     empty = denominator == 0
     denominator = jnp.where(empty, 1, denominator)
-    near = jnp.clip(jnp.abs(1 / lax.stop_gradient(denominator)), 1e-30, 1e36)
+    scale = power_of_two_near_inverse(denominator)
+    quotient = (numerator * scale) / (denominator * scale)
+    size, one = jnp.abs(numerator), jnp.abs(denominator)
+    low, high = jnp.where(size >= one, 1.0, 0.0), jnp.where(size <= one, 1.0, jnp.inf)
+    return select(empty, zero_division, held(quotient, low, high))
+
+
+@jax.jit
+def divide_by_roots(x: Array, a: Array, b: Array) -> Array:
+    """``x / sqrt(a b)``, where ``|x|`` is at most that root; exactly 1 where ``x = a = b``."""
+    a, b = (jnp.where(m == 0, 1, m) for m in (a, b))  # x is 0 there too
+    size = jnp.abs(x)
+    low = jnp.where((size >= a) & (size >= b), 1.0, 0.0)
+    return held(x / jnp.sqrt(a) / jnp.sqrt(b), low, 1.0)
+
+
+@jax.custom_jvp
+def held(x: Array, low: ArrayLike, high: ArrayLike) -> Array:
+    """``x`` with its size clipped to [low, high], which only rounding takes it out of.
+
+    The derivative is that of ``x``; of a clip it would be 0 beyond a bound, and half of it there.
+    """
+    return jnp.copysign(jnp.clip(jnp.abs(x), low, high), x)
+
+
+held.defjvps(lambda tangent, *_: tangent, None, None)
+
+
+def power_of_two_near_inverse(x: Array) -> Array:
+    """A power of two, by which multiplication is exact, that brings a number not 0 near 1."""
+    near = jnp.clip(jnp.abs(1 / lax.stop_gradient(x)), 1e-30, 1e36)
     bits = np.finfo(near.dtype).bits
-    scale = lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
-    return select(empty, zero_division, (numerator * scale) / (denominator * scale))
+    return lax.reduce_precision(near, exponent_bits=8 if bits == 32 else 11, mantissa_bits=0)
 
 
 @jax.jit  # eagerly, debug_nans would raise for a NaN that the selection drops

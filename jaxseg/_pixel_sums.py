@@ -6,16 +6,16 @@ rest for all losses: masks, kinds of labels, dtypes, blocks, shards, platforms a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType
 
-from jaxseg._kernels import cpu, gpu, plain, tpu
+from jaxseg._kernels import plain
+from jaxseg._kernels.forms import forms
 from jaxseg._kernels.plain import (
     Gradients,
     GradientsOf,
@@ -27,33 +27,6 @@ from jaxseg._kernels.plain import (
 )
 from jaxseg._pixels import Pixels
 from jaxseg._sharding import Cut, on_shards, placed_as
-
-
-class Form(Protocol):
-    """A module that computes sums and their gradients, as the plain form does."""
-
-    @property
-    def forward(self) -> Callable[..., tuple[Sums, Array | None]]:
-        """The sums, and a residual."""
-
-    @property
-    def backward(self) -> Callable[..., Gradients]:
-        """The gradients of the inputs."""
-
-
-def forms() -> dict[str, Form]:
-    """The form for each platform that a program can be compiled for, asked when it is traced.
-
-    A form is a module with the ``forward`` and ``backward`` of the plain form. It takes any terms
-    and gives the same numbers.
-    """
-    return {
-        "cpu": cpu,
-        "cuda": gpu if gpu.is_available() else plain,
-        "tpu": tpu if tpu.is_wanted() else plain,
-        "default": plain,
-    }
-
 
 Constant = Array | None
 

@@ -30,7 +30,7 @@ from jaxseg._checks import (
 )
 from jaxseg._counts import Counts
 from jaxseg._kernels.plain import Pixel
-from jaxseg._numerics import safe_divide, safe_power
+from jaxseg._numerics import held, safe_divide, safe_power
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import as_pixels
 from jaxseg._scores import (
@@ -273,7 +273,7 @@ def focal_tversky_loss(
     c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
     (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
-    return safe_power(loss, gamma)
+    return held(safe_power(loss, gamma), 0.0, jnp.where(gamma < 0, jnp.inf, 1.0))
 
 
 def log_dice_loss(

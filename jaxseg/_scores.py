@@ -19,7 +19,14 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._counts import Counts, counts_from_confusion
-from jaxseg._numerics import safe_divide, select
+from jaxseg._numerics import (
+    divide_by_roots,
+    fence,
+    held,
+    power_of_two_near_inverse,
+    safe_divide,
+    select,
+)
 from jaxseg._running import Running
 
 __all__ = [
@@ -233,11 +240,8 @@ def fbeta(
       C. J. van Rijsbergen, "Information Retrieval", 1979.
     """
     tp, fp, fn, _ = _floats(counts)
-    return safe_divide(
-        (1 + beta**2) * tp + smooth,
-        (1 + beta**2) * tp + beta**2 * fn + fp + smooth + eps,
-        zero_division,
-    )
+    right = (1 + beta**2) * tp + smooth
+    return safe_divide(right, right + beta**2 * fn + fp + eps, zero_division)
 
 
 # ---------------------------------------------------------------------------------- rates
@@ -595,7 +599,7 @@ def balanced_accuracy(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> 
       [0.75, 0.75]
     """
     tp, fp, fn, tn = _floats(counts)
-    score = (safe_divide(tp, tp + fn, 0) + safe_divide(tn, tn + fp, 0)) / 2
+    score = 0.5 * (safe_divide(tp, tp + fn, 0) + safe_divide(tn, tn + fp, 0))
     return _unless_zero(score, (tp + fn, tn + fp), zero_division)
 
 
@@ -691,10 +695,10 @@ def matthews_correlation(counts: Counts, *, zero_division: ArrayLike = jnp.nan) 
       every quotient of a count and two roots is at most 1.
     """
     tp, fp, fn, tn = _floats(counts)
-    margins = (tp + fp, tp + fn, tn + fp, tn + fn)
-    a, b, c, d = (jnp.sqrt(jnp.where(m == 0, 1, m)) for m in margins)
-    score = (tp / a / b) * (tn / c / d) - (fp / a / c) * (fn / b / d)
-    return _unless_zero(score, margins, zero_division)
+    margins = a, b, c, d = tp + fp, tp + fn, tn + fp, tn + fn
+    right = divide_by_roots(tp, a, b) * divide_by_roots(tn, c, d)
+    wrong = divide_by_roots(fp, a, c) * divide_by_roots(fn, b, d)
+    return _unless_zero(right - wrong, margins, zero_division)
 
 
 @_checked
@@ -724,8 +728,8 @@ def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Ar
       clusterings", JASA 1983.
     """
     tp, fp, fn, _ = _floats(counts)
-    a, b = (jnp.sqrt(jnp.where(m == 0, 1, m)) for m in (tp + fp, tp + fn))
-    return _unless_zero(tp / a / b, (tp + fp + fn,), zero_division)
+    score = divide_by_roots(tp, tp + fp, tp + fn)
+    return _unless_zero(score, (tp + fp + fn,), zero_division)
 
 
 # ---------------------------------------------------------------------------------- volumes
@@ -764,8 +768,9 @@ def volumetric_similarity(
       A. A. Taha and A. Hanbury, "Metrics for evaluating 3D medical image segmentation", 2015.
     """
     tp, fp, fn, _ = _floats(counts)
-    similar = 2 * tp + 2 * jnp.minimum(fp, fn)
-    return safe_divide(similar + smooth, 2 * tp + fp + fn + smooth + eps, zero_division)
+    less, more = jnp.minimum(fp, fn), jnp.maximum(fp, fn)
+    similar = 2 * tp + 2 * less + smooth
+    return safe_divide(similar, similar + (more - less) + eps, zero_division)
 
 
 @_checked
@@ -839,9 +844,8 @@ def generalized_dice(
     if tp.ndim == 0:
         raise ValueError("generalized_dice sums over the class axis; Counts have none, shape ().")
     weights = rarity_weights(tp + fn, power)
-    numerator = 2 * (weights * tp).sum(-1) + smooth
-    denominator = (weights * (2 * tp + fp + fn)).sum(-1) + smooth + eps
-    return safe_divide(numerator, denominator, zero_division)
+    right, wrong = 2 * (weights * tp).sum(-1) + smooth, (weights * (fp + fn)).sum(-1)
+    return safe_divide(right, right + wrong + eps, zero_division)
 
 
 # ---------------------------------------------------------------------------------- matrix
@@ -871,7 +875,8 @@ def pixel_accuracy(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.nan) -> 
     """
     matrix = _float_matrix(matrix)
     right = jnp.trace(matrix, axis1=-2, axis2=-1)
-    return safe_divide(right, matrix.sum((-2, -1)), zero_division)
+    wrong = _cost(matrix, 1 - jnp.eye(matrix.shape[-1], dtype=matrix.dtype))
+    return safe_divide(right, right + wrong, zero_division)
 
 
 @_checked
@@ -960,9 +965,10 @@ def frequency_weighted_iou(matrix: ArrayLike, *, zero_division: ArrayLike = jnp.
       J. Long, E. Shelhamer and T. Darrell, "Fully convolutional networks for semantic
       segmentation", 2015.
     """
-    c = counts_from_confusion(_shares(matrix))
-    truth = c.tp + c.fn
-    return safe_divide((truth * iou(c, zero_division=0)).sum(-1), truth.sum(-1), zero_division)
+    c = counts_from_confusion(_scaled(matrix))
+    truth, score = c.tp + c.fn, iou(c, zero_division=0)
+    right, wrong = (truth * score).sum(-1), (truth * (1 - score)).sum(-1)
+    return safe_divide(right, right + wrong, zero_division)
 
 
 @_checked
@@ -984,7 +990,7 @@ def cohen_kappa(
       zero_division: the score where chance costs nothing: both maps hold the same one class.
 
     Returns:
-      Float array ``[...]`` up to 1; 0 is chance.
+      Float array ``[...]`` up to 1; 0 is chance. It is at least -1 but with an array of weights.
 
     Raises:
       ValueError: unknown ``weights``, or an array of another shape; else TypeError, ValueError as
@@ -1001,11 +1007,13 @@ def cohen_kappa(
       J. Cohen, "A coefficient of agreement for nominal scales", 1960; "Weighted kappa: nominal
       scale agreement with provision for scaled disagreement or partial credit", 1968.
     """
-    shares = _shares(matrix)
-    costs = _kappa_costs(weights, shares)
-    observed = _mean_cost(shares, costs)
-    expected = _mean_cost(shares.sum(-1)[..., :, None] * shares.sum(-2)[..., None, :], costs)
-    return select(expected == 0, zero_division, 1 - safe_divide(observed, expected, 0))
+    m = _scaled(matrix)
+    costs = _kappa_costs(weights, m)
+    observed = _cost(m, costs) * m.sum((-2, -1))
+    expected = _cost(m.sum(-1)[..., :, None] * m.sum(-2)[..., None, :], costs)
+    most = 1.0 if weights is None or isinstance(weights, str) else jnp.inf
+    score = held(safe_divide(expected - observed, expected, 0), 0.0, most)
+    return select(expected == 0, zero_division, score)
 
 
 @_checked
@@ -1037,20 +1045,13 @@ def multiclass_matthews_correlation(
       2004.
 
     Note:
-      Computed from shares of the pixels, as sums over unequal classes: for a map of almost one
-      class, 1 minus the sum of squares would cancel.
+      Computed as sums of ``tp tn - fp fn``, ``(tp + fn)(tn + fp)`` and ``(tp + fp)(tn + fn)`` over
+      the classes: for a map of almost one class, N^2 minus a sum of squares would cancel.
     """
-    shares = _shares(matrix)
-    unequal = 1 - jnp.eye(shares.shape[-1], dtype=shares.dtype)
-    truth, predicted = shares.sum(-1), shares.sum(-2)
-
-    def differ(a: Array, b: Array) -> Array:  # how often two pixels drawn from a and b differ
-        return _mean_cost(a[..., :, None] * b[..., None, :], unequal)
-
-    covariance = differ(truth, predicted) - _mean_cost(shares, unequal)
-    variances = (differ(truth, truth), differ(predicted, predicted))
-    a, b = (jnp.sqrt(jnp.where(v == 0, 1, v)) for v in variances)
-    return _unless_zero(covariance / a / b, variances, zero_division)
+    tp, fp, fn, tn = counts_from_confusion(_scaled(matrix))
+    products = tp * tn - fp * fn, (tp + fn) * (tn + fp), (tp + fp) * (tn + fn)
+    covariance, *variances = (fence(x).sum(-1) for x in products)
+    return _unless_zero(divide_by_roots(covariance, *variances), variances, zero_division)
 
 
 @_checked
@@ -1077,17 +1078,17 @@ def expected_cost(
       >>> jaxseg.expected_cost([[6, 2], [1, 3]]).tolist()
       0.75
       >>> jaxseg.expected_cost([[6, 2], [1, 3]], costs=[[0, 1], [5, 0]]).tolist()
-      0.8750000596046448
+      0.875
 
     References:
       L. Ferrer, "Analysis and comparison of classification metrics", 2022.
     """
-    shares = _shares(matrix)
-    given = 1 - jnp.eye(shares.shape[-1]) if costs is None else costs
-    k = _check_costs("costs", given, shares)
-    rows = jnp.expand_dims(k, tuple(range(shares.ndim - 2)))
-    naive = (shares.sum(-1, keepdims=True) * rows).sum(-2).min(-1)
-    return safe_divide(_mean_cost(shares, k), naive, zero_division)
+    m = _scaled(matrix)
+    given = 1 - jnp.eye(m.shape[-1]) if costs is None else costs
+    k = _check_costs("costs", given, m)
+    rows = jnp.expand_dims(k, tuple(range(m.ndim - 2)))
+    naive = (m.sum(-1, keepdims=True) * rows).sum(-2).min(-1)
+    return safe_divide(_cost(m, k), naive, zero_division)
 
 
 # ---------------------------------------------------------------------------------- report
@@ -1199,40 +1200,42 @@ def _float_matrix(matrix: ArrayLike) -> Array:
     return _float(_checks.check_matrix(matrix))
 
 
-def _shares(matrix: ArrayLike) -> Array:
-    """The matrix as shares of the pixels, which sum to 1 (all 0 for an empty matrix)."""
+def _scaled(matrix: ArrayLike) -> Array:
+    """The matrix times a power of two, exact, whose sum is near 1: no product overflows."""
     matrix = _float_matrix(matrix)
-    return safe_divide(matrix, matrix.sum((-2, -1), keepdims=True), 0)
+    pixels = matrix.sum((-2, -1), keepdims=True)
+    scale = power_of_two_near_inverse(jnp.where(pixels == 0, 1, pixels))
+    return matrix * scale
 
 
-def _mean_cost(shares: Array, costs: Array) -> Array:
-    return (shares * jnp.expand_dims(costs, tuple(range(shares.ndim - 2)))).sum((-2, -1))
+def _cost(matrix: Array, costs: Array) -> Array:
+    return (matrix * jnp.expand_dims(costs, tuple(range(matrix.ndim - 2)))).sum((-2, -1))
 
 
-def _kappa_costs(weights: str | Costs | None, shares: Array) -> Array:
+def _kappa_costs(weights: str | Costs | None, matrix: Array) -> Array:
     """The costs ``[C, C]`` that ``weights`` of ``cohen_kappa`` stand for."""
-    classes = jnp.arange(shares.shape[-1], dtype=shares.dtype)
+    classes = jnp.arange(matrix.shape[-1], dtype=matrix.dtype)
     steps = jnp.abs(classes[:, None] - classes[None, :])
     if weights is None:
-        return (steps > 0).astype(shares.dtype)
+        return (steps > 0).astype(matrix.dtype)
     if isinstance(weights, str):
         if weights not in ("linear", "quadratic"):
             raise ValueError(
                 f"weights must be None, 'linear', 'quadratic' or an array [C, C]; got {weights!r}."
             )
         return steps if weights == "linear" else steps**2
-    return _check_costs("weights", weights, shares)
+    return _check_costs("weights", weights, matrix)
 
 
-def _check_costs(name: str, costs: Costs, shares: Array) -> Array:
-    """Check costs ``[C, C]`` and cast them to the dtype of the shares."""
+def _check_costs(name: str, costs: Costs, matrix: Array) -> Array:
+    """Check costs ``[C, C]`` and cast them to the dtype of the matrix."""
     array = jnp.asarray(costs)
     if array.dtype != bool:
         _checks.check_real(name, array)
-    if array.shape != shares.shape[-2:]:
-        shape = shares.shape[-2:]
+    if array.shape != matrix.shape[-2:]:
+        shape = matrix.shape[-2:]
         raise ValueError(f"{name} must have shape {shape}, rows truth; got {array.shape}.")
-    return array.astype(shares.dtype)
+    return array.astype(matrix.dtype)
 
 
 def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: ArrayLike) -> Array:

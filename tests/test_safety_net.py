@@ -22,6 +22,7 @@ import jaxseg
 KINDS = (*cases.SCORES, *cases.ALL_LOSSES, "wrapper")
 PUBLIC = [name for name, row in cases.TABLE.items() if row.kind in KINDS]
 SAME = {
+    "frequency_weighted_iou: matrix * scale -> matrix * scale * 1.1": "of any scale, alike",
     "matthews_correlation_loss: c.fp + c.fn -> c.fp - c.fn": "of an empty margin, equal ones are 0",
     "boundary_dou_loss: overlap + c.fp -> overlap + c.fn": "of squares, fp is fn",
 }

@@ -166,9 +166,11 @@ def test_dice_and_iou_of_every_pair_of_3x3_masks_are_exact():
     overlap, predicted, true = (
         x.astype(np.float32) for x in popcounts(codes[:, None], codes[None, :])
     )
+    rtol = 0 if jax.default_backend() == "cpu" else 3e-7  # others round divisions otherwise
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(dice, 2 * overlap / (predicted + true))
-        np.testing.assert_array_equal(iou, overlap / (predicted + true - overlap))
+        for got, size in ((dice, (predicted + true) / 2), (iou, predicted + true - overlap)):
+            np.testing.assert_allclose(got, overlap / size, rtol=rtol)
+            np.testing.assert_array_equal(got == 1, (overlap == size) & (size > 0))
 
 
 # ---------------------------------------------------------------------------------- laws
@@ -188,7 +190,7 @@ def test_scores_stay_in_their_bounds_and_agree_with_the_reference(leaves):
         assert math.isnan(score) == math.isnan(expected), name
         if math.isnan(score) or name == "relative_volume_difference":
             continue
-        assert (-1 if name in SIGNED else 0) - 1e-6 <= score <= 1 + 1e-6, name
+        assert (-1 if name in SIGNED else 0) <= score <= 1, name
         assert score == pytest.approx(expected, rel=2e-5, abs=2e-6), name
 
 

@@ -15,31 +15,24 @@ Triton's is in this file. Where the backend is missing, the plain form takes the
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from jaxseg._activations import LEAST, Names, Probs, log_p_cotangent, pull_back, sigmoid_of
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
 from jaxseg._kernels.tiles import are_served, merged, result
 
-try:
-    from jax.experimental.pallas import triton
-except ImportError:  # JAX has removed it
-    triton = None  # type: ignore[assignment]
-
 ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
 LEAST_PIXELS = 16  # of a tile
-FIRST_JAX_THAT_ASKS = (0, 11, 0)  # for the device that a kernel is lowered for
 DEPRECATION = "The Pallas Triton backend is deprecated"
 
 Ref = Any  # a reference to a block in the GPU's memory
@@ -93,22 +86,6 @@ class Plan(NamedTuple):
     def kept(self, values: Sequence[Any]) -> tuple[Any, ...]:
         """The ``values`` of the merged axes that are not summed."""
         return tuple(v for v, is_summed in zip(values, self.summed, strict=True) if not is_summed)
-
-
-def is_available() -> bool:
-    """Whether a program for "cuda" gets the kernel. Asked when a function is traced.
-
-    From JAX 0.11 on, a kernel can only be lowered where the default device is a GPU, or where a GPU
-    is described. Before, the plugin for CUDA must be there, since JAX does not export kernels.
-    """
-    if triton is None or os.environ.get("JAXSEG_KERNELS") == "0":
-        return False
-    if jax.__version_info__ < FIRST_JAX_THAT_ASKS:
-        return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    described = jax.sharding.get_abstract_mesh().abstract_device
-    default = described or getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
-    platform: str = getattr(default, "platform", default)
-    return platform in ("gpu", "cuda")
 
 
 def forward(

@@ -10,12 +10,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxseg._activations import Names, Probs, activate
 from jaxseg._checks import at_least_float32, clean_bools
 from jaxseg._labels import masked, membership, two_classes
-from jaxseg._numerics import sum_axis_by_axis
+from jaxseg._numerics import fence, sum_axis_by_axis
 
 A = TypeVar("A")
 Sums = Any  # a pytree of arrays, whose structure the terms choose
@@ -92,8 +92,13 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
 def backward(
     what: PixelSum, names: Names, kept: Array | None, inputs: Inputs, cotangents: Sums
 ) -> Gradients:
-    """The gradients of the inputs, from the cotangents of the sums."""
-    return gradients(what, inputs, cotangents, names)
+    """The gradients of the inputs, from the cotangents of the sums.
+
+    Behind the fence, XLA computes the probabilities again, and does not keep those of the sums. On
+    GPUs this saves the memory and a third of the bytes moved; on TPUs it moves twice as many.
+    """
+    scores: Array = lax.platform_dependent(inputs.scores, tpu=lambda x: x, default=fence)
+    return gradients(what, inputs._replace(scores=scores), cotangents, names)
 
 
 def sums(what: PixelSum, inputs: Inputs, names: Names = ()) -> Sums:

@@ -13,7 +13,6 @@ unless the environment says ``JAXSEG_TPU_KERNELS=1``.
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,12 +62,6 @@ class Plan(NamedTuple):
     def pixel_axes(self) -> tuple[int, int]:
         """The axes of a tile that are summed."""
         return (0, 2) if self.class_axis == -2 else (1, 2)
-
-
-def is_wanted() -> bool:
-    """Whether a program for TPUs gets the kernel. Asked when a function is traced."""
-    is_on = os.environ.get("JAXSEG_KERNELS") != "0"
-    return is_on and os.environ.get("JAXSEG_TPU_KERNELS") == "1"
 
 
 def is_served(what: PixelSum, names: Names, inputs: Inputs) -> bool:
