@@ -1,5 +1,6 @@
 """Each form of a sum over pixels against the derivative that JAX takes of the plain formula."""
 
+import contextlib
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxseg._boundary_losses import _distance_of
 from jaxseg._compound_losses import _bce_dice_of, _dice_ce_of, _dice_focal_of, _exponential_of
 from jaxseg._kernels import blocks, cpu, gpu, plain, tiles, tpu
+from jaxseg._kernels.forms import FIRST_JAX_THAT_ASKS
 from jaxseg._kernels.plain import GradientsOf, Inputs, PixelSum
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
@@ -228,6 +230,32 @@ def test_each_form_gives_the_plain_sums_and_gradients(case, monkeypatch):
 
             got = jax.jit(of_form)(inputs, cotangents)
             assert_close(got, want)
+
+
+@pytest.mark.parametrize(("form", "platform"), [(gpu, "cuda"), (tpu, "tpu")], ids=["gpu", "tpu"])
+def test_the_compilers_front_ends_accept_each_kernel(form, platform, monkeypatch):
+    monkeypatch.setattr(tiles, "FEWEST_PIXELS", 1)
+    described = contextlib.nullcontext()
+    if form is gpu and jax.__version_info__ >= FIRST_JAX_THAT_ASKS:
+        device = jax.sharding.AbstractDevice("NVIDIA H200", 132, "gpu")
+        mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
+        described = jax.sharding.use_abstract_mesh(mesh)
+    is_served = tpu.is_served if form is tpu else tiles.are_served
+    for case in CASES:
+        if case.dtype == F64 or not is_served(
+            case.what, (), jax.eval_shape(lambda: inputs_of(case))
+        ):
+            continue
+        inputs = inputs_of(case)
+
+        def passes(inputs, cotangents, case=case):
+            sums, _ = form.forward(case.what, (), False, inputs)
+            return sums, form.backward(case.what, (), None, inputs, cotangents).scores
+
+        with described:
+            traced = jax.jit(passes).trace(inputs, cotangents_of(case, inputs))
+            module = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert module.count({"cuda": "xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]) == 2
 
 
 def test_the_kernel_for_tpus_serves_sums_over_rows_and_columns():

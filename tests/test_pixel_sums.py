@@ -11,7 +11,7 @@ from cases import LOSSES, TABLE
 from jax import export
 
 import jaxseg
-from jaxseg._kernels import blocks
+from jaxseg._kernels import blocks, forms
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
 from jaxseg._soft_counts import counts_of
@@ -198,6 +198,61 @@ def test_the_form_is_that_of_the_platform_compiled_for(step, shape):
 
 
 # ---------------------------------------------------------------------------------- precision
+
+
+@pytest.fixture
+def described_gpu(monkeypatch):
+    """Programs for "cuda" can hold kernels; what was traced before is forgotten."""
+    jax.clear_caches()
+    if jax.__version_info__ < forms.FIRST_JAX_THAT_ASKS:
+        real = forms.find_spec
+        monkeypatch.setattr(
+            forms, "find_spec", lambda name: name.startswith("jax_cuda") or real(name)
+        )
+        yield
+    else:
+        device = jax.sharding.AbstractDevice("NVIDIA H200", 132, "gpu")
+        mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            yield
+    jax.clear_caches()
+
+
+def kernels_of(platform):
+    """How many kernels a program for the platform holds: a loss, its gradient and its value."""
+    logits = jax.ShapeDtypeStruct((2, 32, 128, 5), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2, 32, 128), jnp.uint8)
+    step = jax.jit(jax.vmap(jax.value_and_grad(jaxseg.dice_ce_loss)))
+    module = step.trace(logits, labels).lower(lowering_platforms=(platform,)).as_text()
+    return module.count({"cuda": "xla.gpu.triton", "tpu": "tpu_custom_call"}[platform])
+
+
+def test_a_program_for_gpus_holds_a_kernel_for_each_pass(described_gpu):
+    assert kernels_of("cuda") == 2  # and JAX's warning of its backend is not seen
+
+
+def test_the_environment_turns_the_kernels_off(described_gpu, monkeypatch):
+    monkeypatch.setenv("JAXSEG_KERNELS", "0")
+    monkeypatch.setenv("JAXSEG_TPU_KERNELS", "1")
+    assert kernels_of("cuda") == kernels_of("tpu") == 0
+
+
+def test_a_jax_without_the_backend_of_the_kernel_gets_the_plain_form(described_gpu, monkeypatch):
+    monkeypatch.setattr(forms, "TRITON", "jax.experimental.pallas.removed")
+    assert kernels_of("cuda") == 0
+
+
+def test_a_program_for_gpus_made_elsewhere_holds_no_kernel():
+    jax.clear_caches()
+    assert kernels_of("cuda") == 0
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_the_environment_turns_the_kernel_for_tpus_on(value, monkeypatch):
+    jax.clear_caches()
+    monkeypatch.setenv("JAXSEG_TPU_KERNELS", value)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # XLA cannot cut this kernel
+    assert kernels_of("tpu") == 2 * int(value)
 
 
 def test_sums_keep_their_precision_over_many_pixels():
