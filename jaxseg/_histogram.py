@@ -71,21 +71,46 @@ def histogram(
     if where is not None:
         masked = partial(_masked, index, bins)
         return histogram(masked, (*maps, where), None, bins + 1, axes, at_once)[..., :bins]
+    return _with_batch_axes(partial(_on_shards, index, bins, at_once), axes)(*maps)
+
+
+def _with_batch_axes(form: Form, axes: tuple[int, ...]) -> Callable[..., Array]:
+    """``form`` over ``axes``, to which ``vmap`` adds a batch axis.
+
+    So the form knows how many tables it makes.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run(*maps: Array) -> Array:
+        return form(axes, *maps)
+
+    @run.def_vmap
+    def batch(size: int, batched: list[bool], *maps: Array) -> tuple[Array, bool]:
+        maps = tuple(
+            x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            for x, is_batched in zip(maps, batched, strict=True)
+        )
+        return _with_batch_axes(form, tuple(a + 1 for a in axes))(*maps), True
+
+    return run
+
+
+def _on_shards(index: Index, bins: int, at_once: int, axes: tuple[int, ...], *maps: Array) -> Array:
     space = [f"a{i}" for i in range(maps[0].ndim)]
     rest = " ".join(name for i, name in enumerate(space) if i not in axes)
-    local = lambda maps, _: _histogram(index, bins, maps, axes, at_once)  # noqa: E731
+    local = lambda maps, _: _histogram(index, bins, at_once, axes, maps)  # noqa: E731
     return on_shards(local, maps, (" ".join(space),) * len(maps), f"{rest} _")
 
 
-def _histogram(index: Index, bins: int, maps: Maps, axes: tuple[int, ...], at_once: int) -> Array:
+def _histogram(index: Index, bins: int, at_once: int, axes: tuple[int, ...], maps: Maps) -> Array:
     """``histogram`` of maps that are on one device."""
-    by_copies: Form = partial(_by_copies, index, bins, at_once)
-    by_product: Form = partial(_by_product, index, bins)
+    by_copies = partial(_by_copies, index, bins, at_once, axes)
+    by_product = partial(_by_product, index, bins, axes)
     return lax.platform_dependent(
         *maps,
         cpu=partial(_one_by_one, index, bins, axes),
-        tpu=_batched(by_product if bins <= MAX_PRODUCT_BINS else by_copies, axes),
-        default=_batched(by_copies, axes),
+        tpu=by_product if bins <= MAX_PRODUCT_BINS else by_copies,
+        default=by_copies,
     )
 
 
@@ -102,27 +127,6 @@ def _one_by_one(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) ->
     return by_scatter(*(x.transpose(*batch_axes, *axes) for x in maps))
 
 
-def _batched(form: Form, axes: tuple[int, ...]) -> Callable[..., Array]:
-    """``form`` over ``axes``, where ``vmap`` adds a batch axis to the maps.
-
-    So the form knows how many tables it makes.
-    """
-
-    @jax.custom_batching.custom_vmap
-    def run(*maps: Array) -> Array:
-        return form(axes, *maps)
-
-    @run.def_vmap
-    def batch(size: int, batched: list[bool], *maps: Array) -> tuple[Array, bool]:
-        maps = tuple(
-            x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            for x, is_batched in zip(maps, batched, strict=True)
-        )
-        return _batched(form, tuple(a + 1 for a in axes))(*maps), True
-
-    return run
-
-
 def _batch_axes(maps: Maps, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(a for a in range(maps[0].ndim) if a not in axes)
 
@@ -131,6 +135,11 @@ def _masked(index: Index, bins: int, *maps: Array) -> Array:
     """The index; ``bins`` where the last map is False."""
     numbers = index(*maps[:-1])
     return jnp.where(maps[-1], numbers, jnp.asarray(bins, numbers.dtype))
+
+
+def _with_summed_axis(axes: tuple[int, ...], maps: Maps) -> tuple[tuple[int, ...], Maps]:
+    """The axes and maps; if there are no axes, a last one of length 1."""
+    return (axes, maps) if axes else ((maps[0].ndim,), tuple(x[..., None] for x in maps))
 
 
 def _loop(f: Callable[..., Array]) -> Callable[..., Array]:
@@ -166,6 +175,7 @@ def _by_copies(index: Index, bins: int, at_once: int, axes: tuple[int, ...], *ma
         each = jnp.arange(bins, dtype=numbers.dtype).reshape(bins, *(1 for _ in maps[0].shape))
         table = (numbers == each).sum([a + 1 for a in axes], dtype=jnp.int32)
         return lax.optimization_barrier(jnp.moveaxis(table, 0, -1))
+    axes, maps = _with_summed_axis(axes, maps)
     # The rows of all tables take turns, since those of one table may all be of one class.
     batch_axes = _batch_axes(maps, axes)
     maps = tuple(x.transpose(*axes[:-1], *batch_axes, axes[-1]) for x in maps)
@@ -188,6 +198,7 @@ def _copies(cells: int, map_bytes: int, at_once: int) -> int:
 
 def _by_product(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
     """Histogram over ``axes``, by products of one-hot matrices of the two digits of the index."""
+    axes, maps = _with_summed_axis(axes, maps)
     batch_axes = _batch_axes(maps, axes)
     tables = tuple(maps[0].shape[a] for a in batch_axes)
     width = maps[0].shape[axes[-1]]
