@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxseg._sharding import on_shards
+from jaxseg._sharding import Cut, on_shards
 
 # A block's maps and index, in bytes. XLA would compute the index of a few times more by several
 # threads, and starting them takes longer than they save.
@@ -98,7 +98,12 @@ def _with_batch_axes(form: Form, axes: tuple[int, ...]) -> Callable[..., Array]:
 def _on_shards(index: Index, bins: int, at_once: int, axes: tuple[int, ...], *maps: Array) -> Array:
     space = [f"a{i}" for i in range(maps[0].ndim)]
     rest = " ".join(name for i, name in enumerate(space) if i not in axes)
-    local = lambda maps, _: _histogram(index, bins, at_once, axes, maps)  # noqa: E731
+
+    def local(maps: Maps, cut: Cut | None) -> Array:
+        if cut is None:
+            return _by_xla(index, bins, axes, *maps)
+        return _histogram(index, bins, at_once, axes, maps)
+
     return on_shards(local, maps, (" ".join(space),) * len(maps), f"{rest} _")
 
 
@@ -171,10 +176,7 @@ def _by_scatter(index: Index, bins: int, tables: int, *maps: Array) -> Array:
 def _by_copies(index: Index, bins: int, at_once: int, axes: tuple[int, ...], *maps: Array) -> Array:
     """Histogram over ``axes``, by comparisons, or by a scatter into copies of the tables."""
     if bins <= MAX_COMPARED_BINS:
-        numbers = index(*maps)[None]
-        each = jnp.arange(bins, dtype=numbers.dtype).reshape(bins, *(1 for _ in maps[0].shape))
-        table = (numbers == each).sum([a + 1 for a in axes], dtype=jnp.int32)
-        return lax.optimization_barrier(jnp.moveaxis(table, 0, -1))
+        return _by_comparisons(index, bins, axes, *maps)
     axes, maps = _with_summed_axis(axes, maps)
     # The rows of all tables take turns, since those of one table may all be of one class.
     batch_axes = _batch_axes(maps, axes)
@@ -188,6 +190,13 @@ def _by_copies(index: Index, bins: int, at_once: int, axes: tuple[int, ...], *ma
     table = table.at[(*at, index(*maps).astype(jnp.uint32), copy)].add(1, mode="drop")
     # Without the barrier XLA would sum the copies again for every use of the sums.
     return lax.optimization_barrier(table.sum(-1, dtype=jnp.int32))
+
+
+def _by_comparisons(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
+    numbers = index(*maps)[None]
+    each = jnp.arange(bins, dtype=numbers.dtype).reshape(bins, *(1 for _ in maps[0].shape))
+    table = (numbers == each).sum([a + 1 for a in axes], dtype=jnp.int32)
+    return lax.optimization_barrier(jnp.moveaxis(table, 0, -1))
 
 
 def _copies(cells: int, map_bytes: int, at_once: int) -> int:
@@ -233,6 +242,35 @@ def _by_product(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) ->
 
     at_once = max(1, TPU_BLOCK // (rows * width))
     return lax.map(of_one_table, maps, batch_size=at_once).reshape(*tables, bins)
+
+
+def _by_xla(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
+    """``_by_product`` of all pixels at once, for whole maps that XLA cuts by itself."""
+    if bins <= MAX_COMPARED_BINS:
+        return _by_comparisons(index, bins, axes, *maps)
+    space = maps[0].shape
+    together = axes  # the axes over which float32 counts exactly
+    while math.prod(space[a] for a in together) > 2**24:
+        together = together[1:]
+    low_bits = ((bins - 1).bit_length() + 1) // 2
+    lows, highs = 1 << low_bits, ((bins - 1) >> low_bits) + 1
+    dtype = jnp.uint8 if lows <= 2**8 else jnp.uint16  # as few bytes as can be: XLA stores digits
+    numbers = index(*maps).astype(jnp.uint32)
+
+    def one_hot(digits: Array, size: int) -> Array:
+        each = lax.broadcasted_iota(dtype, (*(1 for _ in space), size), len(space))
+        return (digits.astype(dtype)[..., None] == each).astype(jnp.bfloat16)
+
+    apart = tuple(a for a in range(len(space)) if a not in together)
+    product = lax.dot_general(
+        one_hot(numbers >> low_bits, highs),
+        one_hot(numbers & (lows - 1), lows),
+        ((together, together), (apart, apart)),
+        preferred_element_type=jnp.float32,
+    )
+    summed = [i for i, a in enumerate(apart) if a in axes]
+    table = product.astype(jnp.int32).sum(summed, dtype=jnp.int32)
+    return table.reshape(*table.shape[:-2], -1)[..., :bins]
 
 
 def _by_product_of_long_rows(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType
 
-from jaxseg._kernels import cpu, gpu, plain
+from jaxseg._kernels import cpu, gpu, plain, tpu
 from jaxseg._kernels.plain import (
     Gradients,
     GradientsOf,
@@ -47,7 +47,12 @@ def forms() -> dict[str, Form]:
     A form is a module with the ``forward`` and ``backward`` of the plain form. It takes any terms
     and gives the same numbers.
     """
-    return {"cpu": cpu, "cuda": gpu if gpu.is_available() else plain, "default": plain}
+    return {
+        "cpu": cpu,
+        "cuda": gpu if gpu.is_available() else plain,
+        "tpu": tpu if tpu.is_wanted() else plain,
+        "default": plain,
+    }
 
 
 Constant = Array | None
@@ -136,7 +141,9 @@ _lean_sums.defvjp(_lean_forward, _lean_backward)
 def _forward(what: PixelSum, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
     """The sums, and the residual, an array like the scores, if it ``keeps`` one."""
 
-    def local(inputs: Inputs, cut: Cut) -> tuple[Sums, Array | None]:
+    def local(inputs: Inputs, cut: Cut | None) -> tuple[Sums, Array | None]:
+        if cut is None:
+            return plain.forward(what, (), keeps, inputs)
         names = cut.get("class", ())
         each = {k: partial(form.forward, what, names, keeps) for k, form in forms().items()}
         return lax.platform_dependent(inputs, **each)
@@ -159,7 +166,9 @@ def _forward_jvp(
 def _backward(what: PixelSum, kept: Array | None, inputs: Inputs, cotangents: Sums) -> Gradients:
     """The gradients of the inputs, from the cotangents of the sums."""
 
-    def local(arrays: tuple[Array | None, Inputs, Sums], cut: Cut) -> Gradients:
+    def local(arrays: tuple[Array | None, Inputs, Sums], cut: Cut | None) -> Gradients:
+        if cut is None:
+            return plain.backward(what, (), *arrays)
         names = cut.get("class", ())
         each = {k: partial(form.backward, what, names) for k, form in forms().items()}
         gradients: Gradients = lax.platform_dependent(*arrays, **each)

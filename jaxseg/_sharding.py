@@ -2,7 +2,8 @@
 
 XLA partitions elementwise operations. It does not partition a kernel, and for a loop over blocks it
 gathers the map if the mesh cuts another axis than the loop's. So the functions that sum over pixels
-run here on each device by itself, whichever axes of the map the mesh cuts.
+run here on each device by itself, whichever axes of the map the mesh cuts. (On TPUs with Auto axes,
+where JAX cannot do this, they use no kernels and no loops.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ R = TypeVar("R")
 Arrays = tuple[Array, ...]
 Axes = str  # "a b c": one name per axis of an array; _ for an axis that is never cut
 Cut = dict[str, tuple[str, ...]]  # from the name of an axis to the mesh axes that cut it
-Local = Callable[[Arrays, Cut], Arrays]
+Local = Callable[[Arrays, Cut | None], Arrays]
 
 
 class ShardedShape(Protocol):
@@ -35,11 +36,14 @@ class ShardedShape(Protocol):
     sharding: NamedSharding
 
 
-def on_shards(function: Callable[[A, Cut], R], arrays: A, axes: object, result_axes: object) -> R:
+def on_shards(
+    function: Callable[[A, Cut | None], R], arrays: A, axes: object, result_axes: object
+) -> R:
     """Compute ``function(arrays, {})``, on each device from the shards that it holds.
 
     Args:
-      function: takes a pytree of shards and a ``Cut``.
+      function: takes a pytree of shards and a ``Cut``; or whole arrays and None, and then uses
+        operations alone that XLA partitions by itself.
       arrays: a pytree of arrays.
       axes: the same pytree, of ``Axes``. Axes of the same name are cut alike.
       result_axes: the pytree of the result, of ``Axes``. A result that lacks an axis that is cut is
@@ -52,7 +56,7 @@ def on_shards(function: Callable[[A, Cut], R], arrays: A, axes: object, result_a
     leaves, treedef = jax.tree.flatten(arrays)
     given, results = jax.tree.leaves(axes), jax.tree.leaves(result_axes)
 
-    def local(leaves: Arrays, cut: Cut) -> Arrays:
+    def local(leaves: Arrays, cut: Cut | None) -> Arrays:
         return tuple(jax.tree.leaves(function(jax.tree.unflatten(treedef, leaves), cut)))
 
     summed = _leaves_on_shards(local, tuple(leaves), given, results)
@@ -137,11 +141,15 @@ def _on_auto_mesh(
 
     @jax.custom_batching.custom_vmap  # custom_partitioning has no rule for vmap
     def run(*arrays: Array) -> Arrays:
-        return partitioned(*arrays)
+        # JAX has no custom_partitioning on TPUs (0.10.2, https://github.com/jax-ml/jax/issues/38196;
+        # tests/test_device_compilers.py).
+        by_xla = lambda *arrays: local(arrays, None)  # noqa: E731
+        results: Arrays = lax.platform_dependent(*arrays, tpu=by_xla, default=partitioned)
+        return results
 
     @run.def_vmap
     def batch(_: int, batched: list[bool], *arrays: Array) -> tuple[Arrays, tuple[bool, ...]]:
-        def batched_local(arrays: Arrays, cut: Cut) -> Arrays:
+        def batched_local(arrays: Arrays, cut: Cut | None) -> Arrays:
             in_axes = [0 if is_batched else None for is_batched in batched]
             return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
 

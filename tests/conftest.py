@@ -12,7 +12,8 @@ os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 import jax
 import pytest
 
-collect_ignore = ["benchmarks"]  # programs, which also import what is not installed for tests
+# Programs, which also import what is not installed for tests.
+collect_ignore = ["benchmarks", "device"]
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,9 +17,10 @@ FORMS = {  # of the index, the bins, the axes and the maps
     "scatter": _histogram._one_by_one,
     "copies": lambda index, bins, *rest: _histogram._by_copies(index, bins, 1, *rest),
     "product": _histogram._by_product,
+    "xla": _histogram._by_xla,
 }
 each_form = pytest.mark.parametrize("form", FORMS)
-each_new_form = pytest.mark.parametrize("form", ["copies", "product"])
+each_new_form = pytest.mark.parametrize("form", ["copies", "product", "xla"])
 
 
 def rng(seed: int = 0) -> np.random.Generator:

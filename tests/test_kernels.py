@@ -13,20 +13,24 @@ from jax.sharding import PartitionSpec as P
 
 from jaxseg._boundary_losses import _distance_of
 from jaxseg._compound_losses import _bce_dice_of, _dice_ce_of, _dice_focal_of, _exponential_of
-from jaxseg._kernels import blocks, cpu, gpu, plain
+from jaxseg._kernels import blocks, cpu, gpu, plain, tiles, tpu
 from jaxseg._kernels.plain import GradientsOf, Inputs, PixelSum
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
 from jaxseg._region_losses import _mistakes_of, _squared_errors_of
 from jaxseg._soft_counts import counts_of, minimum_counts_of, squared_counts_of
 
-# The kernel for GPUs runs here as JAX operations, in an interpreter.
-GPU = SimpleNamespace(
-    __name__="gpu",
-    forward=partial(gpu.forward, interpret=True),
-    backward=partial(gpu.backward, interpret=True),
-)
-FORMS = [cpu, plain, GPU]
+
+def interpreted(form: Any) -> SimpleNamespace:
+    """A kernel that runs here as JAX operations."""
+    return SimpleNamespace(
+        __name__=form.__name__,
+        forward=partial(form.forward, interpret=True),
+        backward=partial(form.backward, interpret=True),
+    )
+
+
+FORMS = [cpu, plain, interpreted(gpu), interpreted(tpu)]
 
 SHAPES = {1: (23,), 2: (5, 7), 3: (2, 5, 7), 4: (3, 2, 4, 5)}  # maps of so many axes
 
@@ -206,12 +210,13 @@ def assert_close(got: Any, want: Any) -> None:
 def test_each_form_gives_the_plain_sums_and_gradients(case, monkeypatch):
     width = max(case.classes, case.features)
     monkeypatch.setattr(blocks, "block_bytes", lambda: case.pixels * 4 * width)
-    monkeypatch.setattr(gpu, "FEWEST_PIXELS", 1)
+    monkeypatch.setattr(tiles, "FEWEST_PIXELS", 1)
+    monkeypatch.setattr(gpu, "ELEMENTS", 64)  # several tiles
     with jax.enable_x64(case.dtype == F64):
         inputs = inputs_of(case)
         is_last_summed = case.ndim - 1 in case.axes
         is_plain = case.features or case.what.mixes_classes or case.dtype == F64
-        assert gpu.serves(case.what, (), inputs) == (is_last_summed and not is_plain)
+        assert tiles.are_served(case.what, (), inputs) == (is_last_summed and not is_plain)
         cotangents = cotangents_of(case, inputs)
         want = jax.jit(partial(oracle, case))(inputs, cotangents)
         for form in FORMS:
@@ -223,6 +228,34 @@ def test_each_form_gives_the_plain_sums_and_gradients(case, monkeypatch):
 
             got = jax.jit(of_form)(inputs, cotangents)
             assert_close(got, want)
+
+
+def test_the_kernel_for_tpus_serves_sums_over_rows_and_columns():
+    cases = [case for case in CASES if case.dtype != F64]
+    served = [c for c in cases if tpu.is_served(c.what, (), jax.eval_shape(partial(inputs_of, c)))]
+    assert all(set(range(c.ndim)[-2:]) <= set(c.axes) for c in served)
+    assert len(served) > 10
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(_dice_ce_of, 3, (1, 2), constants="css", masked=True),
+        Case(counts_of, 4, (0, 1, 2), labels="soft", masked=True, activation="sigmoid"),
+    ],
+    ids=lambda case: case.name,
+)
+@pytest.mark.parametrize("form", [interpreted(gpu), interpreted(tpu)], ids=lambda f: f.__name__)
+def test_kernels_cut_a_map_that_their_tiles_do_not_divide(case, form, monkeypatch):
+    monkeypatch.setitem(SHAPES, 3, (2, 20, 300))
+    monkeypatch.setattr(gpu, "ELEMENTS", 512)
+    monkeypatch.setattr(tpu, "ELEMENTS", 1)
+    inputs = inputs_of(case)
+    assert tpu.plan_of(case.what, inputs).grid == (2, 3, 3)
+    cotangents = cotangents_of(case, inputs)
+    sums, _ = jax.jit(partial(form.forward, case.what, (), False))(inputs)
+    gradients = jax.jit(partial(form.backward, case.what, (), None))(inputs, cotangents)
+    assert_close((sums, gradients), jax.jit(partial(oracle, case))(inputs, cotangents))
 
 
 @pytest.mark.parametrize("case", [Case(_dice_ce_of, 8, (1, 2), 7, "soft", True, constants="css")])
@@ -299,7 +332,7 @@ def test_blocks_are_larger_where_several_cores_share_them(monkeypatch):
 @pytest.mark.parametrize("terms", [_dice_ce_of, _dice_focal_of], ids=lambda terms: terms.__name__)
 @pytest.mark.parametrize("classes", [3, 17])
 def test_a_logit_of_minus_infinity_rules_a_class_out(form, terms, classes, monkeypatch):
-    monkeypatch.setattr(gpu, "FEWEST_PIXELS", 1)
+    monkeypatch.setattr(tiles, "FEWEST_PIXELS", 1)
     others = tuple(c for c in range(classes) if c != 1)
     smoothing = (None, jnp.float32(0.9), jnp.float32(0.05))
     constants = smoothing if terms is _dice_ce_of else (jnp.float32(2), None)

@@ -43,6 +43,15 @@ class Maps(NamedTuple):
         }[self.form]
         return x, labels, rng.random(self.shape) < 0.7 if self.masked else None
 
+    def dirty(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same logits and labels; what is masked holds anything."""
+        x, labels, where = self.arrays()
+        if where is not None:
+            x = np.where(where[..., None], x, np.nan)
+            if self.form == "ids":
+                labels = np.where(where, labels, 255).astype(labels.dtype)
+        return x, labels
+
 
 # Every loss sees these: two and three dimensions, one to five classes, ids and dense labels, masked
 # pixels, an absent class, pooled and single images.
@@ -108,6 +117,18 @@ def of_two_classes(plain: Callable[..., Any]) -> Callable[..., Any]:
     return of_one
 
 
+def given_to(
+    function: Callable[..., Any], arguments: Mapping[str, Any], maps: Maps, where: Any
+) -> dict[str, Any]:
+    """The further arguments for these maps, and all others but logits and labels."""
+    given = {k: v(maps.classes) if callable(v) else v for k, v in arguments.items()}
+    if "spacing" in given:
+        given["spacing"] = given["spacing"][: len(maps.shape) - 1]
+    given |= {"where": where, "axis": maps.axis}
+    given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
+    return accepted(function, given)
+
+
 def compare_loss(
     name: str,
     arguments: Mapping[str, Any],
@@ -122,20 +143,12 @@ def compare_loss(
     x, labels, where = maps.arrays()
     if maps.classes == 1 and name in TWO_CLASS_FORMS:
         plain = of_two_classes(plain)
-    given = {k: v(maps.classes) if callable(v) else v for k, v in arguments.items()}
-    if "spacing" in given:
-        given["spacing"] = given["spacing"][: len(maps.shape) - 1]
-    given |= {"where": where, "axis": maps.axis}
-    given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
-    given = accepted(ours, given)
+    given = given_to(ours, arguments, maps, where)
     unknown = set(given) - set(accepted(plain, given)) - {"activation"}
     assert not unknown, f"reference.{name} lacks {unknown}"
     theirs = accepted(plain, given)
 
-    truth, dirty = labels, x
-    if where is not None:  # what is masked may hold anything
-        dirty = np.where(where[..., None], x, np.nan)
-        truth = np.where(where, labels, 255).astype(labels.dtype) if maps.form == "ids" else labels
+    dirty, truth = maps.dirty()
     rng = np.random.default_rng(8)
     expected = np.asarray(plain(x, labels, **theirs))
     weights = rng.standard_normal(expected.shape)

@@ -6,11 +6,12 @@ import math
 import os
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+from jaxseg._kernels.tiles import merged
 
 Carry = TypeVar("Carry")
 Index = Array | int
@@ -45,15 +46,14 @@ class Blocks(NamedTuple):
     def of(
         cls, space: tuple[int, ...], axes: tuple[int, ...], classes: int, *, pixels_last: bool
     ) -> Blocks:
-        merged = [(is_summed, list(m)) for is_summed, m in groupby(range(len(space)), axes.count)]
-        lengths = tuple(math.prod(space[a] for a in neighbours) for _, neighbours in merged)
+        lengths, summed = merged(space, axes)
         limit = min(block_bytes(), PIXELS_LAST_BYTES) if pixels_last else block_bytes()
         pixels = max(1, limit // (4 * classes))
         sizes: tuple[int, ...] = ()
         for length in reversed(lengths):
             sizes = (_even_size(length, pixels), *sizes)
             pixels = max(1, pixels // length)
-        return cls(space, axes, lengths, tuple(bool(s) for s, _ in merged), sizes)
+        return cls(space, axes, lengths, summed, sizes)
 
     def merge(self, x: Array) -> Array:
         """Merge the axes of an array ``[*map]`` or ``[*map, C]``; drop a class axis of length 1.

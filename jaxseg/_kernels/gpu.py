@@ -4,10 +4,10 @@ A program of the kernel takes a tile of pixels. Forward it writes the tile's sum
 backward it computes the probabilities again, differentiates the terms and writes the gradient. So
 no array as large as the logits is kept, and the order of the additions never changes.
 
-Small tiles are fastest: about 32 numbers per thread (seen on an H200 with JAX 0.11). Of many
-classes, the sums of a small tile are not small beside it, so forward its pixels are doubled, and so
-are the threads. A row of lanes must be a power of two, so the classes are cut into pieces that
-waste few lanes: 19 classes take 16 + 4 lanes.
+Small tiles are fastest: about 32 numbers per thread (seen on an H200 with JAX 0.11). But with many
+classes the sums of a small tile are not small beside it, so forward the tiles have more pixels, and
+more threads. A row of lanes must be a power of two, so the classes are cut into pieces that waste
+few lanes: 19 classes take 16 + 4 lanes.
 
 The kernel is written for Pallas's Triton backend, which JAX deprecates from 0.11 on. All that is
 Triton's is in this file. Where the backend is missing, the plain form takes the kernel's place.
@@ -15,12 +15,11 @@ Triton's is in this file. Where the backend is missing, the plain form takes the
 
 from __future__ import annotations
 
-import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,7 @@ from jax.experimental import pallas as pl
 from jaxseg._activations import LEAST, Names, Probs, log_p_cotangent, pull_back, sigmoid_of
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
+from jaxseg._kernels.tiles import are_served, merged, result
 
 try:
     from jax.experimental.pallas import triton
@@ -39,8 +39,8 @@ except ImportError:  # JAX has removed it
 
 ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
 LEAST_PIXELS = 16  # of a tile
-FEWEST_PIXELS = 16  # of a row of summed pixels; below, most of a tile would be empty
-FIRST_JAX_THAT_ASKS = (0, 11)  # for the device that a kernel is lowered for
+FIRST_JAX_THAT_ASKS = (0, 11, 0)  # for the device that a kernel is lowered for
+DEPRECATION = "The Pallas Triton backend is deprecated"
 
 Ref = Any  # a reference to a block in the GPU's memory
 
@@ -96,28 +96,26 @@ class Plan(NamedTuple):
 
 
 def is_available() -> bool:
-    """Whether a program for "cuda" gets the kernel. Read when a function is traced.
+    """Whether a program for "cuda" gets the kernel. Asked when a function is traced.
 
-    From JAX 0.11 on, a kernel can be lowered where there is a GPU, or a description of one.
+    From JAX 0.11 on, a kernel can only be lowered where the default device is a GPU, or where a GPU
+    is described. Before, the plugin for CUDA must be there, since JAX does not export kernels.
     """
     if triton is None or os.environ.get("JAXSEG_KERNELS") == "0":
         return False
     if jax.__version_info__ < FIRST_JAX_THAT_ASKS:
         return any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
-    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    if described is not None:
-        return bool(described.platform == "gpu")
-    try:
-        return bool(jax.devices("cuda"))
-    except RuntimeError:
-        return False
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    default = described or getattr(jax.config, "jax_default_device", None) or jax.local_devices()[0]
+    platform: str = getattr(default, "platform", default)
+    return platform in ("gpu", "cuda")
 
 
 def forward(
     what: PixelSum, names: Names, keeps: bool, inputs: Inputs, interpret: bool = False
 ) -> tuple[Sums, Array | None]:
     """The sums. No residual is needed, since the backward pass starts from the inputs again."""
-    if not serves(what, names, inputs):
+    if not are_served(what, names, inputs):
         return plain.forward(what, names, keeps, inputs)
     plan = plan_of(what, inputs, is_forward=True)
     shapes = jax.eval_shape(partial(plain.sums, what), inputs)
@@ -132,7 +130,7 @@ def forward(
             for _, lanes, _ in plan.pieces
         ],
         out_shape=[
-            _shape((*plan.grid, len(leaves), lanes), jnp.float32, vary)
+            result((*plan.grid, len(leaves), lanes), jnp.float32, vary)
             for _, lanes, _ in plan.pieces
         ],
         **_options(plan, interpret),
@@ -158,7 +156,7 @@ def backward(
     which XLA leaves out of a program that does not read them.
     """
     gradients = plain.gradients(what, inputs, cotangents, names)
-    if not serves(what, names, inputs):
+    if not are_served(what, names, inputs):
         return gradients
     plan, scores = plan_of(what, inputs, is_forward=False), inputs.scores
     leaves = jax.tree.leaves(cotangents)
@@ -173,26 +171,10 @@ def backward(
         grid=plan.grid,
         in_specs=[of_batch, *_specs(plan)],
         out_specs=_tiles(plan, plan.width),
-        out_shape=_shape((*plan.lengths, plan.width), scores.dtype, plain.zero_like(inputs)),
+        out_shape=result((*plan.lengths, plan.width), scores.dtype, plain.zero_like(inputs)),
         **_options(plan, interpret),
     )(stacked, *_arrays(plan, inputs))
     return gradients._replace(scores=gradient.reshape(scores.shape))
-
-
-def serves(what: PixelSum, names: Names, inputs: Inputs) -> bool:
-    """Whether the kernel can compute this sum; the plain form computes all others."""
-    lengths, summed = merged(inputs.scores.shape[:-1], what.axes)
-    return (
-        not names  # no device has all classes
-        and not inputs.head
-        and not what.mixes_classes
-        and inputs.scores.dtype.itemsize <= 4
-        and all(x.ndim < 2 for x in inputs.constants if x is not None)
-        and bool(summed)
-        and summed[-1]
-        and lengths[-1] >= FEWEST_PIXELS
-        and 0 < inputs.scores.size < 2**31  # offsets are int32
-    )
 
 
 def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
@@ -200,8 +182,9 @@ def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
     lengths, summed = merged(inputs.scores.shape[:-1], what.axes)
     width = inputs.scores.shape[-1]
     lanes = pl.next_power_of_2(width)
-    warps = max(2, min(8, lanes // 32)) if is_forward and lanes > 8 else 1
-    pixels = max(LEAST_PIXELS, warps * ELEMENTS // lanes)
+    pixels = max(LEAST_PIXELS, ELEMENTS // lanes)
+    if is_forward and lanes > 8:
+        pixels = max(4 * LEAST_PIXELS, 2 * ELEMENTS // lanes)
     return Plan(
         what,
         lengths,
@@ -209,21 +192,12 @@ def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
         width,
         classes=2 if what.activation == "two classes" else width,
         tile=min(pixels, pl.next_power_of_2(lengths[-1])),
-        warps=warps,
+        warps=max(1, pixels * lanes // ELEMENTS) if is_forward else 2 if lanes == 32 else 1,
         dense=inputs.labels.ndim == inputs.scores.ndim,
         masked=inputs.where is not None,
         maps=len(inputs.maps),
         given=tuple(x is not None for x in inputs.constants),
     )
-
-
-def merged(
-    space: tuple[int, ...], axes: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """The lengths of a map whose neighbouring axes are merged, and whether each is summed."""
-    groups = [(bool(s), list(group)) for s, group in groupby(range(len(space)), axes.count)]
-    lengths = tuple(math.prod(space[a] for a in group) for _, group in groups)
-    return lengths, tuple(is_summed for is_summed, _ in groups)
 
 
 def pieces_of(classes: int) -> list[Piece]:
@@ -243,16 +217,10 @@ def pieces_of(classes: int) -> list[Piece]:
 
 
 def _options(plan: Plan, interpret: bool) -> dict[str, Any]:
-    assert triton is not None
+    # Here, since filters that are set later, as tests do, go before those set at import.
+    warnings.filterwarnings("ignore", DEPRECATION, DeprecationWarning)
     params = triton.CompilerParams(num_warps=plan.warps, num_stages=1)
     return {"interpret": interpret, "compiler_params": params}
-
-
-def _shape(shape: tuple[int, ...], dtype: Any, like: Array) -> jax.ShapeDtypeStruct:
-    """A result that varies over the devices of a ``shard_map`` as ``like`` does."""
-    kind = jax.typeof(like)
-    name = "vma" if hasattr(kind, "vma") else "manual_axis_type"  # its name before JAX 0.10
-    return jax.ShapeDtypeStruct(shape, dtype, **{name: getattr(kind, name)})
 
 
 def _tiles(plan: Plan, width: int | None = None) -> pl.BlockSpec:

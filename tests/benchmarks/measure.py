@@ -13,15 +13,18 @@ import numpy as np
 
 import jaxseg
 
+LEAST_SECONDS = 0.02  # of a turn on a GPU or TPU
+
 PACKAGES = ("jax", "jaxlib", "optax", "numpy", "torch", "monai", "torchmetrics", "google-metrax")
 
 
 class Step(NamedTuple):
     """A contender on its inputs, called once already."""
 
-    run: Callable[[], Any]  # returns when the result is there
+    run: Callable[..., Any]  # of how many times, once by default; returns when the last is done
     first_call: float  # seconds, with tracing and compilation
     temporaries: int | None = None  # the compiler's figure in bytes; JAX only
+    compiled: Any = None  # JAX only
 
 
 # A contender's name and its step, or in words why there is none.
@@ -34,19 +37,31 @@ def jax_step(f: Callable[..., Any], *arrays: Any) -> Step:
     start = time.perf_counter()
     compiled = jax.jit(f).lower(*arrays).compile()
     jax.block_until_ready(compiled(*arrays))
-    first_call = time.perf_counter() - start
-
-    def run() -> Any:
-        return jax.block_until_ready(compiled(*arrays))
-
-    return Step(run, first_call, temporaries(compiled))
+    return compiled_step(compiled, *arrays, first_call=time.perf_counter() - start)
 
 
-def host_step(run: Callable[[], Any]) -> Step:
-    """``run``, which is not JAX and waits for its own result."""
+def compiled_step(compiled: Any, *arrays: Any, first_call: float) -> Step:
+    """A compiled function on some arrays."""
+
+    def run(times: int = 1) -> Any:
+        for _ in range(times):
+            result = compiled(*arrays)
+        return jax.block_until_ready(result)
+
+    return Step(run, first_call, temporaries(compiled), compiled)
+
+
+def host_step(run: Callable[[], Any], finish: Callable[[Any], Any] = lambda result: result) -> Step:
+    """``run``, which is not JAX; ``finish`` waits for its last result if ``run`` does not."""
+
+    def repeated(times: int = 1) -> Any:
+        for _ in range(times):
+            result = run()
+        return finish(result)
+
     start = time.perf_counter()
-    run()
-    return Step(run, time.perf_counter() - start)
+    repeated()
+    return Step(repeated, time.perf_counter() - start)
 
 
 def temporaries(compiled: Any) -> int | None:
@@ -56,21 +71,28 @@ def temporaries(compiled: Any) -> int | None:
 
 
 def take_rounds(steps: dict[Any, Step], rounds: int) -> dict[Any, np.ndarray]:
-    """Seconds ``[rounds]`` of each step; in a round each runs once.
+    """Seconds ``[rounds]`` of each step; in a round each has one turn.
 
-    A machine whose speed drifts slows all alike, and nothing always follows the same neighbour.
+    A machine whose speed drifts slows all alike, and nothing always follows the same neighbour. A
+    turn is one run on a CPU. On a GPU or TPU it is as many as take some milliseconds together,
+    waited for at the end, so that their launches are hidden.
     """
     rng = np.random.default_rng(0)
     seconds = {key: np.empty(rounds) for key in steps}
     keys = list(steps)
-    for step in steps.values():
-        step.run()
+    least = 0.0 if jax.devices()[0].platform == "cpu" else LEAST_SECONDS
+    times = {key: max(1, round(least / seconds_of(step))) for key, step in steps.items()}
     for i in range(rounds):
         for k in rng.permutation(len(keys)):
-            start = time.perf_counter()
-            steps[keys[k]].run()
-            seconds[keys[k]][i] = time.perf_counter() - start
+            key = keys[k]
+            seconds[key][i] = seconds_of(steps[key], times[key]) / times[key]
     return seconds
+
+
+def seconds_of(step: Step, times: int = 1) -> float:
+    start = time.perf_counter()
+    step.run(times)
+    return time.perf_counter() - start
 
 
 def rows_of(

@@ -5,7 +5,7 @@ there with the reason in place of a step.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -67,7 +67,12 @@ def cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
     return entropy.mean(where=where)
 
 
-def jax_loss_steps(logits: Array, labels: Array, where: Array | None) -> dict[str, Steps]:
+LOSS_TASKS = {"Dice + CE": True, "Dice": False}  # whether with cross-entropy
+
+
+def jax_loss_steps(
+    logits: Array, labels: Array, where: Array | None, tasks: Iterable[str] = LOSS_TASKS
+) -> dict[str, Steps]:
     """Value and gradient of losses by hand and of Optax's: steps by task and name."""
 
     def step(dice: Callable[..., Array], with_ce: bool) -> Step:
@@ -83,8 +88,11 @@ def jax_loss_steps(logits: Array, labels: Array, where: Array | None) -> dict[st
         return step(lambda x, y, _: optax_dice(x, y), with_ce)
 
     return {
-        task: {"plain JAX": step(plain_dice, with_ce), "Optax": optax_step(with_ce)}
-        for task, with_ce in (("Dice + CE", True), ("Dice", False))
+        task: {
+            "plain JAX": step(plain_dice, LOSS_TASKS[task]),
+            "Optax": optax_step(LOSS_TASKS[task]),
+        }
+        for task in tasks
     }
 
 
@@ -96,13 +104,21 @@ def torch_device(torch: Any) -> str:
 
 
 def monai_steps(
-    logits: np.ndarray, labels: np.ndarray, *, dtype: str, masked: bool, compiled: bool
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    dtype: str,
+    masked: bool,
+    compiled: bool,
+    strided: bool = True,
 ) -> Steps:
     """Value and gradient of MONAI's Dice and cross-entropy, eager and compiled.
 
     The logits are stored channel first, or ("strided") channel last and only viewed channel first.
     """
     names = ["MONAI", "MONAI strided", "MONAI compiled", "MONAI compiled strided"]
+    if not strided:
+        names = names[::2]
     torch, losses = load("torch"), load("monai.losses")
     for missing in (torch, losses):
         if isinstance(missing, str):
@@ -138,11 +154,14 @@ def monai_steps(
         def run() -> Any:
             value = loss(x, truth)
             (gradient,) = torch.autograd.grad(value, x)
-            if x.is_cuda:
-                torch.cuda.synchronize()
             return value.detach(), gradient
 
-        return host_step(run)
+        def finish(result: Any) -> Any:
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            return result
+
+        return host_step(run, finish)
 
     def compiled_step(x: Any) -> Step | str:
         if not compiled:
@@ -153,7 +172,8 @@ def monai_steps(
         except Exception as error:  # of many kinds: no compiler, one that fails, an old Python
             return f"torch.compile failed: {str(error).strip().splitlines()[0]}"
 
-    steps = (step(loss, first), step(loss, last), compiled_step(first), compiled_step(last))
+    layouts = [first, last] if strided else [first]
+    steps = [*(step(loss, x) for x in layouts), *(compiled_step(x) for x in layouts)]
     return dict(zip(names, steps))
 
 
@@ -202,9 +222,10 @@ def torchmetrics_steps(
             num_classes=classes,
             ignore_index=None if where is None else VOID,
             validate_args=False,
-        ).cpu()
+        )
 
-    return {on_host("TorchMetrics") if device == "cpu" else "TorchMetrics": host_step(run)}
+    name = on_host("TorchMetrics") if device == "cpu" else "TorchMetrics"
+    return {name: host_step(run, lambda matrix: matrix.cpu())}
 
 
 def evaluation_steps(predictions: np.ndarray, labels: np.ndarray, classes: int) -> Steps:
