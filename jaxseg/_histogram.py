@@ -246,9 +246,9 @@ def _by_product(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) ->
 
 def _by_xla(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
     """``_by_product`` of all pixels at once, for whole maps that XLA cuts by itself."""
-    if bins <= MAX_COMPARED_BINS:
-        return _by_comparisons(index, bins, axes, *maps)
     space = maps[0].shape
+    if bins <= MAX_COMPARED_BINS or max(space) > 2**24:
+        return _by_comparisons(index, bins, axes, *maps)
     together = axes  # the axes over which float32 counts exactly
     while math.prod(space[a] for a in together) > 2**24:
         together = together[1:]
