@@ -190,7 +190,7 @@ def _id_counts(
                 p, g = (class_index(x, num_classes).astype(jnp.uint32) for x in (p, g))
                 return index(p, g)
 
-            return histogram(of_indices, maps, where, num_classes + 1, axes)
+            return histogram(of_indices, maps, where, num_classes + 1, axes, at_once=3)
 
         tp = histogram_by_class(lambda p, g: jnp.where(p == g, p, num_classes))
         predicted = histogram_by_class(lambda p, _: p)

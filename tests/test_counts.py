@@ -47,6 +47,26 @@ def test_counts_equal_the_reference(dtype, num_classes, axis):
     assert_counts(c, reference.hard_counts(predictions, labels, num_classes, where, axis))
 
 
+@pytest.mark.parametrize("num_classes", [1, 4, 300])
+def test_counts_under_vmap_are_those_per_image(num_classes):
+    predictions, labels = (random_ids(np.int32, num_classes, seed=s) for s in (1, 2))
+    where = rng(3).random(SHAPE) < 0.7
+    count = lambda p, g, w: jaxseg.counts(p, g, num_classes=num_classes, where=w)  # noqa: E731
+    axis = tuple(range(1, len(SHAPE)))
+    expected = reference.hard_counts(predictions, labels, num_classes, where, axis)
+    assert_counts(jax.vmap(count)(predictions, labels, where), expected)
+    first = reference.hard_counts(
+        predictions, np.broadcast_to(labels[:1], SHAPE), num_classes, where, axis
+    )
+    assert_counts(jax.vmap(count, in_axes=(0, None, 0))(predictions, labels[0], where), first)
+
+
+def test_the_order_of_pixels_changes_no_count():
+    maps = np.stack([random_ids(np.uint8, 19, seed=s).ravel() for s in (1, 2)])
+    shuffled = rng(3).permutation(maps, axis=1)
+    assert_counts(jaxseg.counts(*shuffled, num_classes=19), jaxseg.counts(*maps, num_classes=19))
+
+
 @pytest.mark.parametrize("axis", AXES, ids=str)
 @pytest.mark.parametrize("num_classes", [1, 3])
 def test_counts_of_bool_masks_equal_the_reference(num_classes, axis):
