@@ -242,11 +242,11 @@ def test_the_compilers_front_ends_accept_each_kernel(form, platform, monkeypatch
         described = jax.sharding.use_abstract_mesh(mesh)
     is_served = tpu.is_served if form is tpu else tiles.are_served
     for case in CASES:
-        if case.dtype == F64 or not is_served(
-            case.what, (), jax.eval_shape(lambda: inputs_of(case))
-        ):
+        if case.dtype == F64:
             continue
         inputs = inputs_of(case)
+        if not is_served(case.what, (), inputs):
+            continue
 
         def passes(inputs, cotangents, case=case):
             sums, _ = form.forward(case.what, (), False, inputs)
