@@ -11,6 +11,7 @@ os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
 import jax
 import pytest
+from jax._src import compiler
 
 collect_ignore = ["benchmarks"]  # programs, which also import what is not installed for tests
 
@@ -24,11 +25,22 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+if jax.__version_info__ < (0, 12):  # a later XLA has no such choice
+    as_users_compile = compiler.get_compile_options
+
+    def with_older_emitters(*args, **kwargs):
+        """In half the time; of optimized programs, not."""
+        options = as_users_compile(*args, **kwargs)
+        if not options.executable_build_options.debug_options.xla_backend_optimization_level:
+            options.env_option_overrides += [("xla_cpu_use_fusion_emitters", False)]
+        return options
+
+    compiler.get_compile_options = with_older_emitters
 
 RUN = pytest.StashKey[int]()  # how many tests this process has run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimized():
     """Compile as users do, for tests of memory, of speed and of whole programs."""
     jax.config.update("jax_disable_most_optimizations", False)
