@@ -1,6 +1,7 @@
 """Strict settings for every test: nothing promotes, broadcasts or warns unasked; 8 CPU devices."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -12,6 +13,7 @@ os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 import jax
 import pytest
 from jax._src import compiler
+from jax._src.interpreters import mlir
 
 collect_ignore = ["benchmarks"]  # programs, which also import what is not installed for tests
 
@@ -25,7 +27,7 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-if jax.__version_info__ < (0, 12):  # a later XLA has no such choice
+if jax.__version_info__ < (0, 12):  # later ones are quick by themselves
     as_users_compile = compiler.get_compile_options
 
     def with_older_emitters(*args, **kwargs):
@@ -36,6 +38,8 @@ if jax.__version_info__ < (0, 12):  # a later XLA has no such choice
         return options
 
     compiler.get_compile_options = with_older_emitters
+    mlir.make_ir_context = cache(mlir.make_ir_context)  # a third of the time of a small program
+
 
 RUN = pytest.StashKey[int]()  # how many tests this process has run
 
@@ -55,3 +59,4 @@ def _few_programs(request):
     request.session.stash[RUN] = request.session.stash.get(RUN, 0) + 1
     if request.session.stash[RUN] % 200 == 0:
         jax.clear_caches()
+        getattr(mlir.make_ir_context, "cache_clear", lambda: None)()

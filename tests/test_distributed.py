@@ -171,7 +171,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert 10 <= done < images
     assert not (tmp_path / "counts.npy").exists()
 
-    printed = finish(start(*arguments, devices=2, folder=tmp_path))
+    printed = finish(start(*arguments, "--every", images, devices=2, folder=tmp_path))
     assert f"Going on after image {done}" in printed
     np.testing.assert_array_equal(np.load(tmp_path / "counts.npy"), expected(images))
 
