@@ -54,9 +54,9 @@ def optimized():
 
 @pytest.fixture(autouse=True)
 def _few_programs(request):
-    """What JAX compiled for 200 tests goes with them, or it would be gigabytes in the end."""
+    """What JAX compiled for 400 tests goes with them, or it would be gigabytes in the end."""
     yield
     request.session.stash[RUN] = request.session.stash.get(RUN, 0) + 1
-    if request.session.stash[RUN] % 200 == 0:
+    if request.session.stash[RUN] % 400 == 0:
         jax.clear_caches()
         getattr(mlir.make_ir_context, "cache_clear", lambda: None)()
