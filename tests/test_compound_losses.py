@@ -206,30 +206,6 @@ def test_label_smoothing_may_be_an_integer(smoothing, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
-def test_gradients_of_unchecked_devices_are_averaged():
-    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
-    everywhere, by_device = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("d")
-
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(everywhere, by_device),
-        out_specs=everywhere,
-        check_vma=False,
-    )
-    def gradient(scale, data):
-        def loss(scale):
-            return jaxseg.dice_ce_loss(scale * data[0], data[1], axis_name="d")
-
-        return jax.lax.pmean(jax.grad(loss)(scale), "d")
-
-    def whole(scale):
-        return jaxseg.dice_ce_loss(scale * LOGITS, IDS)
-
-    got = gradient(jnp.float32(0.7), (jnp.asarray(LOGITS), jnp.asarray(IDS)))
-    np.testing.assert_allclose(got, jax.grad(whole)(jnp.float32(0.7)), rtol=1e-5)
-
-
 @pytest.mark.parametrize("label", [3, 255, -1, -100])
 def test_label_outside_has_no_part_in_the_cross_entropy(label):
     labels = IDS.astype(np.int32)

@@ -21,6 +21,7 @@ def environment(devices):
     return os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")]),
     }
 
@@ -170,7 +171,7 @@ def test_a_killed_evaluation_goes_on(tmp_path):
     assert 10 <= done < images
     assert not (tmp_path / "counts.npy").exists()
 
-    printed = finish(start(*arguments, devices=2, folder=tmp_path))
+    printed = finish(start(*arguments, "--every", images, devices=2, folder=tmp_path))
     assert f"Going on after image {done}" in printed
     np.testing.assert_array_equal(np.load(tmp_path / "counts.npy"), expected(images))
 

@@ -42,15 +42,6 @@ import jaxseg
 from jaxseg import _pixel_sums
 from jaxseg._kernels import blocks, plain
 
-
-@pytest.fixture
-def as_users_compile() -> Any:
-    """With all of XLA's optimizations, which the other tests leave out: it reorders arithmetic."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 FLOATS = ("soft", "region")  # soft, without a mean over pixels or classes
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -302,25 +293,24 @@ def test_padding_a_batch_changes_no_scalar_and_no_gradient(case: Case, axis: Any
     args, where = image(case.args(), slice(3)), where_mask()[:3]
     padded = [jnp.concatenate([x, garbage(x)]) for x in args]
     mask = jnp.concatenate([where, jnp.zeros_like(where)])
-    loss, gradient = outcome(case, *padded, where=mask, axis=axis)
-    want, wanted_gradient = outcome(case, *args, where=where, axis=axis)
+    run = jax.jit(lambda where, *args: outcome(case, *args, where=where, axis=axis))
+    loss, gradient = run(mask, *padded)
+    want, wanted_gradient = run(where, *args)
     assert_same((loss, gradient[:3]), (want, wanted_gradient))
     assert not gradient[3:].any()
     # The second image has no valid pixel either.
     valid = jnp.array([0, 2])
     of_two = [x[valid] for x in args]
-    assert_same(loss, case.function(*of_two, where=where[valid], axis=axis))
+    assert_same(loss, run(where[valid], *of_two)[0])
 
 
 @law(*GRADED, *HARD, once=True, heavy=True)
-@pytest.mark.parametrize("form", ["numpy", "jax"])
-def test_bools_of_other_bytes_are_bools(case: Case, form: str) -> None:
+def test_bools_of_other_bytes_are_bools(case: Case) -> None:
     """As NumPy reads a 1-bit image: True is a byte of 255."""
 
     def other_bytes(x: Any) -> Any:
         x = np.asarray(x)
-        x = (x.astype(np.uint8) * 255).view(bool) if x.dtype == bool else x
-        return x if form == "numpy" else jnp.asarray(x)
+        return (x.astype(np.uint8) * 255).view(bool) if x.dtype == bool else x
 
     first, labels = case.args()
     if labels.dtype != bool:
@@ -331,10 +321,11 @@ def test_bools_of_other_bytes_are_bools(case: Case, form: str) -> None:
         first, labels, options = first[..., 0], labels[..., 0], {"num_classes": 2}
     args, where = (first, labels), where_mask()
     want = outcome(case, *args, where=where, **options)
-    strange = [other_bytes(x) for x in (*args, where)]
-    assert_same(outcome(case, *strange[:2], where=strange[2], **options), want)
     run = jax.jit(lambda *args: outcome(case, *args[:2], where=args[2], **options))
-    assert_same(run(*strange), want)
+    for form in (np.asarray, jnp.asarray):
+        strange = [form(other_bytes(x)) for x in (*args, where)]
+        assert_same(outcome(case, *strange[:2], where=strange[2], **options), want)
+        assert_same(run(*strange), want)
 
 
 @law("region", *SCORES, *SPREAD, once=True)
@@ -523,7 +514,7 @@ SCALES = (3e-38, 1e-30, 1e-20, 1.0, 1e20, 1e30, 2e37)
 
 
 @law(*SCORES)
-@pytest.mark.usefixtures("as_users_compile")
+@pytest.mark.usefixtures("optimized")
 def test_scores_do_not_depend_on_the_scale_of_counts(case: Case) -> None:
     """Jitted and eagerly: XLA may reorder divisions, whose products then under- or overflow."""
     grid = np.array(list(itertools.product([0, 1, 3], repeat=4)), np.float32)  # [81, 4]
@@ -542,8 +533,7 @@ MARGINS = (0.0, 20.0, 46.0, 60.0, 87.0, 89.0, 104.0, 120.0)  # exp(-104) is 0 in
 
 
 @law(*GRADED, once=True, heavy=True, logits=lambda case: case.options.get("activation", 1))
-@pytest.mark.usefixtures("as_users_compile")
-def test_jit_is_eager_at_all_margins(case: Case) -> None:
+def test_jit_is_eager_at_all_margins(case: Case, request: pytest.FixtureRequest) -> None:
     """Also where classes are absent from the truth and hardly predicted, without smoothing."""
     first, labels = case.args()
     options: dict[str, Any] = {"smooth": 0.0} if takes(case, "smooth") else {}
@@ -553,9 +543,12 @@ def test_jit_is_eager_at_all_margins(case: Case) -> None:
     absent = jnp.broadcast_to(-margin, first.shape)
     if first.shape[-1] > 1 and case.options.get("activation") != "sigmoid":
         absent = absent.at[..., 0].set(0.0)
+    inputs = ((random, labels), (absent, jnp.zeros_like(labels)))
+    eager = [outcome(case, *args, **options) for args in inputs]
+    request.getfixturevalue("optimized")  # as users compile: XLA reorders arithmetic
     run = jax.jit(lambda *args: outcome(case, *args, **options))
-    for args in ((random, labels), (absent, jnp.zeros_like(labels))):
-        got, want = run(*args), outcome(case, *args, **options)
+    for args, want in zip(inputs, eager):
+        got = run(*args)
         assert_same(got, want, rtol=1e-4, atol=1e-6)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
 
@@ -572,9 +565,10 @@ def test_a_class_that_is_switched_off_does_no_harm(case: Case) -> None:
     off = (~truth).at[:, :, ::2].set(False)
     if first.shape[-1] > 1 and case.options.get("activation") != "sigmoid":
         off &= jnp.roll(truth, 1, -1)  # one class of each pixel
-    want = outcome(case, jnp.where(off, -200.0, first), truth)
-    for labels in (ids, truth.astype(jnp.float32)):
-        got = outcome(case, jnp.where(off, -jnp.inf, first), labels)
+    run, dense = jax.jit(partial(outcome, case)), truth.astype(jnp.float32)
+    want = run(jnp.where(off, -200.0, first), dense)
+    for labels in (ids, dense):
+        got = run(jnp.where(off, -jnp.inf, first), labels)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
         # A penalty of the logits themselves, and a share of each label, are of the others alone.
         if case.public != "nacl_loss" and "label_smoothing" not in case.options:
@@ -621,19 +615,18 @@ def test_nan_is_not_hidden(case: Case) -> None:
 
 
 @law(*GRADED, once=True)
-@pytest.mark.parametrize("truth", ["right", "wrong", "absent"])
-def test_gradients_are_finite(case: Case, truth: str) -> None:
+def test_gradients_are_finite(case: Case) -> None:
+    """Where all is right, all is wrong, and no class is in the truth, at each confidence."""
     first, labels = case.args()
     dense = labels if labels.ndim == first.ndim else one_hot(labels, first.shape[-1])
-    confident = 2 * dense.astype(jnp.float32) - 1
-    confident = -confident if truth == "wrong" else confident
-    labels = jnp.zeros_like(labels) if truth == "absent" else labels
-    for scale, smooth in itertools.product([0.0, 1.0, 1e4], [1.0, 0.0]):
-        first = scale * confident
-        first = jnp.clip(first, 0, 1) if case.variant.startswith("probs") else first
-        options = {"smooth": smooth} if case.kind in LOSSES else {}
-        for leaf in jax.tree.leaves(outcome(case, first, labels, **options)):
-            assert jnp.isfinite(leaf).all(), (scale, smooth)
+    right, absent = 2 * dense.astype(jnp.float32) - 1, jnp.zeros_like(labels)
+    for options in [{"smooth": 1.0}, {"smooth": 0.0}] if case.kind in LOSSES else [{}]:
+        run = jax.jit(partial(outcome, case, **options))
+        for scale in (0.0, 1.0, 1e4):
+            for x, truth in ((right, labels), (-right, labels), (right, absent)):
+                x = jnp.clip(scale * x, 0, 1) if case.variant.startswith("probs") else scale * x
+                for leaf in jax.tree.leaves(run(x, truth)):
+                    assert jnp.isfinite(leaf).all(), (scale, options)
 
 
 def derivatives(f: Callable[..., Any], x: Any, v: Any) -> tuple[Any, Any, Any]:
@@ -762,17 +755,6 @@ def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) 
         got = compiled(*sharded)
     assert_same(got, run(*args))
     assert not re.search("all-gather|all-to-all|collective-permute|all-reduce", compiled.as_text())
-
-
-@law(*HARD, "soft", "compound", once=True, heavy=True)
-@AXIS_TYPES
-def test_sharded_rows_give_the_same(case: Case, axis_type: AxisType) -> None:
-    args = [jnp.swapaxes(x, 0, 1) for x in case.args()]  # [height, images, width]
-    mesh = devices(axis_type)
-    with jax.set_mesh(mesh):
-        sharded = jax.device_put(args, NamedSharding(mesh, P(None, "b")))
-        got = jax.jit(partial(outcome, case))(*sharded)
-    assert_same(got, outcome(case, *args))
 
 
 @law(

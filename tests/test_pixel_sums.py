@@ -1,4 +1,4 @@
-"""The engine of the losses as users compile it: little memory, precise sums, the right form."""
+"""The engine of the losses: little memory, precise sums, the right form."""
 
 from functools import partial
 
@@ -15,8 +15,6 @@ from jaxseg._kernels import blocks, forms
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
 from jaxseg._soft_counts import counts_of
-
-pytestmark = pytest.mark.usefixtures("optimized")
 
 PLANE = (4, 256, 256, 11)
 MOST_BLOCKS = 8  # that the temporaries may hold: 2 MiB on one core, 16 MiB on several
@@ -71,6 +69,14 @@ dice, dice_ce, bce_dice = jaxseg.dice_loss, jaxseg.dice_ce_loss, jaxseg.bce_dice
 )
 def test_temporaries_of_each_shape(loss, shape):
     assert_lean(loss, shape)
+
+
+def test_temporaries_are_those_of_optimized_programs(request):
+    """XLA places the arrays before it generates code, and only that is done faster in tests."""
+    quickly = temporaries(dice_ce, PLANE)
+    request.getfixturevalue("optimized")
+    jax.clear_caches()
+    assert temporaries(dice_ce, PLANE) == quickly
 
 
 @pytest.mark.parametrize("size", [blocks.ONE_CORE_BYTES, blocks.BYTES], ids=["one core", "several"])
@@ -255,6 +261,7 @@ def test_the_environment_turns_the_kernel_for_tpus_on(value, monkeypatch):
     assert kernels_of("tpu") == 2 * int(value)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_sums_keep_their_precision_over_many_pixels():
     # One float32 sum over 2**24 pixels of 0.1, in sequence, would be off by tens of percent.
     logits = jnp.full((1, 4096, 4096, 1), -2.1972246)  # sigmoid 0.1
@@ -262,6 +269,7 @@ def test_sums_keep_their_precision_over_many_pixels():
     np.testing.assert_allclose(c.fp, [0.1 * 2**24], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("classes", [3, 17])
 def test_gradients_of_a_head_keep_their_precision_over_many_blocks(classes, monkeypatch):
     monkeypatch.setattr(blocks, "block_bytes", lambda: 4 * 64 * classes)
@@ -279,6 +287,7 @@ def test_gradients_of_a_head_keep_their_precision_over_many_blocks(classes, monk
     jax.clear_caches()
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
 @pytest.mark.parametrize(
     ("function", "expected"),

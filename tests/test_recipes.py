@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture(autouse=True)
-def users_settings(optimized):
+def users_settings():
     """Adam and the averages of Flax and clu rely on the usual promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
