@@ -55,10 +55,12 @@ HOPPER: dict[str, int] = {
     "l2_cache_size": 50 * 2**20,
 }
 
-# A TPU v5e. libtpu reads these in place of asking a machine that has one.
+# A TPU v5e. libtpu reads these in place of asking a machine that has one, and does not keep the chips
+# for one process.
 TPU_TOPOLOGY = "v5e:2x2"
 TPU_CHIPS = 4
 TPU_SETTINGS = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
