@@ -29,6 +29,15 @@ Contender = Callable[..., Any] | str  # or in words why there is none
 OWN, WITHOUT_KERNELS = "jaxseg", "jaxseg, kernels off"
 STEPS = {"value and gradient": jax.value_and_grad, "value": lambda f: f}
 
+# Fewer than are timed: what a pixel needs varies little with the size of the map.
+LOSS_CASES = [
+    *(families.LossCase((4, 256, 256, c)) for c in (1, 2, 4, 11, 19, 32)),
+    *(families.LossCase((1, 64, 64, 64, c)) for c in (32, 117, 150)),
+    *(families.LossCase((4, 256, 256, c), dtype="bfloat16") for c in (4, 11, 32)),
+    families.LossCase((1, 64, 64, 64, 117), dtype="bfloat16"),
+    families.LossCase((4, 256, 256, 4), dense=True),
+    families.LossCase((4, 256, 256, 4), where=True),
+]
 SHARDED_SHAPE = (8, 256, 256, 16)
 QUICK_SHARDED_SHAPE = (8, 16, 16, 8)
 # How logits [B, H, W, C] lie on a mesh of two axes, and the labels with them.
@@ -43,7 +52,7 @@ LAYOUTS = {
 def loss(device: str, quick: bool) -> list[Row]:
     """Dice, and Dice and cross-entropy."""
     rows = []
-    for case in families.QUICK_LOSS_CASES if quick else families.LOSS_CASES:
+    for case in families.QUICK_LOSS_CASES if quick else LOSS_CASES:
         specs = loss_specs(case)
         own = {"Dice + CE": families.own_dice_ce, "Dice": families.own_dice}
         for task, others in peers.jax_losses(case.where).items():
@@ -61,7 +70,9 @@ def loss(device: str, quick: bool) -> list[Row]:
 def loss_specs(case: families.LossCase) -> tuple[Any, ...]:
     logits = jax.ShapeDtypeStruct(case.shape, jnp.dtype(case.dtype))
     space = case.shape[:-1]
-    labels = jax.ShapeDtypeStruct(*((case.shape, jnp.float32) if case.dense else (space, jnp.int32)))
+    labels = jax.ShapeDtypeStruct(
+        *((case.shape, jnp.float32) if case.dense else (space, jnp.int32))
+    )
     return (logits, labels, jax.ShapeDtypeStruct(space, jnp.bool_) if case.where else None)
 
 
@@ -70,12 +81,17 @@ def both(f: Callable[..., Any]) -> dict[str, Contender]:
 
 
 def loss_rows(
-    device: str, contenders: dict[str, Contender], specs: Sequence[Any], **case: Any
+    device: str,
+    contenders: dict[str, Contender],
+    specs: Sequence[Any],
+    steps: Sequence[str] = tuple(STEPS),
+    **case: Any,
 ) -> list[Row]:
     """Rows of value and gradient, and of the value; in multiples of what must be moved."""
     given = tuple(x for x in specs if x is not None)
     rows = []
-    for step, derive in STEPS.items():
+    for step in steps:
+        derive = STEPS[step]
         must = sums.must_move(given, gradient=derive is jax.value_and_grad)
         for name, f in contenders.items():
             made = f if isinstance(f, str) else compiled(device, derive(f), specs, name)
@@ -151,6 +167,7 @@ def memory(device: str, quick: bool) -> list[Row]:
             device,
             {**both(families.mean_of(name, shape[-1])), **others_of(name)},
             specs,
+            ["value and gradient"],
             family="memory",
             task="Every loss",
             loss=name,
@@ -363,4 +380,3 @@ def exceeded(rows: list[Row]) -> list[Row]:
             sums.limit_on_gpu(row["classes"], row["dtype"], row["step"] != "value")
         )
     ]
-

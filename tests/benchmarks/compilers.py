@@ -55,8 +55,8 @@ HOPPER: dict[str, int] = {
     "l2_cache_size": 50 * 2**20,
 }
 
-# A TPU v5e. libtpu reads these in place of asking a machine that has one, and does not keep the chips
-# for one process.
+# A TPU v5e. libtpu reads these in place of asking a machine that has one, and lets several processes
+# load it.
 TPU_TOPOLOGY = "v5e:2x2"
 TPU_CHIPS = 4
 TPU_SETTINGS = {
@@ -271,8 +271,8 @@ def work_of(text: str) -> Work:
     """The work of a program, from its text.
 
     A kernel reads its operands and writes its results, each once. Of an operand that it slices it
-    reads the slices, and where it updates a slice in place it writes that. The body of a loop counts
-    as often as it runs, once if that is unknown.
+    reads the slices, and where it updates a slice in place it writes that. The body of a loop
+    counts as often as it runs, once if that is unknown.
     """
     computations, entry = parse(text)
     return computation_work(computations, computations[entry])

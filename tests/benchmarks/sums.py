@@ -104,7 +104,9 @@ class Case(NamedTuple):
     def value(self, *arrays: Array) -> Array:
         """The mean of the loss."""
         logits, labels, *others = arrays
-        given: dict[str, Any] = {name: np.arange(1.0, self.classes + 1) for name in self.sum.per_class}
+        given: dict[str, Any] = {
+            name: np.arange(1.0, self.classes + 1) for name in self.sum.per_class
+        }
         if self.where:
             given["where"] = others.pop(0)
         if self.sum.distances == "maps":
@@ -123,6 +125,9 @@ class Need(NamedTuple):
 
     temporaries: float
     moved: float  # bytes by those that must be moved
+
+    def __repr__(self) -> str:
+        return f"temporaries {self.temporaries:.3f}, moved {self.moved:.3f}"
 
     def within(self, limit: "Need") -> bool:
         return all(a <= b for a, b in zip(self, limit, strict=True))
@@ -158,7 +163,7 @@ def every_case() -> list[Case]:
     return [case for each in product if (case := Case(*each)).has_classes]
 
 
-def some_cases(each: int = 3) -> list[Case]:
+def some_cases(each: int = 2) -> list[Case]:
     """A few cases of each loss that cover each number of classes with each dtype, and so on."""
     cases = []
     for i, name in enumerate(name for name in SUMS for _ in range(each)):
