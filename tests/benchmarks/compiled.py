@@ -27,7 +27,10 @@ from tests.benchmarks.compilers import (
 Row = dict[str, Any]
 Contender = Callable[..., Any] | str  # or in words why there is none
 OWN, WITHOUT_KERNELS = "jaxseg", "jaxseg, kernels off"
-STEPS = {"value and gradient": jax.value_and_grad, "value": lambda f: f}
+STEPS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "value and gradient": jax.value_and_grad,
+    "value": lambda f: f,
+}
 
 # Fewer than are timed: what a pixel needs varies little with the size of the map.
 LOSS_CASES = [
@@ -92,16 +95,19 @@ def loss_rows(
     rows = []
     for step in steps:
         derive = STEPS[step]
-        must = sums.must_move(given, gradient=derive is jax.value_and_grad)
+        must = sums.must_move(given, gradient=step != "value")
         for name, f in contenders.items():
-            made = f if isinstance(f, str) else compiled(device, derive(f), specs, name)
+            derived = f if isinstance(f, str) else derive(f)
+            made = compiled(device, derived, specs, name)
             row = {**case, "step": step, "contender": name}
             rows.append(row | figures(made, sums.bytes_of(given[0]), must))
     return rows
 
 
-def compiled(device: str, f: Callable[..., Any], specs: Sequence[Any], name: str) -> Program | str:
+def compiled(device: str, f: Contender, specs: Sequence[Any], name: str) -> Program | str:
     """The program of a contender, or why there is none."""
+    if isinstance(f, str):
+        return f
     print(device, name, *(x for x in specs if x is not None), file=sys.stderr)  # a run is long
     try:
         with unstrict():
@@ -278,7 +284,7 @@ def every_sum(device: str, quick: bool) -> list[Row]:
     """Every loss that is a sum over pixels, with every kind of input."""
     rows = []
     for case in sums.some_cases(1)[:2] if quick else sums.every_case():
-        names = {"loss": case.name, "classes": case.classes, "dtype": case.dtype}
+        names: dict[str, Any] = {"loss": case.name, "classes": case.classes, "dtype": case.dtype}
         names |= {"labels": case.labels, "where": case.where}
         rows += loss_rows(
             device, {OWN: case.value}, case.specs, family="sums", task="Every sum", **names
@@ -327,7 +333,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 def tables(rows: list[Row]) -> list[str]:
     if rows[0]["family"] == "sums":
-        return [every_sum_table(rows)]
+        over = [f"- {label(row)}: {cell(row)}" for row in exceeded(rows)]
+        return [every_sum_table(rows), f"Beyond the limits for a GPU: {len(over)}.", *over]
     names = report.unique(row["contender"] for row in rows if "skipped" not in row)
     cases: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -374,8 +381,7 @@ def exceeded(rows: list[Row]) -> list[Row]:
     return [
         row
         for row in rows
-        if row["family"] == "sums"
-        and "moved" in row
+        if "moved" in row
         and not sums.Need(row["temporaries"], row["moved"]).within(
             sums.limit_on_gpu(row["classes"], row["dtype"], row["step"] != "value")
         )

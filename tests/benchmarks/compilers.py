@@ -55,7 +55,7 @@ HOPPER: dict[str, int] = {
     "l2_cache_size": 50 * 2**20,
 }
 
-# A TPU v5e. libtpu reads these in place of asking a machine that has one, and lets several processes
+# A TPU v5e. libtpu reads these in place of asking a machine that has one; several processes may
 # load it.
 TPU_TOPOLOGY = "v5e:2x2"
 TPU_CHIPS = 4
@@ -231,10 +231,14 @@ class Work(NamedTuple):
     collectives: tuple[str, ...] = ()
 
     def plus(self, other: "Work") -> "Work":
-        return Work(*(a + b for a, b in zip(self, other, strict=True)))  # type: ignore[operator]
+        return Work(
+            self.moved + other.moved,
+            self.kernels + other.kernels,
+            self.collectives + other.collectives,
+        )
 
     def times(self, count: int) -> "Work":
-        return Work(*(count * x for x in self))
+        return Work(count * self.moved, count * self.kernels, count * self.collectives)
 
 
 class Instruction(NamedTuple):
