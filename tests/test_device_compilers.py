@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax import export
 from jax.sharding import AxisType
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxseg
 from jaxseg._kernels import gpu
-from tests.benchmarks import compilers, peers, sums
+from tests.benchmarks import compiled, compilers, peers, sums
 from tests.benchmarks.compiled import (
     LAYOUTS,
     SHARDED_SHAPE,
@@ -349,6 +350,41 @@ def test_the_command_ends_with_2_where_a_compiler_is_missing():
 def test_the_command_refuses_a_family_that_is_not_compiled():
     done = run("--compile-for", "h200", "--only", "startup")
     assert done.returncode == 2 and "--only must be one of loss, counting" in done.stderr
+
+
+@pytest.mark.parametrize("name", compiled.OPTAX)
+def test_contenders_are_the_same_loss(name):
+    logits = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))  # Optax's mean is of images
+    labels = jax.random.randint(jax.random.key(1), (1, 32, 32), 0, 3)
+    want = getattr(jaxseg, name)(logits, labels).mean()
+    np.testing.assert_allclose(compiled.plain_of(name)(logits, labels), want, rtol=1e-5)
+    np.testing.assert_allclose(compiled.OPTAX[name](logits, labels), want, rtol=0.02)  # smooth
+
+
+def test_tables_have_a_column_for_each_contender():
+    program = compilers.Program(temporaries=50, moved=120, kernels=3, collectives=("all-reduce",))
+    case = {"step": "value", "shape": (2, 4), "dtype": "float32", "classes": 4}
+    rows = [
+        {"family": family, "task": family, "contender": name, **case, **more}
+        | compiled.figures(made, 100, 80)
+        for family, more in (
+            ("loss", {}),
+            ("counting", {"dtype": "uint8"}),
+            ("memory", {"loss": "dice_loss"}),
+            ("sharded", {"layout": "rows"}),
+            ("sums", {"loss": "dice", "labels": "ids", "where": False}),
+        )
+        for name, made in (("jaxseg", program), ("Optax", program), ("other", "does not compile"))
+    ]
+    text = compiled.markdown({"device": "h200", "versions": {"jax": "1"}, "rows": rows})
+    lines = text.splitlines()
+    assert lines.count("|  | jaxseg | Optax |") == 4
+    for label in ("`[2, 4]`", "`[2, 4]`, 4 classes", "`dice_loss`"):
+        assert f"| {label} | 0.50 / 1.50 / 3 | 0.50 / 1.50 / 3 |" in lines
+    assert "| `[2, 4]`, rows | 0.50 / 1.50 / 3 / 1 all-reduce |" in text
+    assert "| dice | C < 117 | float32 | 0.50 | 1.50 | 2 |" in lines
+    assert "Beyond the limits for a GPU: 2." in lines  # 0.25 of the logits, for a value
+    assert "- other, `dice_loss`: does not compile" in lines
 
 
 @devices

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -211,17 +210,10 @@ PLAIN = [
 ]
 
 
-def optax_bce_dice(x: Array, y: Array) -> Array:
-    labels = jax.nn.one_hot(y, x.shape[-1])
-    dice = optax.losses.dice_loss(x, labels, apply_softmax=False)
-    return dice.mean() + optax.sigmoid_binary_cross_entropy(x, labels).mean()
-
-
 OPTAX: dict[str, Contender] = {
     "dice_loss": peers.optax_dice,
     "cross_entropy_loss": lambda x, y: peers.cross_entropy(x, y, None),
     "dice_ce_loss": lambda x, y: peers.optax_dice(x, y) + peers.cross_entropy(x, y, None),
-    "bce_dice_loss": optax_bce_dice,
 }
 
 
