@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,9 @@ def compile_for(
     settings = (
         {"JAXSEG_KERNELS": "1", "JAXSEG_TPU_KERNELS": "1"} if kernels else {"JAXSEG_KERNELS": "0"}
     )
-    with environment(**settings), described(device, mesh):
+    count = mesh.size if mesh else 1
+    # jaxseg asks how many devices there are.
+    with environment(**settings), described(device, mesh), patch("jax.device_count", lambda: count):
         jax.clear_caches()  # of functions that were traced with other settings
         traced = jax.jit(function).trace(*placed)
         compiled = traced.lower(lowering_platforms=(platform_of(device),)).compile()
