@@ -86,16 +86,13 @@ def compile_suite(device: str, only: str | None, quick: bool, out: Path | None) 
     jax.config.update("jax_platforms", "cpu")  # nothing runs
     jax.config.update("jax_enable_compilation_cache", False)
     compilers.require(device)
-    results = compiled.results(device, only, quick)
-    text = compiled.markdown(results)
-    if out is None:
-        print(text)
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    paths = out / f"compiled-{device}.json", out / f"compiled-{device}.md"
-    paths[0].write_text(json.dumps(results, indent=1) + "\n")
-    paths[1].write_text(text)
-    print(*paths, sep="\n")
+    for results in compiled.results(device, only, quick):
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            paths = out / f"compiled-{device}.json", out / f"compiled-{device}.md"
+            paths[0].write_text(json.dumps(results, indent=1) + "\n")
+            paths[1].write_text(compiled.markdown(results))
+    print(compiled.markdown(results) if out is None else "\n".join(map(str, paths)))
 
 
 if __name__ == "__main__":

@@ -293,10 +293,12 @@ FAMILIES = {
 LONG = ("sums",)  # thousands of programs: only if it is asked for
 
 
-def results(device: str, only: str | None, quick: bool) -> dict[str, Any]:
-    names = [only] if only else [name for name in FAMILIES if name not in LONG]
-    rows = [row for name in names for row in FAMILIES[name](device, quick)]
-    return {"device": device, "versions": versions(), "rows": rows}
+def results(device: str, only: str | None, quick: bool) -> Iterator[dict[str, Any]]:
+    """All that is known after each family."""
+    rows: list[Row] = []
+    for name in [only] if only else [name for name in FAMILIES if name not in LONG]:
+        rows += FAMILIES[name](device, quick)
+        yield {"device": device, "versions": versions(), "rows": rows}
 
 
 # ---------------------------------------------------------------------------------- tables
