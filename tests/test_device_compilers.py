@@ -18,7 +18,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxseg
-from jaxseg._kernels import gpu
+from jaxseg._kernels import forms
 from tests.benchmarks import compiled, compilers, peers, sums
 from tests.benchmarks.compiled import (
     LAYOUTS,
@@ -215,7 +215,7 @@ def check_plain(text):
 def test_an_exported_program_is_the_plain_pass(platform, step, monkeypatch):
     monkeypatch.delenv("JAXSEG_KERNELS", raising=False)
     monkeypatch.delenv("JAXSEG_TPU_KERNELS", raising=False)
-    if platform == "cuda" and gpu.is_wanted():  # JAX does not export a kernel
+    if platform == "cuda" and forms.gpu_gets_kernel():  # JAX does not export a kernel
         with pytest.raises(ValueError, match="custom call"):
             exported(platform, step)
     else:
