@@ -352,15 +352,18 @@ def memory(_: int, quick: bool) -> Rows:
 
 def lower(name: str, shape: tuple[int, ...]) -> Any:
     """Value and gradient of a loss's mean with default arguments, float32 and ids, lowered."""
-    needs = {"generalized_wasserstein_dice_loss": {"distances": 1 - np.eye(shape[-1])}}
-    loss = functools.partial(getattr(jaxseg, name), **needs.get(name, {}))
-    # Of as many features as classes.
-    linear = (np.eye(shape[-1], dtype=np.float32), None) if "linear" in name else ()
     logits = jax.ShapeDtypeStruct(shape, np.float32)
     labels = jax.ShapeDtypeStruct(shape[:-1], np.int32)
-    return jax.jit(jax.value_and_grad(lambda x, y: loss(x, *linear, y).mean())).lower(
-        logits, labels
-    )
+    return jax.jit(jax.value_and_grad(mean_of(name, shape[-1]))).lower(logits, labels)
+
+
+def mean_of(name: str, classes: int) -> Callable[[Array, Array], Array]:
+    """The mean of a loss with default arguments."""
+    needs = {"generalized_wasserstein_dice_loss": {"distances": 1 - np.eye(classes)}}
+    loss = functools.partial(getattr(jaxseg, name), **needs.get(name, {}))
+    # Of as many features as classes.
+    linear = (np.eye(classes, dtype=np.float32), None) if "linear" in name else ()
+    return lambda x, y: loss(x, *linear, y).mean()
 
 
 FAMILIES = {

@@ -6,6 +6,7 @@ there with the reason in place of a step.
 
 import importlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,27 +71,38 @@ def cross_entropy(logits: Array, labels: Array, where: Array | None) -> Array:
 LOSS_TASKS = {"Dice + CE": True, "Dice": False}  # whether with cross-entropy
 
 
-def jax_loss_steps(
-    logits: Array, labels: Array, where: Array | None, tasks: Iterable[str] = LOSS_TASKS
-) -> dict[str, Steps]:
-    """Value and gradient of losses by hand and of Optax's: steps by task and name."""
+def jax_losses(masked: bool) -> dict[str, dict[str, Callable[..., Array] | str]]:
+    """Losses by hand and Optax's, of logits, labels and where: functions by task and name."""
 
-    def step(dice: Callable[..., Array], with_ce: bool) -> Step:
-        def loss(logits: Array, labels: Array, where: Array | None) -> Array:
+    def loss(dice: Callable[..., Array], with_ce: bool) -> Callable[..., Array]:
+        def value(logits: Array, labels: Array, where: Array | None = None) -> Array:
             value = dice(logits, labels, where)
             return value + cross_entropy(logits, labels, where) if with_ce else value
 
-        return jax_step(jax.value_and_grad(loss), logits, labels, where)
+        return value
 
-    def optax_step(with_ce: bool) -> Step | str:
-        if where is not None:
+    def optax_loss(with_ce: bool) -> Callable[..., Array] | str:
+        if masked:
             return "its Dice takes no mask"
-        return step(lambda x, y, _: optax_dice(x, y), with_ce)
+        return loss(lambda x, y, _: optax_dice(x, y), with_ce)
 
     return {
+        task: {"plain JAX": loss(plain_dice, with_ce), "Optax": optax_loss(with_ce)}
+        for task, with_ce in LOSS_TASKS.items()
+    }
+
+
+def jax_loss_steps(
+    logits: Array, labels: Array, where: Array | None, tasks: Iterable[str] = LOSS_TASKS
+) -> dict[str, Steps]:
+    """Value and gradient of ``jax_losses``."""
+    losses = jax_losses(where is not None)
+    return {
         task: {
-            "plain JAX": step(plain_dice, LOSS_TASKS[task]),
-            "Optax": optax_step(LOSS_TASKS[task]),
+            name: f
+            if isinstance(f, str)
+            else jax_step(jax.value_and_grad(f), logits, labels, where)
+            for name, f in losses[task].items()
         }
         for task in tasks
     }
@@ -180,6 +192,14 @@ def monai_steps(
 # Counting
 
 
+def jax_matrix(classes: int, p: Array, g: Array, where: Array | None = None) -> Array:
+    """A confusion matrix as one writes it by hand in JAX."""
+    cells = classes * g.astype(jnp.int32) + p
+    if where is not None:
+        cells = jnp.where(where, cells, classes**2)  # beyond the length: dropped
+    return jnp.bincount(cells.ravel(), length=classes**2).reshape(classes, classes)
+
+
 def matrix_steps(
     predictions: np.ndarray, labels: np.ndarray, where: np.ndarray | None, classes: int
 ) -> Steps:
@@ -190,16 +210,10 @@ def matrix_steps(
         cells = classes * g.astype(np.intp) + p
         return np.bincount(cells.ravel(), minlength=classes**2).reshape(classes, classes)
 
-    def jax_matrix(p: Array, g: Array, where: Array | None) -> Array:
-        cells = classes * g.astype(jnp.int32) + p
-        if where is not None:
-            cells = jnp.where(where, cells, classes**2)  # beyond the length: dropped
-        return jnp.bincount(cells.ravel(), length=classes**2).reshape(classes, classes)
-
     arrays = jax.device_put((predictions, labels, where), jax.devices()[0])
     return {
         on_host("np.bincount"): host_step(numpy_matrix),
-        "jnp.bincount": jax_step(jax_matrix, *arrays),
+        "jnp.bincount": jax_step(partial(jax_matrix, classes), *arrays),
         **torchmetrics_steps(predictions, labels, where, classes),
     }
 
