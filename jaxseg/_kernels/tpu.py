@@ -69,7 +69,8 @@ def is_served(what: PixelSum, names: Names, inputs: Inputs) -> bool:
     *space, classes = inputs.scores.shape
     last = set(range(len(space))[-2:])
     return (
-        1 < classes <= MOST_CLASSES
+        classes <= MOST_CLASSES
+        and what.activation in ("softmax", "sigmoid")
         and are_served(what, names, inputs)
         and last <= set(what.axes)
         # XLA lays out many classes of short rows with the classes in the lanes.
@@ -138,7 +139,8 @@ def plan_of(what: PixelSum, inputs: Inputs) -> Plan:
     """How the sum is cut into programs."""
     *space, classes = inputs.scores.shape
     height, width = space[-2:] if len(space) > 1 else (1, *space)
-    is_full = classes % SUBLANES == 0 or SUBLANES % classes == 0
+    is_full = classes % SUBLANES == 0 or classes in (2, 4)
+    is_full |= classes == 1 and inputs.scores.dtype.itemsize == 4
     columns = min(width, max(LANES, ELEMENTS // classes // LANES * LANES))
     rows = max(SUBLANES, ELEMENTS // classes // columns // SUBLANES * SUBLANES)
     return Plan(
@@ -289,7 +291,8 @@ def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> Tile:
         truth = (labels_ref[...] != 0) & counted
     else:
         classes = lax.broadcasted_iota(jnp.int32, scores.shape, 3 + plan.class_axis)
-        truth = (classes == of_pixels(labels_ref[...])) & counted
+        first = 1 if plan.classes == 1 else 0  # of a mask, id 1 is the class
+        truth = (first + classes == of_pixels(labels_ref[...])) & counted
     numbers = iter(range(sum(plan.given)))
     constants = (constants_refs[0][next(numbers)] if given else None for given in plan.given)
     maps = (load(ref) for ref in map_refs)
