@@ -93,7 +93,9 @@ def test_a_check_writes_its_files(tmp_path):
     report = ["-m", "tests.device.report", str(tmp_path)]
     assert run(*report).returncode == 1  # no test has run
     (tmp_path / "pytest.xml").write_text(pytest_xml(""))
-    (tmp_path / "parts.tsv").write_text("values\t124\t7\ntests\t0\t3\n")
+    parts = ("values", 124, 7), ("tests", 0, 3)
+    lines = ("\t".join(map(str, part)) for part in parts)
+    (tmp_path / "parts.tsv").write_text("".join(f"{line}\n" for line in lines))
     assert run(*report).returncode == 0
 
     results = json.loads((tmp_path / "results.json").read_text())
