@@ -132,9 +132,8 @@ def backward(
     The kernel writes that of the scores. Those of soft labels and constants are the plain form's,
     which XLA leaves out of a program that does not read them.
     """
-    gradients = plain.gradients(what, inputs, cotangents, names)
     if not are_served(what, names, inputs):
-        return gradients
+        return plain.backward(what, names, kept, inputs, cotangents)
     plan, scores = plan_of(what, inputs, is_forward=False), inputs.scores
     leaves = jax.tree.leaves(cotangents)
     batch_shape = plan.kept(plan.lengths)
@@ -151,6 +150,7 @@ def backward(
         out_shape=result((*plan.lengths, plan.width), scores.dtype, plain.zero_like(inputs)),
         **_options(plan, interpret),
     )(stacked, *_arrays(plan, inputs))
+    gradients = plain.gradients(what, inputs, cotangents, names)
     return gradients._replace(scores=gradient.reshape(scores.shape))
 
 

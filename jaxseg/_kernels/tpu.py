@@ -114,9 +114,8 @@ def backward(
     The kernel writes that of the scores. Those of soft labels and constants are the plain form's,
     which XLA leaves out of a program that does not read them.
     """
-    gradients = plain.gradients(what, inputs, cotangents, names)
     if not is_served(what, names, inputs):
-        return gradients
+        return plain.backward(what, names, kept, inputs, cotangents)
     plan, scores, leaves = plan_of(what, inputs), inputs.scores, jax.tree.leaves(cotangents)
     lead = plan.space[:-2]
     kept_lead = tuple(1 if a in what.axes else n for a, n in enumerate(lead))
@@ -130,6 +129,7 @@ def backward(
         out_shape=result(tiled.shape, scores.dtype, plain.zero_like(inputs)),
         interpret=interpret,
     )(stacked, *_arrays(plan, inputs))
+    gradients = plain.gradients(what, inputs, cotangents, names)
     return gradients._replace(
         scores=jnp.moveaxis(gradient, plan.class_axis, -1).reshape(scores.shape)
     )
