@@ -29,7 +29,7 @@ from jax.experimental.pallas import triton
 from jaxseg._activations import LEAST, Names, Probs, log_p_cotangent, pull_back, sigmoid_of
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
-from jaxseg._kernels.tiles import are_served, merged, result
+from jaxseg._kernels.tiles import are_served, merged, result, split_sums
 
 ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
 LEAST_PIXELS = 16  # of a tile
@@ -96,27 +96,24 @@ def forward(
         return plain.forward(what, names, keeps, inputs)
     plan = plan_of(what, inputs, is_forward=True)
     shapes = jax.eval_shape(partial(plain.sums, what), inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    vary = plain.zero_like(inputs)
+    count, vary = len(jax.tree.leaves(shapes)), plain.zero_like(inputs)
     tile_sums = pl.pallas_call(
         partial(_forward_kernel, plan),
         grid=plan.grid,
         in_specs=_specs(plan),
         out_specs=[
-            pl.BlockSpec((*(None for _ in plan.grid), len(leaves), lanes), lambda *i: (*i, 0, 0))
+            pl.BlockSpec((*(None for _ in plan.grid), count, lanes), lambda *i: (*i, 0, 0))
             for _, lanes, _ in plan.pieces
         ],
         out_shape=[
-            result((*plan.grid, len(leaves), lanes), jnp.float32, vary)
-            for _, lanes, _ in plan.pieces
+            result((*plan.grid, count, lanes), jnp.float32, vary) for _, lanes, _ in plan.pieces
         ],
         **_options(plan, interpret),
     )(*_arrays(plan, inputs))
     axes = tuple(a for a, is_summed in enumerate(plan.summed) if is_summed)
     sums = [x.sum(axes)[..., : p.classes] for x, p in zip(tile_sums, plan.pieces, strict=True)]
-    stacked = jnp.concatenate(sums, -1)
-    values = (stacked[..., k, :].reshape(x.shape) for k, x in enumerate(leaves))
-    return jax.tree.unflatten(tree, values), jnp.zeros_like(inputs.scores) if keeps else None
+    values = split_sums(jnp.concatenate(sums, -1), shapes)
+    return values, jnp.zeros_like(inputs.scores) if keeps else None
 
 
 def backward(

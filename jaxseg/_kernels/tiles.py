@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxseg._activations import Names
-from jaxseg._kernels.plain import Inputs, PixelSum
+from jaxseg._kernels.plain import Inputs, PixelSum, Sums
 
 FEWEST_PIXELS = 16  # of a row of summed pixels; below, most of a tile would be empty
 
@@ -47,3 +47,10 @@ def result(shape: tuple[int, ...], dtype: DTypeLike, like: Array) -> jax.ShapeDt
     kind = jax.typeof(like)
     name = "vma" if hasattr(kind, "vma") else "manual_axis_type"  # its name before JAX 0.10
     return jax.ShapeDtypeStruct(shape, dtype, **{name: getattr(kind, name)})
+
+
+def split_sums(stacked: Array, shapes: Sums) -> Sums:
+    """The pytree of sums of these shapes, from their stack ``[*batch_axes, count, C]``."""
+    leaves, tree = jax.tree.flatten(shapes)
+    sums = (stacked[..., k, :].reshape(x.shape) for k, x in enumerate(leaves))
+    return jax.tree.unflatten(tree, sums)

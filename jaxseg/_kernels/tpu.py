@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from jaxseg._activations import Names, Probs, activate, pull_back
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
-from jaxseg._kernels.tiles import are_served, result
+from jaxseg._kernels.tiles import are_served, result, split_sums
 
 LANES, SUBLANES = 128, 8  # of a register
 ELEMENTS = 2**16  # of a tile, at most: pixels times classes
@@ -85,20 +85,18 @@ def forward(
     if not is_served(what, names, inputs):
         return plain.forward(what, names, keeps, inputs)
     plan, shapes = plan_of(what, inputs), jax.eval_shape(partial(plain.sums, what), inputs)
-    leaves, tree = jax.tree.flatten(shapes)
-    lead = plan.space[:-2]
+    count, lead = len(jax.tree.leaves(shapes)), plan.space[:-2]
     image_sums = pl.pallas_call(
         partial(_forward_kernel, plan),
         grid=plan.grid,
         in_specs=_specs(plan),
-        out_specs=_of_image(plan, len(leaves)),
-        out_shape=result((*lead, len(leaves), *plan.ones), jnp.float32, plain.zero_like(inputs)),
+        out_specs=_of_image(plan, count),
+        out_shape=result((*lead, count, *plan.ones), jnp.float32, plain.zero_like(inputs)),
         interpret=interpret,
     )(*_arrays(plan, inputs))
     summed = tuple(a for a in range(len(lead)) if a in what.axes)
-    stacked = image_sums.reshape(*lead, len(leaves), plan.classes).sum(summed)
-    values = (stacked[..., k, :].reshape(x.shape) for k, x in enumerate(leaves))
-    return jax.tree.unflatten(tree, values), jnp.zeros_like(inputs.scores) if keeps else None
+    stacked = image_sums.reshape(*lead, count, plan.classes).sum(summed)
+    return split_sums(stacked, shapes), jnp.zeros_like(inputs.scores) if keeps else None
 
 
 def backward(
