@@ -21,8 +21,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxseg import _checks
-from jaxseg._activations import activate, switched_off
+from jaxseg._activations import LEAST, activate, switched_off
 from jaxseg._checks import Axis, AxisName
+from jaxseg._cross_entropy import neg_log_p_of_class
 from jaxseg._distance import (
     Spacing,
     Spacings,
@@ -31,6 +32,7 @@ from jaxseg._distance import (
     distances_along,
     shift,
 )
+from jaxseg._labels import class_index, masked
 from jaxseg._numerics import along_classes, safe_divide, safe_power, sum_axis_by_axis
 from jaxseg._pixels import Pixels, as_pixels_of_classes
 
@@ -139,7 +141,7 @@ def softmax_focal_loss(
     classes = max(pixels.scores.shape[-1], 2)
     alpha = None if alpha is None else check_per_class("alpha", alpha, classes)
     gamma = _checks.check_scalar("gamma", gamma)
-    return _focal(pixels.logits(), pixels.truth(), alpha, gamma, pixels.activation)
+    return _focal(pixels, alpha, gamma)
 
 
 def nacl_loss(
@@ -388,14 +390,37 @@ def _neg_log_p(x: Array, truth: Array, activation: str | None) -> Array:
 
 def _cross_entropy(pixels: Pixels, weights: Array | None, smoothing: Array | None) -> Array:
     """The cross-entropy of each pixel."""
-    x, truth = pixels.logits(), pixels.truth()
-    return _cross_entropy_per_pixel(x, truth, weights, smoothing, pixels.activation)
+    is_dense = pixels.labels.ndim == pixels.scores.ndim
+    if is_dense or smoothing is not None:
+        x, truth = pixels.logits(), pixels.truth()
+        return _cross_entropy_of_truth(x, truth, weights, smoothing, pixels.activation)
+    loss = _cross_entropy_of_ids(pixels.scores, pixels.labels, pixels.where, pixels.activation)
+    return loss if weights is None else _times_weight(loss, pixels.truth(), weights)
+
+
+@partial(jax.jit, static_argnums=3)
+def _cross_entropy_of_ids(
+    logits: Array, ids: Array, where: Array | None, activation: str | None
+) -> Array:
+    where = _checks.clean_bools(where)
+    index = class_index(ids, logits.shape[-1])
+    if activation == "two classes":  # an id other than 1 is "not it"
+        x = masked(_checks.at_least_float32(logits), where)[..., 0]
+        x = jnp.clip(x, LEAST, -LEAST)
+        loss = -jax.nn.log_sigmoid(jnp.where(index == 0, x, -x))
+        return loss if where is None else jnp.where(where, loss, 0)
+    if where is not None:
+        ids = jnp.where(where, index.astype(jnp.int32), -1)
+    elif ids.dtype == bool or ids.dtype.itemsize > 4:
+        ids = index
+    loss, _ = neg_log_p_of_class(logits, ids)
+    return loss
 
 
 # Checkpointed: the backward pass computes what it needs again from the logits, in fused loops.
 @partial(jax.jit, static_argnums=4)
 @partial(jax.checkpoint, static_argnums=4)
-def _cross_entropy_per_pixel(
+def _cross_entropy_of_truth(
     x: Array,
     truth: Array,
     weights: Array | None,
@@ -415,17 +440,29 @@ def _cross_entropy_per_pixel(
     return (1 - smoothing) * loss + smoothing * spread
 
 
+@jax.jit
+def _times_weight(loss: Array, truth: Array, weights: Array) -> Array:
+    """The loss of each pixel times the weight of its class."""
+    each = jnp.where(truth, along_classes(weights, loss[..., None]), 0)
+    return each.sum(-1) * loss
+
+
+def _focal(pixels: Pixels, alpha: Array | None, gamma: Array) -> Array:
+    """The focal loss of each pixel."""
+    if jnp.issubdtype(pixels.labels.dtype, jnp.floating):
+        x, truth = pixels.logits(), pixels.truth()
+        return _focal_of_truth(x, truth, alpha, gamma.astype(x.dtype), pixels.activation)
+    # Only the true class counts, and its -log p is the cross-entropy.
+    log_p = -_cross_entropy(pixels, None, None)
+    loss = jax.jit(focal)(log_p, gamma.astype(log_p.dtype))
+    return loss if alpha is None else _times_weight(loss, pixels.truth(), alpha)
+
+
 @partial(jax.jit, static_argnums=4)
 @partial(jax.checkpoint, static_argnums=4)
-def _focal(
+def _focal_of_truth(
     x: Array, truth: Array, alpha: Array | None, gamma: Array, activation: str | None
 ) -> Array:
-    gamma = gamma.astype(x.dtype)
-    if truth.dtype == bool:  # only the true class counts, and its -log p is the cross-entropy
-        loss = focal(-_cross_entropy_per_pixel(x, truth, None, None, activation), gamma)
-        if alpha is None:
-            return loss
-        return jnp.where(truth, along_classes(alpha, x), 0).sum(-1) * loss
     terms = truth * focal(-_neg_log_p(x, truth, activation), gamma)
     return (terms if alpha is None else terms * along_classes(alpha, x)).sum(-1)
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxseg._boundary_losses import _distance_of
 from jaxseg._compound_losses import _bce_dice_of, _dice_ce_of, _dice_focal_of, _exponential_of
+from jaxseg._cross_entropy import _of_class
 from jaxseg._kernels import blocks, cpu, gpu, plain, tiles, tpu
 from jaxseg._kernels.forms import FIRST_JAX_THAT_ASKS
 from jaxseg._kernels.plain import GradientsOf, Inputs, PixelSum
@@ -252,10 +253,37 @@ def test_the_compilers_front_ends_accept_each_kernel(form, platform, monkeypatch
             sums, _ = form.forward(case.what, (), False, inputs)
             return sums, form.backward(case.what, (), None, inputs, cotangents).scores
 
+        cotangents = cotangents_of(case, inputs)
         with described:
-            traced = jax.jit(passes).trace(inputs, cotangents_of(case, inputs))
+            traced = jax.jit(passes).trace(inputs, cotangents)
             module = traced.lower(lowering_platforms=(platform,)).as_text()
         assert module.count({"cuda": "xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]) == 2
+    if form is gpu:
+        maps = jnp.zeros((2, 5, 19)), jnp.zeros((2, 5), jnp.int32)
+        with described:
+            traced = jax.jit(gpu.neg_log_p_of_class).trace(*maps)
+            module = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert module.count("xla.gpu.triton") == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=lambda x: x.__name__)
+@pytest.mark.parametrize("classes", [2, 19])
+def test_the_cross_entropy_of_ids_is_the_same_in_each_form(classes, dtype):
+    shape = (3, 5, 9)  # no number of tiles
+    x = (4 * jax.random.normal(jax.random.key(0), (*shape, classes))).astype(dtype)
+    ids = jax.random.randint(jax.random.key(1), shape, -1, classes + 1)
+    x = x.at[0, 0, 0].set(jnp.nan).at[0, 0, 1:3, 0].set(-jnp.inf)
+    ids = ids.at[0, 0, 0].set(classes).at[0, 0, 1:3].set(jnp.array([0, 1]))  # none, off, on
+    want, own = _of_class(classes, classes, x, ids)
+    for got in (
+        _of_class(classes, 1, x, ids),
+        gpu.neg_log_p_of_class(x, ids, interpret=True),
+        gpu.neg_log_p_of_class(x, ids.astype(jnp.uint8), interpret=True),
+    ):
+        np.testing.assert_allclose(got[0], want, rtol=1e-6, atol=1e-6)
+        inside = (ids >= 0) & (ids < classes)
+        np.testing.assert_array_equal(got[1][inside], own[inside])
+        assert not got[0][~inside].any()
 
 
 def test_the_kernel_for_tpus_serves_sums_over_rows_and_columns():

@@ -116,6 +116,35 @@ def test_a_pixel_of_no_class_has_no_cross_entropy(name):
     assert (gradient[~inside] == 0).all()
 
 
+@pytest.mark.parametrize("classes", [3, 40])  # which are read one by one, and all at once
+def test_gradients_of_labels_that_cannot_move_are_zero(classes):
+    logits = np.full((1, 3, classes), -1e4, np.float32)
+    logits[..., 1] = 1e4  # the probabilities without their maximum would overflow
+    logits[..., 2] = -np.inf
+    labels = np.array([[255, 2, 1]])  # of no class, of a class that is switched off, and right
+    value, gradient = with_gradient(lambda x: jaxseg.cross_entropy_loss(x, labels))(logits)
+    np.testing.assert_array_equal(value, np.float32([[0, 1e30, 0]]))
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_cross_entropy_has_every_derivative(classes):
+    logits = rng(11).normal(size=(2, 5, classes)).astype(np.float32)
+    labels = rng(12).integers(0, classes, (2, 5))
+    own, other = (
+        lambda x: jaxseg.cross_entropy_loss(x, labels).sum(),
+        lambda x: optax.softmax_cross_entropy_with_integer_labels(x, labels).sum(),
+    )
+    change = rng(13).normal(size=logits.shape).astype(np.float32)
+    for derive in (
+        lambda f: jax.jvp(f, (logits,), (change,))[1],
+        lambda f: jax.grad(f)(logits),
+        lambda f: jax.jvp(jax.grad(f), (logits,), (change,))[1],
+        lambda f: jax.grad(lambda x: (jax.grad(f)(x) * change).sum())(logits),
+    ):
+        np.testing.assert_allclose(derive(own), derive(other), rtol=1e-4, atol=1e-6)
+
+
 def test_neighbours_shares_of_a_hand_computed_row():
     # one row 0 0 1 under a kernel of 3: shares of class 0 are 2/3 (one is outside), 2/3, 1/3
     logits = np.zeros((1, 3, 2), np.float32)

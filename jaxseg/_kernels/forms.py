@@ -45,6 +45,15 @@ def forms() -> dict[str, Form]:
     }
 
 
+def class_kernel() -> Callable[..., tuple[Array, Array]] | None:
+    """The kernel for "cuda" of the cross-entropy of each pixel, if there is one."""
+    if not gpu_gets_kernel():
+        return None
+    kernel: Callable[..., tuple[Array, Array]]
+    kernel = import_module("jaxseg._kernels.gpu").neg_log_p_of_class
+    return kernel
+
+
 def gpu_gets_kernel() -> bool:
     """Whether a program for "cuda" gets the kernel.
 

@@ -187,6 +187,27 @@ def pieces_of(classes: int) -> list[Piece]:
     return pieces
 
 
+def neg_log_p_of_class(logits: Array, ids: Array, interpret: bool = False) -> tuple[Array, Array]:
+    """``-log p`` of one class of each pixel under a softmax, and the logit of this class.
+
+    Both are ``[*map]``, and 0 where the id is that of no class.
+    """
+    pixels, classes = ids.size, logits.shape[-1]
+    what = PixelSum(_nothing, (0,), "softmax", False)
+    inputs = Inputs(logits.reshape(pixels, classes), ids.reshape(pixels), None, (), (), ())
+    plan = plan_of(what, inputs, is_forward=False)
+    shape = result((pixels,), jnp.float32, plain.zero_like(inputs))
+    loss, own = pl.pallas_call(
+        partial(_class_kernel, plan),
+        grid=plan.grid,
+        in_specs=_specs(plan),
+        out_specs=[_tiles(plan)] * 2,
+        out_shape=[shape] * 2,
+        **_options(plan, interpret),
+    )(*_arrays(plan, inputs))
+    return loss.reshape(ids.shape), own.reshape(ids.shape)
+
+
 # ---------------------------------------------------------------------------------- the call
 
 
@@ -252,6 +273,28 @@ def _backward_kernel(plan: Plan, cotangents_ref: Ref, *refs: Ref) -> None:
         columns, mask = _columns(plan, piece)
         gradient = gradient.astype(gradient_ref.dtype)
         triton.store(gradient_ref.at[:, columns], gradient, mask=mask & _inside(plan)[:, None])
+
+
+def _class_kernel(plan: Plan, scores_ref: Ref, ids_ref: Ref, *results: Ref) -> None:
+    inside = _inside(plan)
+    ids = triton.load(ids_ref, mask=inside, other=jnp.zeros((), ids_ref.dtype))
+    scores, is_own = [], []
+    for piece in plan.pieces:
+        columns, mask = _columns(plan, piece)
+        mask &= inside[:, None]
+        x = triton.load(scores_ref.at[:, columns], mask=mask, other=jnp.zeros((), scores_ref.dtype))
+        scores.append(x.astype(jnp.float32))
+        is_own.append(mask & (_lane(plan, piece) == ids.astype(jnp.int32)[:, None]))
+    log_p = [probs.log_p for probs in _activate(plan, scores)]
+    for result_ref, sign, values in zip(results, (-1, 1), (log_p, scores), strict=True):
+        own = zip(is_own, values, strict=True)
+        total = reduce(jnp.add, [jnp.where(is_it, x, 0).sum(1) for is_it, x in own])
+        triton.store(result_ref.at[:], sign * total, mask=inside)
+
+
+def _nothing(_: Pixel) -> tuple[()]:
+    """The terms of no sum."""
+    return ()
 
 
 def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> list[Loaded]:
