@@ -27,17 +27,16 @@ ArrayOrNone = TypeVar("ArrayOrNone", Array, Array | None)
 
 
 def check_soft(
-    name: str, scores: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis
-) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
-    """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
+    name: str, scores: ArrayLike, labels: ArrayLike, axis: Axis
+) -> tuple[Array, Array, tuple[int, ...]]:
+    """Check logits or probabilities ``[..., C]`` against labels and ``axis``.
 
-    Returns three arrays and a sorted tuple of axes; labels are ids ``[...]`` or dense ``[..., C]``.
+    Returns two arrays and a sorted tuple of axes; labels are ids ``[...]`` or dense ``[..., C]``.
     Bools are not cleaned here: the sums over pixels do it block by block.
     """
     scores = check_scores(name, scores)
     labels = check_label_format(name, scores.shape, as_raw_array(labels))
-    shape = scores.shape[:-1]
-    return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+    return scores, labels, normalize_axis(axis, scores.ndim - 1)
 
 
 def check_scores(name: str, scores: ArrayLike) -> Array:
@@ -169,6 +168,68 @@ def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None
     if where.shape != shape:
         raise ValueError(f"where must have the label map's shape {shape}, got {where.shape}.")
     return where
+
+
+def check_where_and_weights(
+    where: ArrayLike | None, weights: ArrayLike | None, shape: tuple[int, ...], classes: str
+) -> tuple[Array | None, Array | None]:
+    """Check the mask and the weights of a loss of scores ``[..., C]`` of ``shape``.
+
+    ``classes`` are "independent" if mask and weights may have a class axis, "tied" if a softmax or
+    one truth per pixel forbids it, and "whole" if the loss does. Where a weight is 0, the mask
+    returned is False. The weights have the shape of the label map, or of the scores, and no
+    gradient.
+    """
+    given = None if where is None else as_raw_array(where)
+    if given is not None and given.ndim == len(shape) and given.dtype == bool:
+        given = _of_classes("where", given, shape, classes)
+        where = check_where(given, shape if given.ndim == len(shape) else shape[:-1])
+    else:
+        where = check_where(where, shape[:-1])
+    if weights is None:
+        return where, None
+    weights = as_array(weights)
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
+        raise TypeError(f"weights must be floating point, got {weights.dtype}. {hint}")
+    full = shape[:-1]
+    if weights.ndim == len(shape):
+        weights = _of_classes("weights", weights, shape, classes)
+        full = shape if weights.ndim == len(shape) else full
+    fits = [n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False)]
+    if weights.ndim != len(full) or not all(fits):
+        lacks_axes = weights.ndim < len(full) and all(fits)
+        hint = f" For weights of all images: jnp.broadcast_to(weights, {full})."
+        raise ValueError(
+            f"weights must have the label map's shape {full}, or 1 along axes that share a weight; "
+            f"got {weights.shape}.{hint if lacks_axes else ''}"
+        )
+    weights = jax.lax.stop_gradient(jnp.broadcast_to(weights, full))
+    counted = weights != 0
+    if where is None:
+        return counted, weights
+    where = clean_bools(where)
+    if counted.ndim > where.ndim:
+        where = where[..., None]
+    return where & (counted if counted.ndim == where.ndim else counted[..., None]), weights
+
+
+def _of_classes(name: str, x: Array, shape: tuple[int, ...], classes: str) -> Array:
+    """``x`` with a class axis, if there may be one; without it if there is only one class."""
+    rule = f"{name} must have the label map's shape {shape[:-1]}, got {x.shape}"
+    if x.shape[-1] not in (1, shape[-1]) or (x.shape[-1] == 1 and classes != "independent"):
+        hint = f" Drop the last axis: {name}[..., 0]." if x.shape[-1] == 1 else ""
+        raise ValueError(f"{rule}.{hint}")
+    if classes == "tied":
+        raise ValueError(
+            f"{rule}. A class axis needs independent classes, as those of a sigmoid are: in a "
+            "softmax the probability of a class depends on all others, so that none can be left "
+            "out. Labels that stand for a set of classes, for data of which only some classes are "
+            "annotated, are jaxseg.marginal_labels."
+        )
+    if classes == "whole":
+        raise ValueError(f"{rule}. This loss does not take the classes one by one.")
+    return x[..., 0] if shape[-1] == 1 else x
 
 
 def check_activation(
