@@ -180,56 +180,56 @@ def check_where_and_weights(
     returned is False. The weights have the shape of the label map, or of the scores, and no
     gradient.
     """
-    given = None if where is None else as_raw_array(where)
-    if given is not None and given.ndim == len(shape) and given.dtype == bool:
-        given = _of_classes("where", given, shape, classes)
-        where = check_where(given, shape if given.ndim == len(shape) else shape[:-1])
-    else:
-        where = check_where(where, shape[:-1])
+    mask: Array | None = None
+    if where is not None:
+        given = as_raw_array(where)
+        by_class = given.dtype == bool and _has_class_axis("where", given, shape, classes)
+        check_where(given, shape if by_class else shape[:-1])
+        mask = given[..., 0] if by_class and shape[-1] == 1 else given
     if weights is None:
-        return where, None
+        return mask, None
     weights = as_array(weights)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
         raise TypeError(f"weights must be floating point, got {weights.dtype}. {hint}")
-    full = shape[:-1]
-    if weights.ndim == len(shape):
-        weights = _of_classes("weights", weights, shape, classes)
-        full = shape if weights.ndim == len(shape) else full
-    fits = [n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False)]
-    if weights.ndim != len(full) or not all(fits):
-        lacks_axes = weights.ndim < len(full) and all(fits)
+    by_class = _has_class_axis("weights", weights, shape, classes)
+    full = shape if by_class else shape[:-1]
+    fits = all(n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False))
+    if weights.ndim != len(full) or not fits:
         hint = f" For weights of all images: jnp.broadcast_to(weights, {full})."
         raise ValueError(
-            f"weights must have the label map's shape {full}, or 1 along axes that share a weight; "
-            f"got {weights.shape}.{hint if lacks_axes else ''}"
+            f"weights must have the label map's shape {shape[:-1]}, or 1 along axes that share a "
+            f"weight; got {weights.shape}.{hint if fits and weights.ndim < len(full) else ''}"
         )
     weights = jax.lax.stop_gradient(jnp.broadcast_to(weights, full))
+    weights = weights[..., 0] if by_class and shape[-1] == 1 else weights
     counted = weights != 0
-    if where is None:
-        return counted, weights
-    where = clean_bools(where)
-    if counted.ndim > where.ndim:
-        where = where[..., None]
-    return where & (counted if counted.ndim == where.ndim else counted[..., None]), weights
+    if mask is not None:
+        mask, ndim = clean_bools(mask), max(mask.ndim, counted.ndim)
+        mask, counted = (x if x.ndim == ndim else x[..., None] for x in (mask, counted))
+        counted = mask & counted
+    return counted, weights
 
 
-def _of_classes(name: str, x: Array, shape: tuple[int, ...], classes: str) -> Array:
-    """``x`` with a class axis, if there may be one; without it if there is only one class."""
-    rule = f"{name} must have the label map's shape {shape[:-1]}, got {x.shape}"
-    if x.shape[-1] not in (1, shape[-1]) or (x.shape[-1] == 1 and classes != "independent"):
-        hint = f" Drop the last axis: {name}[..., 0]." if x.shape[-1] == 1 else ""
-        raise ValueError(f"{rule}.{hint}")
+def _has_class_axis(name: str, x: Array, shape: tuple[int, ...], classes: str) -> bool:
+    """Whether a mask or weights for scores of ``shape`` have a class axis; it may be forbidden."""
+    if x.ndim != len(shape):
+        return False
+    rule = f"{name} must have the label map's shape {shape[:-1]}, got {x.shape}."
+    if x.shape[-1] == 1 and classes != "independent":
+        raise ValueError(f"{rule} Drop the last axis: {name}[..., 0].")
+    if x.shape[-1] != shape[-1]:
+        raise ValueError(rule)
     if classes == "tied":
         raise ValueError(
-            f"{rule}. A class axis needs independent classes, as those of a sigmoid are: in a "
-            "softmax the probability of a class depends on all others, so that none can be left "
-            "out. Labels that stand for a set of classes, for data of which only some classes are "
-            "annotated, are jaxseg.marginal_labels."
+            f"{rule} A class axis needs independent classes, as those of a sigmoid are: in a "
+            "softmax the probability of a class depends on all others, so none can be left out. "
+            "For pixels that are only known to be one of several classes, as where some classes "
+            "are not annotated, jaxseg.marginal_labels makes labels."
         )
     if classes == "whole":
-        raise ValueError(f"{rule}. This loss does not take the classes one by one.")
-    return x[..., 0] if shape[-1] == 1 else x
+        raise ValueError(f"{rule} This loss does not take the classes one by one.")
+    return True
 
 
 def check_activation(

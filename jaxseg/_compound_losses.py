@@ -741,7 +741,7 @@ def _maps_per_output(
     Weights are passed only if they are given, since not every loss takes them.
     """
     own_labels = _per_output("labels", labels, shapes)
-    shape = jnp.shape(labels)[: len(shapes[0]) - 1]
+    shape = () if _is_list_of_maps(labels) else jnp.shape(labels)[: len(shapes[0]) - 1]
     if where is not None and not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
         where = _checks.check_where(where, shape)
     if weights is not None and not (_is_list_of_maps(labels) or _is_list_of_maps(weights)):
