@@ -345,8 +345,7 @@ def border_weights(
 
     Returns:
       Float32 ``[*space]``, 0 if there are fewer than two instances. The paper adds a weight per
-      class, here 1: ``weights = 1 + border_weights(instances)``. The loss is then the mean of
-      ``weights * cross_entropy_loss(...)``.
+      class, here 1: ``weights = 1 + border_weights(instances)``. A loss takes them as ``weights``.
 
     Raises:
       TypeError: ids that are not integers.
