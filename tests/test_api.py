@@ -41,14 +41,14 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "running": ["statistic"],
     "state": [],
 }
-LAST = ["where", "axis", "axis_name"]  # in this order, where a function has them
+LAST = ["where", "weights", "axis", "axis_name"]  # in this order, where a function has them
 NEEDED = {  # what every function of the kind has
     "hard": ["num_classes", "where", "axis"],
     "check": ["num_classes", "where"],
-    "soft": ["activation", "where", "axis"],
+    "soft": ["activation", "where", "weights", "axis"],
     "region": ["activation", "smooth", *LAST],
-    "pixel": ["where"],
-    "ordered": ["where", "axis"],
+    "pixel": ["where", "weights"],
+    "ordered": ["where", "weights", "axis"],
     "spatial": ["activation", "spatial_axes", *LAST],
     "compound": ["smooth", *LAST],
     "counts": ["zero_division"],
@@ -155,6 +155,8 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
     assert not FORBIDDEN & set(names)
     assert set(NEEDED.get(KIND[name], [])) <= set(names)
     last = [argument for argument in LAST if argument in names]
+    if "where" not in names and "weights" in last:  # of something else
+        last.remove("weights")
     if name == "check_labels":  # what it can check besides comes after
         last.append("predictions")
     assert names[len(names) - len(last) :] == last

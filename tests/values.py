@@ -31,6 +31,8 @@ class Maps(NamedTuple):
     masked: bool
     axis: tuple[int, ...] | None
     absent: bool = False  # whether the last class is in no label
+    weighted: bool = False  # whether the pixels have weights, some of them 0
+    by_class: bool = False  # whether the weights have a class axis, and the classes a sigmoid
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         rng = np.random.default_rng(7)
@@ -43,34 +45,53 @@ class Maps(NamedTuple):
         }[self.form]
         return x, labels, rng.random(self.shape) < 0.7 if self.masked else None
 
+    def weights(self) -> np.ndarray | None:
+        if not self.weighted:
+            return None
+        rng = np.random.default_rng(9)
+        shape = (*self.shape, self.classes) if self.by_class else self.shape
+        return rng.choice([0.0, 1.0], shape, p=[0.2, 0.8]) * rng.uniform(0.2, 3, shape)
+
+    def counted(self, where: np.ndarray | None) -> np.ndarray | None:
+        """The mask: a weight of 0 is as a mask of False."""
+        weights = self.weights()
+        if weights is None:
+            return where
+        if where is not None and self.by_class:
+            where = where[..., None]
+        return weights > 0 if where is None else where & (weights > 0)
+
     def dirty(self) -> tuple[np.ndarray, np.ndarray]:
         """The same logits and labels; what is masked holds anything."""
         x, labels, where = self.arrays()
+        where = self.counted(where)
         if where is not None:
-            x = np.where(where[..., None], x, np.nan)
-            if self.form == "ids":
+            x = np.where(where if self.by_class else where[..., None], x, np.nan)
+            if self.form == "ids" and not self.by_class:
                 labels = np.where(where, labels, 255).astype(labels.dtype)
         return x, labels
 
 
 # Every loss sees these: two and three dimensions, one to five classes, ids and dense labels, masked
-# pixels, an absent class, pooled and single images.
+# pixels, an absent class, pooled and single images, and pixels with weights.
 INPUTS = {
     "masked images": Maps(PLANE, 2, "ids", True, (1, 2)),
-    "volume, absent class": Maps(VOLUME, 5, "ids", True, None, True),
+    "volume, absent class": Maps(VOLUME, 5, "ids", True, None, True, True),
     "volumes, masks": Maps(VOLUME, 3, "masks", False, (1, 2, 3)),
     "one class": Maps(PLANE, 1, "ids", True, None),
-    "soft labels": Maps(PLANE, 3, "soft", True, (1, 2)),
+    "soft labels": Maps(PLANE, 3, "soft", True, (1, 2), weighted=True),
 }
 FEW = ("masked images", "soft labels")  # of further arguments
 # Small enough to be run without jit, a hundred times; of few shapes, as each operation is compiled
 # for each of them.
 SMALL = {
-    "images": Maps((2, 4, 3), 3, "ids", True, (1, 2)),
+    "images": Maps((2, 4, 3), 3, "ids", True, (1, 2), weighted=True),
     "soft labels": Maps((2, 4, 3), 3, "soft", False, (1, 2)),
     "one class": Maps((2, 4, 3), 1, "ids", False, None),
     "one class, soft labels": Maps((2, 4, 3), 1, "soft", False, None),
+    "weights of classes": Maps((2, 4, 3), 3, "masks", False, (1, 2), weighted=True, by_class=True),
 }
+BY_CLASS = ("dice_loss", "bce_dice_loss")  # the ones of a region and of a compound loss
 
 
 def function_of(name: str, library: Any) -> Callable[..., Any]:
@@ -89,6 +110,7 @@ def inputs_of(name: str, inputs: Mapping[str, Maps] = INPUTS) -> dict[str, Maps]
         for key, maps in inputs.items()
         if not (maps.classes == 1 and not row.one_class)
         and not (maps.form == "soft" and row.hard_labels)
+        and not (maps.by_class and name not in BY_CLASS)
     }
 
 
@@ -124,8 +146,8 @@ def given_to(
     given = {k: v(maps.classes) if callable(v) else v for k, v in arguments.items()}
     if "spacing" in given:
         given["spacing"] = given["spacing"][: len(maps.shape) - 1]
-    given |= {"where": where, "axis": maps.axis}
-    given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
+    given |= {"where": where, "weights": maps.weights(), "axis": maps.axis}
+    given |= {"activation": "sigmoid" if maps.classes == 1 or maps.by_class else "softmax"}
     return accepted(function, given)
 
 
@@ -146,7 +168,8 @@ def compare_loss(
     given = given_to(ours, arguments, maps, where)
     unknown = set(given) - set(accepted(plain, given)) - {"activation"}
     assert not unknown, f"reference.{name} lacks {unknown}"
-    theirs = accepted(plain, given)
+    where = maps.counted(where)
+    theirs = accepted(plain, given | {"where": where})
 
     dirty, truth = maps.dirty()
     rng = np.random.default_rng(8)
