@@ -373,6 +373,10 @@ TABLE = {
     "markedness": score(-1),
     "matthews_correlation": score(-1),
     "fowlkes_mallows": score(),
+    "positive_likelihood_ratio": score(0, np.inf),
+    "negative_likelihood_ratio": score(0, np.inf),
+    "prevalence_threshold": score(),
+    "net_benefit": score(-1, defaults={"exchange_rate": 1.0}, calls=[{}, {"exchange_rate": 0.25}]),
     "volumetric_similarity": score(),
     "relative_volume_difference": score(-1, np.inf),
     "prevalence": score(),
@@ -394,8 +398,14 @@ TABLE = {
     "class_report": other(
         "text",
         lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),),
-        defaults={"names": None},
+        defaults={"names": None, "sort_by": None, "eps": 0.0, "zero_division": math.nan},
         tested="test_scores.py::test_class_report_text",
+    ),
+    "class_table": other(
+        "text",
+        lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),),
+        defaults={"names": None, "eps": 0.0, "zero_division": math.nan},
+        tested="test_scores.py::test_class_table_is_columns_of_plain_values",
     ),
     # region losses
     "dice_loss": region(

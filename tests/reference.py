@@ -254,6 +254,32 @@ def relative_volume_difference(tp, fp, fn, tn, zero_division=nan):
     return ratio(fp - fn, tp + fn, inf)
 
 
+def positive_likelihood_ratio(tp, fp, fn, tn, zero_division=nan):
+    if tp + fn == 0 or fp + tn == 0 or tp + fp == 0:
+        return zero_division
+    return inf if fp == 0 else (tp / (tp + fn)) / (fp / (fp + tn))
+
+
+def negative_likelihood_ratio(tp, fp, fn, tn, zero_division=nan):
+    if tp + fn == 0 or fp + tn == 0 or tn + fn == 0:
+        return zero_division
+    return inf if tn == 0 else (fn / (tp + fn)) / (tn / (fp + tn))
+
+
+def prevalence_threshold(tp, fp, fn, tn, zero_division=nan):
+    """As Balayla writes it, with the roots of both rates; where they are equal, its limit."""
+    if tp + fn == 0 or fp + tn == 0 or tp + fp == 0:
+        return zero_division
+    found, false = tp / (tp + fn), fp / (fp + tn)
+    if math.isclose(found, false):
+        return 0.5
+    return (math.sqrt(found * false) - false) / (found - false)
+
+
+def net_benefit(tp, fp, fn, tn, exchange_rate=1.0, zero_division=nan):
+    return ratio(tp - exchange_rate * fp, tp + fp + fn + tn, zero_division)
+
+
 def per_class(score: Score, counts: Any, **kwargs: Any) -> np.ndarray:
     """A score of Python numbers, at each place of counts ``[..., C]``."""
     leaves = [np.asarray(leaf) for leaf in counts]

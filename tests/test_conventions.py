@@ -166,7 +166,7 @@ def plain_averages() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, object]:
-    """What the table's expressions use; the page's own lines make ``micro`` and ``support``."""
+    """What the table's expressions use; the page's own line makes ``micro``."""
     p, g = (jnp.asarray(ids, jnp.int32) for ids in maps())
     made: dict[str, object] = {
         "jax": jax,
@@ -178,7 +178,7 @@ def names() -> dict[str, object]:
         + jaxseg.counts(p[1:], g[1:], num_classes=CLASSES),
     }
     page = PAGE.read_text(encoding="utf-8")
-    for line in re.findall(r"^>>> ((?:micro|support) = .*)$", page, re.M):
+    for line in re.findall(r"^>>> (micro = .*)$", page, re.M):
         exec(line, made)
     return made
 
