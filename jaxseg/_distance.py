@@ -61,7 +61,7 @@ def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       SciPy's ``distance_transform_edt`` measures to the nearest zero, that of ``~mask``, and to a
       point outside the image if there is none.
     """
-    mask = _check_mask(mask)
+    mask = check_mask(mask)
     return distances_along(mask, tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim))
 
 
@@ -91,7 +91,7 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
       The authors' code for the boundary loss adds 1 inside, so that the mask's outermost pixels
       have distance 0.
     """
-    mask = _check_mask(mask)
+    mask = check_mask(mask)
     space, spacings = tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim)
     return distances_along(mask, space, spacings) - distances_along(~mask, space, spacings)
 
@@ -226,7 +226,7 @@ def _root(squares: Array) -> Array:
     return whole.astype(jnp.float32) + remainder / jnp.where(divisor == 0, 1, divisor)
 
 
-def _check_mask(mask: ArrayLike) -> Array:
+def check_mask(mask: ArrayLike) -> Array:
     mask = _checks.as_array(mask)
     if mask.dtype != bool:
         raise TypeError(f"mask must be bool, got {mask.dtype}; of class ids: labels == 1.")

@@ -1415,10 +1415,10 @@ def _floats(counts: object) -> Counts:
     shapes = [jnp.shape(leaf) for leaf in counts]
     if len(set(shapes)) > 1:
         raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
-    return Counts(*(_float(leaf) for leaf in counts))
+    return Counts(*(as_float(leaf) for leaf in counts))
 
 
-def _float(x: ArrayLike) -> Array:
+def as_float(x: ArrayLike) -> Array:
     # NumPy's integers directly become floats: jnp.asarray alone would cut int64 sums to int32.
     x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
     is_float = jnp.issubdtype(x.dtype, jnp.floating)
@@ -1426,7 +1426,7 @@ def _float(x: ArrayLike) -> Array:
 
 
 def _float_matrix(matrix: ArrayLike) -> Array:
-    return _float(_checks.check_matrix(matrix))
+    return as_float(_checks.check_matrix(matrix))
 
 
 def _scaled(matrix: ArrayLike) -> Array:
