@@ -22,7 +22,7 @@ from jaxseg._counts import (
     counts,
     counts_from_confusion,
 )
-from jaxseg._distance import distance_transform, signed_distance
+from jaxseg._distance import centre_distance, distance_transform, signed_distance
 from jaxseg._labels import check_labels, predict_labels
 from jaxseg._lovasz_losses import lovasz_hinge_loss, lovasz_softmax_loss
 from jaxseg._moments import Moments, mean, moments, std
@@ -85,6 +85,14 @@ from jaxseg._scores import (
     specificity,
     tversky,
     volumetric_similarity,
+)
+from jaxseg._skeleton import (
+    SkeletonCounts,
+    cldice,
+    skeleton,
+    skeleton_counts,
+    topology_precision,
+    topology_sensitivity,
 )
 from jaxseg._topology_losses import (
     cldice_loss,
@@ -156,6 +164,13 @@ __all__ = [
     "expected_cost",
     "class_report",
     "class_table",
+    # skeletons
+    "SkeletonCounts",
+    "skeleton_counts",
+    "cldice",
+    "topology_precision",
+    "topology_sensitivity",
+    "skeleton",
     # region losses
     "dice_loss",
     "iou_loss",
@@ -198,4 +213,5 @@ __all__ = [
     # distances
     "distance_transform",
     "signed_distance",
+    "centre_distance",
 ]

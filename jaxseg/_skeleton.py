@@ -93,8 +93,8 @@ def skeleton(mask: ArrayLike) -> Array:
       >>> bar = jnp.zeros((5, 9), bool).at[1:4, 1:8].set(True)
       >>> jaxseg.skeleton(bar).astype(int)
       Array([[0, 0, 0, 0, 0, 0, 0, 0, 0],
-             [0, 0, 0, 0, 0, 0, 0, 0, 0],
-             [0, 0, 1, 1, 1, 1, 1, 0, 0],
+             [0, 0, 0, 0, 0, 0, 1, 0, 0],
+             [0, 1, 1, 1, 1, 1, 0, 0, 0],
              [0, 0, 0, 0, 0, 0, 0, 0, 0],
              [0, 0, 0, 0, 0, 0, 0, 0, 0]], dtype=int32)
 
@@ -153,9 +153,9 @@ def skeleton_counts(
       >>> cut = labels.at[:, :, 5:7].set(0)
       >>> c = jaxseg.skeleton_counts(cut, labels, num_classes=1)
       >>> c.right.tolist(), c.wrong.tolist(), c.found.tolist(), c.missed.tolist()
-      ([4], [0], [6], [2])
+      ([6], [0], [7], [2])
       >>> jaxseg.cldice(c).tolist()
-      [0.8571]
+      [0.875]
 
     References:
       S. Shit et al., "clDice: a novel topology-preserving loss function for tubular structure

@@ -34,6 +34,7 @@ MAPS = HARD + SOFT  # take where= and axis=
 SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
 SPREAD = ("spread",)  # scores of Moments, with zero_division=
 SUMS = ("moments", "running")  # of values for each case; of statistics
+SKELETONS = ("skeletons", "topology")  # of two hard maps of space; scores of them
 ARRAYS = (  # no text
     *MAPS,
     *PIXEL,
@@ -42,6 +43,7 @@ ARRAYS = (  # no text
     *SCORES,
     *SPREAD,
     *SUMS,
+    *SKELETONS,
     "convert",
     "predict",
     "space",
@@ -128,6 +130,10 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
     return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+def a_skeleton_counts(rng: np.random.Generator) -> tuple[jaxseg.SkeletonCounts]:
+    return (jaxseg.SkeletonCounts(*(integers(rng, CLASSES) for _ in range(4))),)
 
 
 def a_matrix(rng: np.random.Generator) -> tuple[np.ndarray]:
@@ -407,6 +413,25 @@ TABLE = {
         defaults={"names": None, "eps": 0.0, "zero_division": math.nan},
         tested="test_scores.py::test_class_table_is_columns_of_plain_values",
     ),
+    # skeletons
+    "skeleton_counts": Row(
+        "skeletons",
+        [
+            ("ids", lambda rng: (ids(rng), ids(rng)), {"num_classes": CLASSES}),
+            ("masks", lambda rng: (masks(rng), masks(rng)), {"spatial_axes": (-2, -1)}),
+        ],
+        defaults={"num_classes": None, "spatial_axes": None},
+    ),
+    "cldice": other("topology", a_skeleton_counts),
+    "topology_precision": other("topology", a_skeleton_counts),
+    "topology_sensitivity": other("topology", a_skeleton_counts),
+    "skeleton": Row(
+        "space",
+        [
+            ("volume", lambda rng: (rng.random(MAP) < 0.7,), {}),
+            ("plane", lambda rng: (rng.random((9, 16)) < 0.7,), {}),
+        ],
+    ),
     # region losses
     "dice_loss": region(
         SOFTMAX_IDS,
@@ -629,6 +654,9 @@ TABLE = {
     ),
     "distance_transform": other("space", lambda rng: (ids(rng) == 0,)),
     "signed_distance": other("space", lambda rng: (ids(rng) == 0,)),
+    "centre_distance": other(
+        "space", lambda rng: (ids(rng) == 0, ids(rng) == 1), data=["predictions", "labels"]
+    ),
 }
 
 
