@@ -417,7 +417,11 @@ TABLE = {
     "skeleton_counts": Row(
         "skeletons",
         [
-            ("ids", lambda rng: (ids(rng), ids(rng)), {"num_classes": CLASSES}),
+            (
+                "ids",
+                lambda rng: (ids(rng), ids(rng)),
+                {"num_classes": CLASSES, "spatial_axes": (-2, -1)},
+            ),
             ("masks", lambda rng: (masks(rng), masks(rng)), {"spatial_axes": (-2, -1)}),
         ],
         defaults={"num_classes": None, "spatial_axes": None},

@@ -706,7 +706,7 @@ STRICT = {
 def test_strict_modes_change_nothing(case: Case, mode: str) -> None:
     """Beside strict dtype promotion and rank promotion, in which all tests run."""
     args = case.args()
-    if case.kind in SCORES:  # of integers, scores are of the default float dtype
+    if case.kind in (*SCORES, "topology"):  # of integers, scores are of the default float dtype
         args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outcome(case, *args)
     with STRICT[mode]():
