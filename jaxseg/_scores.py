@@ -1415,18 +1415,11 @@ def _floats(counts: object) -> Counts:
     shapes = [jnp.shape(leaf) for leaf in counts]
     if len(set(shapes)) > 1:
         raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
-    return Counts(*(as_float(leaf) for leaf in counts))
-
-
-def as_float(x: ArrayLike) -> Array:
-    # NumPy's integers directly become floats: jnp.asarray alone would cut int64 sums to int32.
-    x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return _checks.at_least_float32(x) if is_float else jnp.asarray(x, dtype=float)
+    return Counts(*(_checks.as_float(leaf) for leaf in counts))
 
 
 def _float_matrix(matrix: ArrayLike) -> Array:
-    return as_float(_checks.check_matrix(matrix))
+    return _checks.as_float(_checks.check_matrix(matrix))
 
 
 def _scaled(matrix: ArrayLike) -> Array:

@@ -21,7 +21,6 @@ from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
 from jaxseg._distance import check_mask, check_spatial_axes, shift
 from jaxseg._numerics import safe_divide, select
-from jaxseg._scores import as_float
 from jaxseg._sharding import placed_as, uncut
 
 __all__ = [
@@ -294,7 +293,7 @@ def _floats(counts: object) -> SkeletonCounts:
         raise ValueError(
             f"SkeletonCounts must have four leaves of one shape [..., C], got {shapes}."
         )
-    return SkeletonCounts(*(as_float(leaf) for leaf in counts))
+    return SkeletonCounts(*(_checks.as_float(leaf) for leaf in counts))
 
 
 def _check_space(space: Axes, got: str) -> None:
