@@ -244,6 +244,7 @@ def sklearn_calls(x: dict[str, np.ndarray]) -> Calls:
         "jaccard_score(masks, mask_predictions)",
         "balanced_accuracy_score(masks, mask_predictions)",
         "matthews_corrcoef(masks, mask_predictions)",
+        "class_likelihood_ratios(masks, mask_predictions)",
         "f1_score(multi_labels, multi_predictions, average=None)",
         "jaccard_score(multi_labels, multi_predictions, average='micro')",
         "hamming_loss(multi_labels, multi_predictions)",
