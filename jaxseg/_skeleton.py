@@ -370,26 +370,31 @@ def _bits(*neighbourhoods: str) -> list[int]:
 
 
 class _Pass(NamedTuple):
-    """One of the two passes over a plane: which neighbourhoods let the pixel go."""
+    """One of the two passes over a plane: which neighbourhoods let a pixel go.
 
-    full: Sequence[int]  # the paper's: with all neighbours of one of these, the pixel stays
-    kept: Sequence[int]  # scikit-image's, found by comparing results: ends that stay
-    removed: Sequence[int]  # and corners that go
+    ``full`` is the paper's: a pixel that has all neighbours of one of these stays. The others are
+    where scikit-image's results depart from the paper: neighbourhoods of ends, which stay, and of
+    corners, which go.
+    """
+
+    full: Sequence[int]
+    ends: Sequence[int]
+    corners: Sequence[int]
 
 
 PASSES = (
     _Pass(
         full=_bits("N E S", "E S W"),
-        kept=_bits("E SE", "SE S", "E SE S", "S SW", "SW W", "S SW W", "W NW"),
-        removed=_bits(
+        ends=_bits("E SE", "SE S", "E SE S", "S SW", "SW W", "S SW W", "W NW"),
+        corners=_bits(
             "N E", "E S", "S W", "N W",
             "N E NW", "S W NW", "N NE W", "N SW W", "N NE SW W",
         ),
     ),
     _Pass(
         full=_bits("N E W", "N S W"),
-        kept=_bits("N NE", "NE E", "N NE E", "SE S", "W NW", "N NW", "N W NW"),
-        removed=_bits(
+        ends=_bits("N NE", "NE E", "N NE E", "SE S", "W NW", "N NW", "N W NW"),
+        corners=_bits(
             "N E", "E S", "S W", "N W",
             "N E SE", "SE S W", "E S SW", "NE E S SW",
         ),
@@ -423,7 +428,7 @@ def _may_go(around: Array, each: _Pass) -> Array:
     paper = (number >= 2) & (number <= 6) & (pieces == 1)
     for full in each.full:
         paper &= (around & jnp.uint8(full)) != full
-    return (paper & ~_is_one_of(around, each.kept)) | _is_one_of(around, each.removed)
+    return (paper & ~_is_one_of(around, each.ends)) | _is_one_of(around, each.corners)
 
 
 def _is_one_of(around: Array, values: Sequence[int]) -> Array:
