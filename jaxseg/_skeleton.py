@@ -523,6 +523,7 @@ def _is_one_piece(others: Array) -> Array:
     piece = others & -others  # the first of them
     for _ in range(FARTHEST):
         for i, width in enumerate((9, 3, 1)):
+            # A shift by one voxel brings none to the first place; nor are there more than 27 bits.
             not_first = sum(1 << j for j, offset in enumerate(CUBE) if offset[i] != -1)
             piece = piece | ((piece << width) & not_first) | ((piece & not_first) >> width)
         piece &= others
