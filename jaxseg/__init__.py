@@ -22,7 +22,7 @@ from jaxseg._counts import (
     counts,
     counts_from_confusion,
 )
-from jaxseg._distance import distance_transform, signed_distance
+from jaxseg._distance import centre_distance, distance_transform, signed_distance
 from jaxseg._labels import check_labels, predict_labels
 from jaxseg._lovasz_losses import lovasz_hinge_loss, lovasz_softmax_loss
 from jaxseg._moments import Moments, mean, moments, std
@@ -51,6 +51,7 @@ from jaxseg._scores import (
     accuracy,
     balanced_accuracy,
     class_report,
+    class_table,
     cohen_kappa,
     dice,
     expected_cost,
@@ -70,16 +71,28 @@ from jaxseg._scores import (
     mean_class_accuracy,
     mean_iou,
     multiclass_matthews_correlation,
+    negative_likelihood_ratio,
     negative_predictive_value,
+    net_benefit,
     pixel_accuracy,
+    positive_likelihood_ratio,
     precision,
     prevalence,
+    prevalence_threshold,
     recall,
     relative_volume_difference,
     sensitivity,
     specificity,
     tversky,
     volumetric_similarity,
+)
+from jaxseg._skeleton import (
+    SkeletonCounts,
+    cldice,
+    skeleton,
+    skeleton_counts,
+    topology_precision,
+    topology_sensitivity,
 )
 from jaxseg._topology_losses import (
     cldice_loss,
@@ -133,6 +146,10 @@ __all__ = [
     "markedness",
     "matthews_correlation",
     "fowlkes_mallows",
+    "positive_likelihood_ratio",
+    "negative_likelihood_ratio",
+    "prevalence_threshold",
+    "net_benefit",
     "volumetric_similarity",
     "relative_volume_difference",
     "prevalence",
@@ -146,6 +163,14 @@ __all__ = [
     "multiclass_matthews_correlation",
     "expected_cost",
     "class_report",
+    "class_table",
+    # skeletons
+    "SkeletonCounts",
+    "skeleton_counts",
+    "cldice",
+    "topology_precision",
+    "topology_sensitivity",
+    "skeleton",
     # region losses
     "dice_loss",
     "iou_loss",
@@ -188,4 +213,5 @@ __all__ = [
     # distances
     "distance_transform",
     "signed_distance",
+    "centre_distance",
 ]

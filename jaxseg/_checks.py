@@ -481,6 +481,16 @@ def at_least_float32(x: ArrayLike) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
+def as_float(x: ArrayLike) -> Array:
+    """Cast counts to float32 or better.
+
+    NumPy's integers directly become floats: ``jnp.asarray`` alone would cut int64 sums to int32.
+    """
+    x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    return at_least_float32(x) if is_float else jnp.asarray(x, dtype=float)
+
+
 def _check_not_empty(name: str, x: Array) -> None:
     if x.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {x.shape}.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,7 @@ from jaxseg._numerics import (
     held,
     power_of_two_near_inverse,
     safe_divide,
+    safe_power,
     select,
 )
 from jaxseg._running import Running
@@ -36,10 +37,12 @@ __all__ = [
     "informedness", "markedness", "matthews_correlation", "fowlkes_mallows",
     "volumetric_similarity", "relative_volume_difference", "generalized_dice", "pixel_accuracy",
     "mean_class_accuracy", "mean_iou", "frequency_weighted_iou", "cohen_kappa",
-    "multiclass_matthews_correlation", "expected_cost", "class_report",
+    "multiclass_matthews_correlation", "expected_cost", "class_report", "class_table",
+    "positive_likelihood_ratio", "negative_likelihood_ratio", "prevalence_threshold", "net_benefit",
 ]  # fmt: skip
 
 Costs = ArrayLike | Sequence[Sequence[float]]  # [C, C]
+NUMBERS = {"smooth", "eps", "alpha", "beta", "exchange_rate", "zero_division"}  # or arrays of them
 Options = ParamSpec("Options")
 Result = TypeVar("Result")
 
@@ -58,7 +61,7 @@ def _checked(score: Callable[Options, Result]) -> Callable[Options, Result]:
                 f"jaxseg.{name}(jaxseg.{maker}(predictions, labels, num_classes=...))."
             )
         shape = _result_shape(name, *statistic, *(v for k, v in options.items() if k == data))
-        for option in options.keys() & {"smooth", "eps", "alpha", "beta", "zero_division"}:
+        for option in options.keys() & NUMBERS:
             options[option] = _checks.check_broadcast(option, options[option], shape)
         if "power" in options:
             options["power"] = _checks.check_broadcast("power", options["power"], ())
@@ -69,6 +72,8 @@ def _checked(score: Callable[Options, Result]) -> Callable[Options, Result]:
 
 def _result_shape(name: str, statistic: object = None) -> tuple[int, ...]:
     """The shape of the score: that of the leaves, or that of the matrix without its last axes."""
+    if name.startswith("class_"):  # a report, with one number for all classes
+        return ()
     if isinstance(statistic, Counts):
         shape = jnp.shape(statistic.tp)
         return shape[:-1] if name == "generalized_dice" else shape
@@ -130,6 +135,8 @@ def iou(
     zero_division: ArrayLike = jnp.nan,
 ) -> Array:
     r"""Intersection over union (Jaccard index) per class; ``jaccard`` is another name for it.
+
+    Forecasters call it the threat score, or the critical success index.
 
     .. math:: \frac{tp + smooth}{tp + fp + fn + smooth + eps}
 
@@ -732,6 +739,143 @@ def fowlkes_mallows(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Ar
     return _unless_zero(score, (tp + fp + fn,), zero_division)
 
 
+@_checked
+def positive_likelihood_ratio(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Positive likelihood ratio per class: recall over the false positive rate.
+
+    .. math:: LR^+ = \frac{tp / (tp + fn)}{fp / (fp + tn)}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the value where either rate is 0/0 (the class fills the truth or is not in it),
+        and where both are 0: the class is not predicted.
+
+    Returns:
+      Float array ``[..., C]`` in [0, inf]; 1 is chance. Without false positives it is inf.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.positive_likelihood_ratio(c).tolist()
+      [3., 3.]
+
+    References:
+      J. Attia, "Moving beyond sensitivity and specificity: using likelihood ratios to help
+      interpret diagnostic tests", Australian Prescriber 2003.
+
+    Note:
+      In MetricsReloaded 0.1 it is NaN without false positives, so that in a mean over images those
+      without any do not count.
+    """
+    return _ratio_of_rates(*_floats(counts), zero_division)
+
+
+@_checked
+def negative_likelihood_ratio(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Negative likelihood ratio per class: the false negative rate over specificity.
+
+    .. math:: LR^- = \frac{fn / (tp + fn)}{tn / (fp + tn)}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the value where either rate is 0/0 (the class fills the truth or is not in it),
+        and where both are 0: the class fills the prediction.
+
+    Returns:
+      Float array ``[..., C]`` in [0, inf]; 0 is best, 1 is chance. Without true negatives it is
+      inf.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.negative_likelihood_ratio(c).tolist()
+      [0.3333, 0.3333]
+
+    References:
+      J. Attia, "Moving beyond sensitivity and specificity: using likelihood ratios to help
+      interpret diagnostic tests", Australian Prescriber 2003.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    return _ratio_of_rates(fn, tn, tp, fp, zero_division)
+
+
+@_checked
+def prevalence_threshold(counts: Counts, *, zero_division: ArrayLike = jnp.nan) -> Array:
+    r"""Prevalence threshold per class: below this prevalence, precision falls steeply.
+
+    .. math:: \frac{\sqrt{F}}{\sqrt{R} + \sqrt{F}}, \quad
+              R = \frac{tp}{tp + fn}, \quad F = \frac{fp}{fp + tn}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      zero_division: the value where either rate is 0/0 (the class fills the truth or is not in it),
+        and where both are 0: the class is not predicted.
+
+    Returns:
+      Float array ``[..., C]`` in [0, 1]; 0 is best, 0.5 is chance.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.prevalence_threshold(c).tolist()
+      [0.366, 0.366]
+
+    References:
+      J. Balayla, "Prevalence threshold and the geometry of screening curves", PLoS One 2020.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    inside, outside = tp + fn, fp + tn
+    found = safe_power(safe_divide(tp, inside, 0), 0.5)
+    false = safe_power(safe_divide(fp, outside, 0), 0.5)
+    score = safe_divide(false, found + false, 0)
+    return _unless_zero(score, (inside, outside, tp + fp), zero_division)
+
+
+@_checked
+def net_benefit(
+    counts: Counts, *, exchange_rate: ArrayLike = 1.0, zero_division: ArrayLike = jnp.nan
+) -> Array:
+    r"""Net benefit per class: true positives less the harm of false ones, as shares of all pixels.
+
+    .. math:: \frac{tp - w\,fp}{tp + fp + fn + tn}
+
+    Args:
+      counts: ``Counts`` with leaves ``[..., C]``.
+      exchange_rate: w, the harm of a false positive in units of the benefit of a true one. If masks
+        are ``probs >= t`` with a threshold t, it is ``t / (1 - t)``; finding one in ten is 1/9.
+      zero_division: the value where no pixel counts.
+
+    Returns:
+      Float array ``[..., C]``, from -w to the prevalence.
+
+    Raises:
+      TypeError, ValueError: as ``dice``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> jaxseg.net_benefit(c).tolist()
+      [0.4167, 0.0833]
+      >>> jaxseg.net_benefit(c, exchange_rate=1 / 9).tolist()
+      [0.4907, 0.2315]
+
+    References:
+      A. J. Vickers, B. Van Calster and E. W. Steyerberg, "Net benefit approaches to the evaluation
+      of prediction models, molecular markers, and diagnostic tests", BMJ 2016.
+    """
+    tp, fp, fn, tn = _floats(counts)
+    return safe_divide(tp - exchange_rate * fp, tp + fp + fn + tn, zero_division)
+
+
 # ---------------------------------------------------------------------------------- volumes
 
 
@@ -1095,22 +1239,34 @@ def expected_cost(
 
 
 @_checked
-def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
+def class_report(
+    counts: Counts,
+    *,
+    names: Sequence[str] | None = None,
+    sort_by: str | None = None,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> str:
     """A plain text table: precision, recall, Dice, IoU and support of each class, and their means.
 
-    ``mean`` averages over the classes that have the score (not 0/0); ``pooled`` is the score of the
-    counts summed over classes; support is the class's number of true pixels.
+    ``mean`` averages over the classes that have the score (not NaN); ``pooled`` is the score of the
+    counts summed over classes; support is the class's number of true pixels. One mask has neither.
 
     Args:
       counts: ``Counts`` with leaves ``[C]``, not traced: the table is made on the host.
-      names: one name per class; None numbers them from 0.
+      names: one name per class; None numbers them from 0, and one mask 1, the id of its pixels.
+      sort_by: "precision", "recall", "dice", "iou" or "support" puts the class with the largest
+        value first, and classes without the score last; None keeps the order of the classes.
+      eps: one number, added to the denominators, as in ``dice``.
+      zero_division: one number, the score where the denominator is 0. Such a score counts in the
+        mean, unless it is NaN.
 
     Returns:
-      The table, one line per class, with no trailing newline; "-" stands for 0/0.
+      The table, one line per class, with no trailing newline; "-" stands for NaN.
 
     Raises:
       TypeError: anything but ``Counts``.
-      ValueError: leaves not of shape ``[C]``, or another number of names.
+      ValueError: leaves not of shape ``[C]``, another number of names, an unknown column.
 
     Example:
       >>> import jaxseg
@@ -1123,37 +1279,110 @@ def class_report(counts: Counts, *, names: Sequence[str] | None = None) -> str:
       mean           0.7286  0.7500  0.7333  0.5833       12
       pooled         0.7500  0.7500  0.7500  0.6000       12
     """
-    _floats(counts)  # checks them
-    is_soft = any(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in counts)
-    dtype = np.dtype(np.float64 if is_soft else np.int64)  # sums over classes cannot wrap
-    leaves = Counts(*(np.asarray(leaf).astype(dtype) for leaf in counts))
-    if leaves.tp.ndim != 1:
-        raise ValueError(f"class_report takes Counts with leaves [C], got shape {leaves.tp.shape}.")
-    num_classes = len(leaves.tp)
-    names = [str(name) for name in (range(num_classes) if names is None else names)]
-    if len(names) != num_classes:
-        raise ValueError(f"expected {num_classes} names, one per class; got {len(names)}.")
-    scores = {"precision": precision, "recall": recall, "dice": dice, "iou": iou}
-    columns = np.stack([np.asarray(score(leaves)) for score in scores.values()], axis=1)
-    summed = Counts(*(leaf.sum(keepdims=True) for leaf in leaves))
-    pooled = [float(score(summed)[0]) for score in scores.values()]
-    defined = ~np.isnan(columns)
-    sums = np.where(defined, columns, 0).sum(0)
-    mean = np.where(defined.any(0), sums / np.maximum(defined.sum(0), 1), np.nan)
-    support = np.asarray(leaves.tp + leaves.fn)
+    _checks.check_choice("sort_by", sort_by, (None, *COLUMNS, "support"))
+    leaves, is_soft = _of_classes("class_report", counts)
+    table = _table(leaves, names, eps, zero_division)
+    rows = list(zip(*table.values()))
+    if sort_by is not None:
+        values = np.asarray(table[sort_by], float)
+        rows = [rows[i] for i in np.argsort(-values, kind="stable")]  # NaN is last
 
-    def row(name: str, values: Sequence[float] | np.ndarray, pixels: float) -> list[str]:
-        texts = ["-" if np.isnan(v) else f"{v:.4f}" for v in values]
-        return [name, *texts, f"{pixels:.{1 if is_soft else 0}f}"]
+    def texts(name: str, *values: float) -> list[str]:
+        *scores, pixels = values
+        shown = ["-" if np.isnan(v) else f"{v:.4f}" for v in scores]
+        return [name, *shown, f"{pixels:.{1 if is_soft else 0}f}"]
 
-    rows = [["", *scores, "support"], *map(row, names, columns, support)]
-    rows += [row("mean", mean, support.sum()), row("pooled", pooled, support.sum())]
-    width, *widths = (max(map(len, cells)) for cells in zip(*rows))
+    cells = [["", *COLUMNS, "support"], *(texts(*row) for row in rows)]
+    averages = []
+    if len(rows) > 1:
+        pixels = sum(table["support"])
+        means = [_mean_of_defined(np.asarray(table[column], float)) for column in COLUMNS]
+        summed = Counts(*(leaf.sum(keepdims=True) for leaf in leaves))
+        pooled = _table(summed, None, eps, zero_division)
+        averages = [
+            texts("mean", *means, pixels),
+            texts("pooled", *(pooled[column][0] for column in COLUMNS), pixels),
+        ]
+    width, *widths = (max(map(len, column)) for column in zip(*cells, *averages))
     lines = [
         f"{name:<{width}}" + "".join(f"  {t:>{max(w, 6)}}" for t, w in zip(texts, widths))
-        for name, *texts in rows
+        for name, *texts in (*cells, *averages)
     ]
-    return "\n".join([*lines[:-2], "", *lines[-2:]])
+    if averages:
+        lines.insert(len(cells), "")
+    return "\n".join(lines)
+
+
+@_checked
+def class_table(
+    counts: Counts,
+    *,
+    names: Sequence[str] | None = None,
+    eps: ArrayLike = 0.0,
+    zero_division: ArrayLike = jnp.nan,
+) -> dict[str, list[Any]]:
+    r"""The columns of ``class_report`` as plain lists, for pandas or a CSV file.
+
+    Args:
+      counts, names, eps, zero_division: as in ``class_report``.
+
+    Returns:
+      A dict of "class", "precision", "recall", "dice", "iou" and "support", each a list with one
+      value per class, in the order of the classes: Python's strings, floats and, for support of
+      hard counts, integers. It has no means: they are those of the columns.
+
+    Raises:
+      TypeError, ValueError: as ``class_report``.
+
+    Example:
+      >>> import jaxseg
+      >>> c = jaxseg.counts_from_confusion([[6, 2], [1, 3]])
+      >>> table = jaxseg.class_table(c, names=["background", "cell"])
+      >>> table["class"], table["iou"], table["support"]
+      (['background', 'cell'], [0.6667, 0.5], [8, 4])
+      >>> import csv, sys
+      >>> csv.writer(sys.stdout, lineterminator="\n").writerows([table, *zip(*table.values())])
+      class,precision,recall,dice,iou,support
+      background,0.8571,0.75,0.8,0.6667,8
+      cell,0.6,0.75,0.6667,0.5,4
+    """
+    leaves, _ = _of_classes("class_table", counts)
+    return _table(leaves, names, eps, zero_division)
+
+
+COLUMNS = {"precision": precision, "recall": recall, "dice": dice, "iou": iou}
+
+
+def _of_classes(name: str, counts: Counts) -> tuple[Counts, bool]:
+    """Counts ``[C]`` as NumPy's, whose sums over classes cannot wrap, and whether they are soft."""
+    _floats(counts)  # checks them
+    is_soft = any(np.issubdtype(np.asarray(leaf).dtype, np.floating) for leaf in counts)
+    dtype = np.dtype(np.float64 if is_soft else np.int64)
+    leaves = Counts(*(np.asarray(leaf).astype(dtype) for leaf in counts))
+    if leaves.tp.ndim != 1:
+        raise ValueError(f"{name} takes Counts with leaves [C], got shape {leaves.tp.shape}.")
+    return leaves, is_soft
+
+
+def _table(
+    leaves: Counts, names: Sequence[str] | None, eps: ArrayLike, zero_division: ArrayLike
+) -> dict[str, list[Any]]:
+    num_classes = len(leaves.tp)
+    if names is None:
+        names = ["1"] if num_classes == 1 else [str(c) for c in range(num_classes)]
+    names = [str(name) for name in names]
+    if len(names) != num_classes:
+        raise ValueError(f"expected {num_classes} names, one per class; got {len(names)}.")
+    scores = {
+        column: np.asarray(score(leaves, eps=eps, zero_division=zero_division)).tolist()
+        for column, score in COLUMNS.items()
+    }
+    return {"class": names, **scores, "support": np.asarray(leaves.tp + leaves.fn).tolist()}
+
+
+def _mean_of_defined(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return defined.mean() if defined.size else np.nan
 
 
 # ---------------------------------------------------------------------------------- shared
@@ -1186,18 +1415,11 @@ def _floats(counts: object) -> Counts:
     shapes = [jnp.shape(leaf) for leaf in counts]
     if len(set(shapes)) > 1:
         raise ValueError(f"Counts must have four leaves of one shape [..., C], got {shapes}.")
-    return Counts(*(_float(leaf) for leaf in counts))
-
-
-def _float(x: ArrayLike) -> Array:
-    # NumPy's integers directly become floats: jnp.asarray alone would cut int64 sums to int32.
-    x = np.asarray(x) if isinstance(x, np.ndarray | np.generic | int) else jnp.asarray(x)
-    is_float = jnp.issubdtype(x.dtype, jnp.floating)
-    return _checks.at_least_float32(x) if is_float else jnp.asarray(x, dtype=float)
+    return Counts(*(_checks.as_float(leaf) for leaf in counts))
 
 
 def _float_matrix(matrix: ArrayLike) -> Array:
-    return _float(_checks.check_matrix(matrix))
+    return _checks.as_float(_checks.check_matrix(matrix))
 
 
 def _scaled(matrix: ArrayLike) -> Array:
@@ -1243,6 +1465,13 @@ def _unless_zero(score: Array, denominators: Sequence[Array], zero_division: Arr
     for denominator in denominators:
         score = select(denominator == 0, zero_division, score)
     return score
+
+
+def _ratio_of_rates(tp: Array, fp: Array, fn: Array, tn: Array, zero_division: ArrayLike) -> Array:
+    """The share of the class that is in ``tp``, over the share of the others that is in ``fp``."""
+    inside, outside = tp + fn, fp + tn
+    ratio = safe_divide(safe_divide(tp, inside, 0), safe_divide(fp, outside, 0), jnp.inf)
+    return _unless_zero(ratio, (inside, outside, tp + fp), zero_division)
 
 
 def _mean_of_present(scores: Array, present: Array, zero_division: ArrayLike) -> Array:

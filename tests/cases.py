@@ -34,6 +34,7 @@ MAPS = HARD + SOFT  # take where= and axis=
 SCORES = ("counts", "matrix")  # of a statistic, with zero_division=
 SPREAD = ("spread",)  # scores of Moments, with zero_division=
 SUMS = ("moments", "running")  # of values for each case; of statistics
+SKELETONS = ("skeletons", "topology")  # of two hard maps of space; scores of them
 ARRAYS = (  # no text
     *MAPS,
     *PIXEL,
@@ -42,6 +43,7 @@ ARRAYS = (  # no text
     *SCORES,
     *SPREAD,
     *SUMS,
+    *SKELETONS,
     "convert",
     "predict",
     "space",
@@ -128,6 +130,10 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
     return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+def a_skeleton_counts(rng: np.random.Generator) -> tuple[jaxseg.SkeletonCounts]:
+    return (jaxseg.SkeletonCounts(*(integers(rng, CLASSES) for _ in range(4))),)
 
 
 def a_matrix(rng: np.random.Generator) -> tuple[np.ndarray]:
@@ -373,6 +379,10 @@ TABLE = {
     "markedness": score(-1),
     "matthews_correlation": score(-1),
     "fowlkes_mallows": score(),
+    "positive_likelihood_ratio": score(0, np.inf),
+    "negative_likelihood_ratio": score(0, np.inf),
+    "prevalence_threshold": score(),
+    "net_benefit": score(-1, defaults={"exchange_rate": 1.0}, calls=[{}, {"exchange_rate": 0.25}]),
     "volumetric_similarity": score(),
     "relative_volume_difference": score(-1, np.inf),
     "prevalence": score(),
@@ -394,8 +404,37 @@ TABLE = {
     "class_report": other(
         "text",
         lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),),
-        defaults={"names": None},
+        defaults={"names": None, "sort_by": None, "eps": 0.0, "zero_division": math.nan},
         tested="test_scores.py::test_class_report_text",
+    ),
+    "class_table": other(
+        "text",
+        lambda rng: (jax.tree.map(lambda x: x[0], a_counts(rng)[0]),),
+        defaults={"names": None, "eps": 0.0, "zero_division": math.nan},
+        tested="test_scores.py::test_class_table_is_columns_of_plain_values",
+    ),
+    # skeletons
+    "skeleton_counts": Row(
+        "skeletons",
+        [
+            (
+                "ids",
+                lambda rng: (ids(rng), ids(rng)),
+                {"num_classes": CLASSES, "spatial_axes": (-2, -1)},
+            ),
+            ("masks", lambda rng: (masks(rng), masks(rng)), {"spatial_axes": (-2, -1)}),
+        ],
+        defaults={"num_classes": None, "spatial_axes": None},
+    ),
+    "cldice": other("topology", a_skeleton_counts),
+    "topology_precision": other("topology", a_skeleton_counts),
+    "topology_sensitivity": other("topology", a_skeleton_counts),
+    "skeleton": Row(
+        "space",
+        [
+            ("volume", lambda rng: (rng.random(MAP) < 0.7,), {}),
+            ("plane", lambda rng: (rng.random((9, 16)) < 0.7,), {}),
+        ],
     ),
     # region losses
     "dice_loss": region(
@@ -619,6 +658,9 @@ TABLE = {
     ),
     "distance_transform": other("space", lambda rng: (ids(rng) == 0,)),
     "signed_distance": other("space", lambda rng: (ids(rng) == 0,)),
+    "centre_distance": other(
+        "space", lambda rng: (ids(rng) == 0, ids(rng) == 1), data=["predictions", "labels"]
+    ),
 }
 
 

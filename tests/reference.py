@@ -5,6 +5,8 @@ round or overflow. Losses take NumPy float64 arrays for values, or JAX arrays, s
 differentiates the plain formula.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -252,6 +254,32 @@ def relative_volume_difference(tp, fp, fn, tn, zero_division=nan):
     if tp + fp + fn == 0:
         return zero_division
     return ratio(fp - fn, tp + fn, inf)
+
+
+def positive_likelihood_ratio(tp, fp, fn, tn, zero_division=nan):
+    if tp + fn == 0 or fp + tn == 0 or tp + fp == 0:
+        return zero_division
+    return inf if fp == 0 else (tp / (tp + fn)) / (fp / (fp + tn))
+
+
+def negative_likelihood_ratio(tp, fp, fn, tn, zero_division=nan):
+    if tp + fn == 0 or fp + tn == 0 or tn + fn == 0:
+        return zero_division
+    return inf if tn == 0 else (fn / (tp + fn)) / (tn / (fp + tn))
+
+
+def prevalence_threshold(tp, fp, fn, tn, zero_division=nan):
+    """As Balayla writes it, with the roots of both rates; where they are equal, its limit."""
+    if tp + fn == 0 or fp + tn == 0 or tp + fp == 0:
+        return zero_division
+    found, false = tp / (tp + fn), fp / (fp + tn)
+    if math.isclose(found, false):
+        return 0.5
+    return (math.sqrt(found * false) - false) / (found - false)
+
+
+def net_benefit(tp, fp, fn, tn, exchange_rate=1.0, zero_division=nan):
+    return ratio(tp - exchange_rate * fp, tp + fp + fn + tn, zero_division)
 
 
 def per_class(score: Score, counts: Any, **kwargs: Any) -> np.ndarray:
@@ -856,6 +884,134 @@ def boundary_dou_loss(
 
 
 # ---------------------------------------------------------------------------------- topology
+
+
+def centre_distance(predictions, labels, spacing=1.0):
+    if not predictions.any() or not labels.any():
+        return inf if predictions.any() or labels.any() else nan
+    centres = [np.argwhere(x).mean(0) for x in (predictions, labels)]
+    return np.linalg.norm((centres[0] - centres[1]) * per_axis(spacing, labels.ndim))
+
+
+# The ring of a pixel, clockwise from the north.
+RING = {
+    "N": (-1, 0), "NE": (-1, 1), "E": (0, 1), "SE": (1, 1),
+    "S": (1, 0), "SW": (1, -1), "W": (0, -1), "NW": (-1, -1),
+}  # fmt: skip
+# Where scikit-image departs from the paper, in the first pass and in the second.
+ENDS = (
+    {"E SE", "SE S", "E SE S", "S SW", "SW W", "S SW W", "W NW"},
+    {"N NE", "NE E", "N NE E", "SE S", "W NW", "N NW", "N W NW"},
+)
+CORNERS = (
+    {"N E", "E S", "S W", "N W", "N E NW", "S W NW", "N NE W", "N SW W", "N NE SW W"},
+    {"N E", "E S", "S W", "N W", "N E SE", "SE S W", "E S SW", "NE E S SW"},
+)
+
+
+def thinned_plane(mask):
+    """Zhang and Suen's two passes, as scikit-image has them."""
+    x = np.pad(mask, 1)
+    while True:
+        before = x.copy()
+        for number in (0, 1):
+            gone = []
+            for r, c in np.argwhere(x):
+                ring = [bool(x[r + i, c + j]) for i, j in RING.values()]
+                names = " ".join(n for n, there in zip(RING, ring, strict=True) if there)
+                if names in CORNERS[number] or (goes(ring, number) and names not in ENDS[number]):
+                    gone.append((r, c))
+            for pixel in gone:
+                x[pixel] = False
+        if (x == before).all():
+            return x[1:-1, 1:-1]
+
+
+def goes(ring, number):
+    """The paper's conditions: two to six neighbours in one run, and a border pixel of the pass."""
+    north, _, east, _, south, _, west, _ = ring
+    runs = sum(b and not a for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
+    at_border = (
+        not (north and east and south) and not (east and south and west)
+        if number == 0
+        else not (north and east and west) and not (north and south and west)
+    )
+    return 2 <= sum(ring) <= 6 and runs == 1 and at_border
+
+
+def euler_number(voxels):
+    """Corners less edges plus faces less cubes, of closed unit cubes."""
+    cells = {
+        tuple(2 * v + d for v, d in zip(voxel, offset, strict=True))
+        for voxel in voxels
+        for offset in itertools.product((0, 1, 2), repeat=3)
+    }
+    return sum((-1) ** sum(c % 2 for c in cell) for cell in cells)
+
+
+@functools.cache
+def neighbourhood(bits):
+    """Number of neighbours, of pieces of them, and whether the centre leaves the Euler number."""
+    cube = np.frombuffer(bits, bool).reshape(3, 3, 3).copy()
+    cube[1, 1, 1] = False
+    voxels = [tuple(v) for v in np.argwhere(cube)]
+    pieces = ndimage.label(cube, np.ones((3, 3, 3)))[1]
+    return len(voxels), pieces, euler_number(voxels) == euler_number([*voxels, (1, 1, 1)])
+
+
+def thinned_volume(mask):
+    """Lee, Kashyap and Chu: border by border, each voxel once more before it goes."""
+    x = np.pad(mask, 1)
+    borders = [(0, -1, 0), (0, 1, 0), (0, 0, 1), (0, 0, -1), (1, 0, 0), (-1, 0, 0)]
+
+    def around(v):
+        return neighbourhood(x[tuple(slice(i - 1, i + 2) for i in v)].tobytes())
+
+    while True:
+        before = x.copy()
+        for border in borders[:4] if len(mask) == 1 else borders:
+            outer = [v for v in np.argwhere(x) if not x[tuple(v + border)]]
+            facts = [around(v) for v in outer]
+            for voxel, (number, pieces, same) in zip(outer, facts, strict=True):
+                if number != 1 and pieces <= 1 and same and around(voxel)[1] <= 1:
+                    x[tuple(voxel)] = False
+        if (x == before).all():
+            return x[1:-1, 1:-1, 1:-1]
+
+
+def skeleton(mask):
+    return thinned_plane(mask) if mask.ndim == 2 else thinned_volume(mask)
+
+
+def skeleton_counts(
+    predictions, labels, num_classes=None, spatial_axes=None, where=None, axis=None
+):
+    """``(right, wrong, found, missed)``, each ``[..., C]``."""
+    if num_classes is not None:
+        predictions, labels = one_hot(predictions, num_classes), one_hot(labels, num_classes)
+    if where is not None:
+        predictions, labels = predictions & where[..., None], labels & where[..., None]
+    s_p, s_g = (each_map(skeleton, x, spatial_axes).astype(bool) for x in (predictions, labels))
+    parts = s_p & labels, s_p & ~labels, s_g & predictions, s_g & ~predictions
+    return tuple(x.sum(map_axes(axis, labels.ndim - 1)) for x in parts)
+
+
+def topology_precision(counts, zero_division=nan):
+    return per_class(lambda r, w, f, m: ratio(r, r + w, zero_division), counts)
+
+
+def topology_sensitivity(counts, zero_division=nan):
+    return per_class(lambda r, w, f, m: ratio(f, f + m, zero_division), counts)
+
+
+def cldice(counts, zero_division=nan):
+    def of_one(right, wrong, found, missed):
+        if right + wrong + found + missed == 0:
+            return zero_division
+        precision, sensitivity = ratio(right, right + wrong, 0), ratio(found, found + missed, 0)
+        return ratio(2 * precision * sensitivity, precision + sensitivity, 0)
+
+    return per_class(of_one, counts)
 
 
 def soft_erode(x, axes):

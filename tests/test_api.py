@@ -39,6 +39,8 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "moments": ["values"],
     "spread": ["moments"],
     "running": ["statistic"],
+    "skeletons": ["predictions", "labels"],
+    "topology": ["counts"],
     "state": [],
 }
 LAST = ["where", "weights", "axis", "axis_name"]  # in this order, where a function has them
@@ -52,6 +54,8 @@ NEEDED = {  # what every function of the kind has
     "spatial": ["activation", "spatial_axes", *LAST],
     "compound": ["smooth", *LAST],
     "counts": ["zero_division"],
+    "skeletons": ["num_classes", "spatial_axes", "where", "axis"],
+    "topology": ["zero_division"],
     "matrix": ["zero_division"],
     "moments": ["where", "axis"],
     "spread": ["zero_division"],
@@ -74,6 +78,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "predict": {"activation": "softmax", "threshold": 0.5},
     "moments": {"axis": 0},
     "spread": {"zero_division": math.nan},
+    "topology": {"zero_division": math.nan},
 }
 # An index or a reduction of the result says the same.
 FORBIDDEN = {"reduction", "average", "include_background", "ignore_index", "ignore_label"}
@@ -204,7 +209,7 @@ def test_docstring_has_its_parts(name: str) -> None:
     required = ["Args", "Returns", "Raises", "Example"]
     assert sections[:4] == required
     assert sections[4:] == [s for s in ("References", "Note") if s in sections]
-    assert (".. math::" in doc) == (name != "class_report")
+    assert (".. math::" in doc) == (KIND[name] != "text")
     args = doc[doc.index("\nArgs:") : doc.index("\nReturns:")]
     documented = re.findall(r"^  (\w[\w, ]*):(?=\s)", args, re.MULTILINE)
     assert set(", ".join(documented).split(", ")) == set(parameters(name))

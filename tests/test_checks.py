@@ -328,17 +328,30 @@ def test_matrices_must_be_square(case: Case) -> None:
 def test_sums_over_classes_need_classes() -> None:
     micro = jaxseg.Counts(*(leaf.sum() for leaf in C))
     assert jaxseg.dice(micro).shape == ()
-    for function in (jaxseg.generalized_dice, jaxseg.class_report):
+    for function in (jaxseg.generalized_dice, jaxseg.class_report, jaxseg.class_table):
         with pytest.raises(ValueError, match=r"shape \(\)"):
             function(micro)
 
 
-def test_report_needs_one_name_a_class() -> None:
+@pytest.mark.parametrize("function", [jaxseg.class_report, jaxseg.class_table])
+def test_report_needs_one_name_a_class(function: Any) -> None:
     for names in (["a"], ["a"] * 4, []):
         with pytest.raises(ValueError, match=f"expected 3 names, one per class; got {len(names)}"):
-            jaxseg.class_report(C, names=names)
-    with pytest.raises(ValueError, match=r"leaves \[C\].*\(2, 3\)"):
-        jaxseg.class_report(jaxseg.Counts(*jnp.ones((4, 2, 3))))
+            function(C, names=names)
+    with pytest.raises(ValueError, match=rf"{function.__name__} .* leaves \[C\].*\(2, 3\)"):
+        function(jaxseg.Counts(*jnp.ones((4, 2, 3))))
+    for option in ("eps", "zero_division"):
+        with pytest.raises(ValueError, match=rf"{option} must be one number.*shape \(3,\)"):
+            function(C, **{option: jnp.ones(3)})
+        with pytest.raises(TypeError, match=f"{option} must be a real number, got None"):
+            function(C, **{option: None})
+
+
+@pytest.mark.parametrize("column", ["", "class", "accuracy", 0, True])
+def test_report_is_sorted_by_one_of_its_columns(column: Any) -> None:
+    columns = "None, 'precision', 'recall', 'dice', 'iou', 'support'"
+    with pytest.raises(ValueError, match=f"sort_by must be one of {columns}; got"):
+        jaxseg.class_report(C, sort_by=column)
 
 
 # ---------------------------------------------------------------------------------- what leads on

@@ -95,6 +95,19 @@ def test_losses_of_an_image(name, cells):
         check(cell, loss.item())
 
 
+@pytest.mark.parametrize(("name", "cells"), rows("score of an image"), ids=lambda x: str(x)[:28])
+def test_scores_of_an_image(name, cells):
+    mask = jnp.zeros((4, 5), bool).at[1:3, 1:4].set(True)
+    for cell, (p, g, _) in zip(cells, MASKS, strict=False):
+        pair = mask & bool(p), mask & bool(g)
+        if name == "centre_distance":
+            value = jaxseg.centre_distance(*pair)
+        else:
+            counts = jaxseg.skeleton_counts(*pair, num_classes=1, spatial_axes=(0, 1))
+            value = getattr(jaxseg, name)(counts, zero_division=Z)
+        check(cell, value.item())
+
+
 def assert_rows(title: str, names: set[str]) -> None:
     """The table has a row for each of these functions, and for no other."""
     listed = {name for name, _ in rows(title)}
@@ -112,6 +125,10 @@ def names_of(*kinds: str) -> set[str]:
 def test_every_score_has_its_row():
     assert_rows("score of Counts", names_of("counts"))
     assert_rows("score of a confusion matrix", names_of("matrix"))
+
+
+def test_every_score_of_an_image_has_its_row():
+    assert_rows("score of an image", names_of("topology") | {"centre_distance"})
 
 
 def test_every_region_loss_has_its_two_rows():
@@ -166,7 +183,7 @@ def plain_averages() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, object]:
-    """What the table's expressions use; the page's own lines make ``micro`` and ``support``."""
+    """What the table's expressions use; the page's own line makes ``micro``."""
     p, g = (jnp.asarray(ids, jnp.int32) for ids in maps())
     made: dict[str, object] = {
         "jax": jax,
@@ -178,7 +195,7 @@ def names() -> dict[str, object]:
         + jaxseg.counts(p[1:], g[1:], num_classes=CLASSES),
     }
     page = PAGE.read_text(encoding="utf-8")
-    for line in re.findall(r"^>>> ((?:micro|support) = .*)$", page, re.M):
+    for line in re.findall(r"^>>> (micro = .*)$", page, re.M):
         exec(line, made)
     return made
 

@@ -247,3 +247,60 @@ def test_spatial_axes_are_a_tuple_of_different_axes(axes, error, rule):
     ):
         with pytest.raises(error, match=rule):
             call()
+
+
+# ---------------------------------------------------------------------------------- centres
+
+
+@pytest.mark.parametrize("shape", [(9,), (6, 7), (4, 5, 6)], ids=str)
+def test_centre_distance_is_that_of_the_mean_positions(shape):
+    rng = np.random.default_rng(2)
+    for share in (0.05, 0.4, 1.0):
+        masks = [rng.random(shape) < share for _ in range(2)]
+        for mask in masks:
+            mask.flat[rng.integers(mask.size)] = True
+        for spacing in (1.0, 2.5, tuple(0.3 + rng.random(len(shape)))):
+            value = jaxseg.centre_distance(*masks, spacing=spacing)
+            assert value.dtype == jnp.float32
+            assert value.shape == ()
+            expected = reference.centre_distance(*masks, spacing=spacing)
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "distance"), [(0, 0, np.nan), (1, 0, np.inf), (0, 1, np.inf), (1, 1, 0)]
+)
+def test_centre_distance_of_empty_masks(predicted, true, distance):
+    masks = (jnp.full((3, 4), bool(x)) for x in (predicted, true))
+    np.testing.assert_array_equal(jax.jit(jaxseg.centre_distance)(*masks), distance)
+
+
+def test_centre_distance_keeps_its_digits_far_from_the_origin():
+    masks = np.zeros((2, 3, 1_000_003), bool)
+    masks[0, 1, 999_990:] = masks[1, :2, 999_991:] = True
+    value = jaxseg.centre_distance(*masks)
+    np.testing.assert_allclose(value, np.hypot(0.5, 0.5), rtol=1e-6)
+    same = jaxseg.centre_distance(masks[0], masks[0])
+    assert same == 0
+
+
+@pytest.mark.parametrize("spacing", [1e-30, 1e30])
+def test_centre_distance_takes_any_unit(spacing):
+    masks = np.zeros((2, 5, 6), bool)
+    masks[0, 0, 0] = masks[1, 3, 4] = True
+    np.testing.assert_allclose(
+        jaxseg.centre_distance(*masks, spacing=spacing), 5 * spacing, rtol=1e-6
+    )
+
+
+def test_centre_distance_names_what_is_wrong():
+    mask = jnp.ones((3, 4), bool)
+    for error, message, p, g, options in (
+        (TypeError, "predictions must be bool, got int32", mask.astype(int), mask, {}),
+        (TypeError, "labels must be bool, got float32", mask, mask.astype(float), {}),
+        (ValueError, r"same shape, got \(3, 4\) and \(3,\)", mask, mask[:, 0], {}),
+        (ValueError, "one for each of 2 axes", mask, mask, {"spacing": (1.0, 2.0, 3.0)}),
+        (ValueError, "must be positive", mask, mask, {"spacing": 0.0}),
+    ):
+        with pytest.raises(error, match=message):
+            jaxseg.centre_distance(p, g, **options)

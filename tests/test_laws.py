@@ -182,7 +182,7 @@ def test_vmap_is_a_loop(case: Case) -> None:
     assert_same(got, stack([one(*image(args, i)) for i in range(3)]))
 
 
-@law(*SCORES, *SPREAD, "convert", "predict")
+@law(*SCORES, *SPREAD, "topology", "convert", "predict")
 def test_leading_axes_are_a_batch(case: Case) -> None:
     args = case.args()
     assert_same(case.function(*args), jax.vmap(case.function)(*args))
@@ -328,7 +328,7 @@ def test_bools_of_other_bytes_are_bools(case: Case) -> None:
         assert_same(run(*strange), want)
 
 
-@law("region", *SCORES, *SPREAD, once=True)
+@law("region", *SCORES, *SPREAD, "topology", once=True)
 def test_an_empty_statistic_gives_zero_division(case: Case) -> None:
     if case.kind == "region":  # where a score is zero_division, its loss is 0
         args, options, want = case.args(), {"smooth": 0.0, "where": jnp.zeros(MAP, bool)}, 0.0
@@ -480,7 +480,7 @@ def test_a_mask_of_each_class_masks_the_class(case: Case) -> None:
 # ---------------------------------------------------------------------------------- pixels
 
 
-@law("hard", "soft", "moments")
+@law("hard", "soft", "moments", "skeletons")
 def test_parts_sum_to_the_whole(case: Case) -> None:
     args = case.args()
     parts = [case.function(*image(args, part)) for part in (slice(3), slice(3, None))]
@@ -571,7 +571,7 @@ def test_permuted_classes_permute_the_result(case: Case) -> None:
     assert_same(case.function(*args, **options), want)
 
 
-@law(*SCORES, *SPREAD, *SUMS, "convert")
+@law(*SCORES, *SPREAD, *SUMS, "topology", "convert")
 def test_permuted_classes_permute_the_score(case: Case) -> None:
     args = jax.tree.map(lambda x: permuted(x, x.ndim - 1), case.args())
     want = jax.tree.map(lambda x: permuted(x, case.class_axes), case.function(*case.args()))
@@ -728,7 +728,7 @@ def test_half_precision_is_summed_in_float32(case: Case, dtype: Any) -> None:
     assert_same(result, case.function(first, labels), rtol=1e-2, atol=1e-2)
 
 
-@law(*SCORES, *SPREAD)
+@law(*SCORES, *SPREAD, "topology")
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "bfloat16", "float32"])
 def test_scores_are_float32(case: Case, dtype: str) -> None:
     args = case.args()
@@ -840,7 +840,7 @@ STRICT = {
 def test_strict_modes_change_nothing(case: Case, mode: str) -> None:
     """Beside strict dtype promotion and rank promotion, in which all tests run."""
     args = case.args()
-    if case.kind in SCORES:  # of integers, scores are of the default float dtype
+    if case.kind in (*SCORES, "topology"):  # of integers, scores are of the default float dtype
         args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
     want = outcome(case, *args)
     with STRICT[mode]():

@@ -23,6 +23,8 @@ SECTIONS = {
     "scikit-learn": "sklearn",
     "Keras": "keras",
     "segmentation_models.pytorch": "smp",
+    "MetricsReloaded": "metricsreloaded",
+    "panoptica": "panoptica",
 }
 
 

@@ -171,8 +171,10 @@ def variants(case: Case) -> list[Callable[..., Any]]:
 
 BEST = {name: 0.0 if name.startswith("false_") else 1.0 for name in TABLE}
 BEST |= {"relative_volume_difference": 0.0, "expected_cost": 0.0}
-NO_BEST = ("prevalence",)
-NO_WORST = ("prevalence", "volumetric_similarity", "relative_volume_difference", "expected_cost")
+BEST |= {"positive_likelihood_ratio": math.inf, "negative_likelihood_ratio": 0.0}
+BEST |= {"prevalence_threshold": 0.0}
+NO_BEST = ("prevalence", "net_benefit")
+NO_WORST = (*NO_BEST, "volumetric_similarity", "relative_volume_difference", "expected_cost")
 
 
 @each_score

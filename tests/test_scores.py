@@ -39,6 +39,10 @@ UNSMOOTHED = [
     "markedness",
     "matthews_correlation",
     "fowlkes_mallows",
+    "positive_likelihood_ratio",
+    "negative_likelihood_ratio",
+    "prevalence_threshold",
+    "net_benefit",
     "relative_volume_difference",
 ]
 SCORES = SMOOTHED + UNSMOOTHED
@@ -177,7 +181,12 @@ def test_dice_and_iou_of_every_pair_of_3x3_masks_are_exact():
 
 COUNT = st.integers(0, 2**31 - 1) | st.integers(0, 9)
 FEW = settings(max_examples=60, deadline=None)
-SIGNED = {"informedness", "markedness", "matthews_correlation"}
+SIGNED = {"informedness", "markedness", "matthews_correlation", "net_benefit"}
+UNBOUNDED = {
+    "relative_volume_difference",
+    "positive_likelihood_ratio",
+    "negative_likelihood_ratio",
+}
 
 
 @FEW
@@ -188,7 +197,10 @@ def test_scores_stay_in_their_bounds_and_agree_with_the_reference(leaves):
         score = float(jitted(name)(counts)[0])
         expected = getattr(reference, name)(*leaves)
         assert math.isnan(score) == math.isnan(expected), name
-        if math.isnan(score) or name == "relative_volume_difference":
+        if math.isnan(score):
+            continue
+        if name in UNBOUNDED:
+            assert score == pytest.approx(expected, rel=2e-5, abs=2e-6), name
             continue
         assert (-1 if name in SIGNED else 0) <= score <= 1, name
         assert score == pytest.approx(expected, rel=2e-5, abs=2e-6), name
@@ -485,7 +497,82 @@ def test_class_report_of_int32_counts_does_not_wrap_their_sum():
 
 
 def test_class_report_of_soft_counts_shows_a_decimal():
-    c = Counts(*(jnp.array([x]) for x in (1.5, 0.5, 0.5, 2.0)))
+    c = Counts(*(jnp.array([x, x]) for x in (1.5, 0.5, 0.5, 2.0)))
     assert jaxseg.class_report(c).splitlines()[1] == (
         "0          0.7500  0.7500  0.7500  0.6000      2.0"
     )
+
+
+def test_class_report_of_one_mask_is_its_class_alone():
+    masks = jnp.array([[True, True, False, False]]), jnp.array([[True, False, True, False]])
+    c = jaxseg.counts(*masks, num_classes=1)
+    report = lines(
+        "   precision  recall    dice     iou  support",
+        "1     0.5000  0.5000  0.5000  0.3333        2",
+    )
+    assert jaxseg.class_report(c) == report
+    assert jaxseg.class_report(c, names=["cell"]) == report.replace("\n1", "\ncell").replace(
+        "   prec", "      prec"
+    )
+    assert jaxseg.class_table(c)["class"] == ["1"]
+
+
+def unlike_classes() -> Counts:
+    """The first is found late, the second is well predicted, and the third is in neither map."""
+    return Counts(*np.array([[1, 8, 0], [0, 2, 0], [3, 2, 0], [20, 12, 24]]))
+
+
+def test_class_report_counts_zero_division_in_its_means():
+    c = unlike_classes()
+    with_zero = jaxseg.class_report(c, zero_division=0.0).splitlines()
+    assert with_zero[3].split() == ["2", *["0.0000"] * 4, "0"]
+    means = (np.array([1.0, 0.8, 0.0]).mean(), np.array([0.25, 0.8, 0.0]).mean())
+    assert with_zero[-2].split()[1:3] == [f"{mean:.4f}" for mean in means]
+    assert jaxseg.class_report(c).splitlines()[3].split() == ["2", *["-"] * 4, "0"]
+    assert "-" not in jaxseg.class_report(c, zero_division=1.0)
+
+
+def test_class_report_adds_eps_to_the_denominators():
+    c = unlike_classes()
+    _, *rows = (line.split() for line in jaxseg.class_report(c, eps=2.0).splitlines())
+    for row, leaves in zip(rows, numbers(c), strict=False):
+        for cell, name in zip(row[1:], ("precision", "recall", "dice", "iou"), strict=False):
+            assert float(cell) == pytest.approx(getattr(reference, name)(*leaves, eps=2), abs=5e-5)
+    assert rows[-1][4] == f"{9 / (9 + 2 + 5 + 2):.4f}"  # iou of the pooled counts
+
+
+def test_class_report_is_sorted_by_a_column():
+    def order(**options):
+        report = jaxseg.class_report(c, names="abcd", **options).splitlines()
+        return "".join(line[0] for line in report[1:5])
+
+    c = Counts(*np.array([[1, 0, 8, 8], [0, 0, 2, 2], [3, 0, 2, 2], [20, 24, 12, 12]]))
+    assert order() == "abcd"
+    assert order(sort_by="precision") == "acdb"  # undefined is last, equal ones stay in order
+    assert order(sort_by="recall") == order(sort_by="support") == "cdab"
+    assert order(sort_by="iou", zero_division=1.0) == "bcda"
+    sorted_last = jaxseg.class_report(c, sort_by="dice").splitlines()[-3:]
+    assert sorted_last == jaxseg.class_report(c).splitlines()[-3:]  # the means stay where they are
+
+
+def test_class_table_is_columns_of_plain_values():
+    c = unlike_classes()
+    table = jaxseg.class_table(c, names=["a", "b", "c"])
+    assert list(table) == ["class", "precision", "recall", "dice", "iou", "support"]
+    assert table["class"] == ["a", "b", "c"]
+    assert table["support"] == [4, 10, 0]
+    for name in ("precision", "recall", "dice", "iou"):
+        expected = [getattr(reference, name)(*leaves) for leaves in numbers(c)]
+        np.testing.assert_allclose(table[name], expected, rtol=1e-6)
+    types = [{type(value) for value in column} for column in table.values()]
+    assert types == [{str}, *[{float}] * 4, {int}]
+    assert jaxseg.class_table(c, zero_division=-1.0)["iou"][2] == -1
+    assert jaxseg.class_table(c, eps=1.0)["recall"][0] == pytest.approx(1 / 5)
+    soft = jaxseg.class_table(Counts(*(jnp.array([0.5, x]) for x in (1.5, 0.5, 0.5, 2.0))))
+    assert soft["class"] == ["0", "1"]
+    assert soft["support"] == [1.0, 2.0]
+
+
+def test_class_table_of_int32_counts_does_not_wrap_its_support():
+    table = jaxseg.class_table(Counts(*(jnp.full(2, 2**31 - 1) for _ in range(4))))
+    assert table["support"] == [2**32 - 2] * 2

@@ -224,7 +224,7 @@ def score(name: str, options: dict[str, Any], *statistic: Any) -> Any:
 
 def other_rows() -> Iterator[Row]:
     """What else can be jitted: on the inputs of the laws, and of larger maps."""
-    for case in cases.cases("convert", "predict", "moments", "spread", "space"):
+    for case in cases.cases("convert", "predict", "moments", "spread", "space", *cases.SKELETONS):
         make = partial(case.make, np.random.default_rng(0))
         yield Row(case.name, case.kind, make, case.function)
     mask = lambda: (np.random.default_rng(7).random((65, 97)) < 0.01,)  # noqa: E731

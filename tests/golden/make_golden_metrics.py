@@ -4,8 +4,11 @@ The tests read only the files; what is named here is needed to remake them and f
 
     pip install torch==2.13.0 monai==1.6.1 torchmetrics==1.9.0 scikit-learn==1.9.1 keras==3.15.1
     pip install jax==0.10.2
-    pip install --no-deps segmentation-models-pytorch==0.6.0
-    python tests/golden/make_golden_metrics.py
+    pip install --no-deps segmentation-models-pytorch==0.6.0 panoptica==2.1.7
+    pip install scikit-image==0.26.0 nibabel pandas
+    python tests/golden/make_golden_metrics.py CLONE
+
+``CLONE`` is a clone of MetricsReloaded, which is no package, at the commit ``METRICS_RELOADED``.
 
 The scheme is that of ``make_golden.py``: a call is text, and the text is what runs. Every call
 stands in a table of ``docs/from-metrics.md``.
@@ -15,6 +18,8 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import runpy
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +28,7 @@ import make_golden
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
+METRICS_RELOADED = "cb38dfc0a5ed4fa3bdc559e4960b6e2b93c3b967"
 
 Calls = tuple[dict[str, Any], list[str]]
 
@@ -238,6 +244,7 @@ def sklearn_calls(x: dict[str, np.ndarray]) -> Calls:
         "jaccard_score(masks, mask_predictions)",
         "balanced_accuracy_score(masks, mask_predictions)",
         "matthews_corrcoef(masks, mask_predictions)",
+        "class_likelihood_ratios(masks, mask_predictions)",
         "f1_score(multi_labels, multi_predictions, average=None)",
         "jaccard_score(multi_labels, multi_predictions, average='micro')",
         "hamming_loss(multi_labels, multi_predictions)",
@@ -313,12 +320,55 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
     ]
 
 
+def metricsreloaded_calls(x: dict[str, np.ndarray]) -> Calls:
+    sys.path.insert(0, sys.argv[1])
+    from MetricsReloaded.metrics.pairwise_measures import BinaryPairwiseMeasures
+
+    pair = (x["mask_predictions"][0], x["masks"][0])
+    names = {
+        "measures": BinaryPairwiseMeasures(*pair),
+        "one_in_ten": BinaryPairwiseMeasures(*pair, dict_args={"exchange_rate": 1 / 9}),
+        "spaced": BinaryPairwiseMeasures(*pair, pixdim=[2.0, 0.5]),
+    }
+    return names, [
+        "measures.dsc()",
+        "measures.youden_index()",
+        "measures.positive_likelihood_ratio()",
+        "measures.net_benefit_treated()",
+        "one_in_ten.net_benefit_treated()",
+        "measures.absolute_volume_difference_ratio()",
+        "measures.topology_precision()",
+        "measures.topology_sensitivity()",
+        "measures.centreline_dsc()",
+        "measures.com_dist()",
+        "spaced.com_dist()",
+    ]
+
+
+def panoptica_calls(x: dict[str, np.ndarray]) -> Calls:
+    """Its formulas, out of their files: the package needs many others."""
+    names: dict[str, Any] = {
+        "reference": x["masks"][0] == 1,
+        "prediction": x["mask_predictions"][0] == 1,
+    }
+    for file in importlib.metadata.files("panoptica") or []:
+        if file.name in ("cldice.py", "center_distance.py"):
+            names |= runpy.run_path(str(file.locate()))
+    return names, [
+        "_compute_centerline_dice_coefficient(reference, prediction)",
+        "_compute_center_distance(reference, prediction)",
+        "_compute_center_distance(reference, prediction, (2.0, 0.5))",
+    ]
+
+
 PEERS: dict[str, tuple[str, Callable[[dict[str, np.ndarray]], Calls]]] = {
     "monai": ("monai", monai_calls),
     "torchmetrics": ("torchmetrics", torchmetrics_calls),
     "sklearn": ("scikit-learn", sklearn_calls),
     "keras": ("keras", keras_calls),
     "smp": ("segmentation-models-pytorch", smp_calls),
+    "metricsreloaded": ("MetricsReloaded", metricsreloaded_calls),
+    "panoptica": ("panoptica", panoptica_calls),
 }
 
 
@@ -332,7 +382,9 @@ def main() -> None:
     for peer, (package, calls_of) in PEERS.items():
         names, calls = calls_of(inputs)
         cases = {call: {"value": make_golden.plain(eval(call, dict(names)))} for call in calls}
-        version = importlib.metadata.version(package).partition("+")[0]
+        version = METRICS_RELOADED
+        if peer != "metricsreloaded":
+            version = importlib.metadata.version(package).partition("+")[0]
         golden[peer] = {"package": package, "version": version, "cases": cases}
     (HERE / "peers_metrics.json").write_text(make_golden.dump(golden))
     print(json.dumps({peer: len(library["cases"]) for peer, library in golden.items()}))
