@@ -23,6 +23,8 @@ Names = tuple[str, ...]  # the names of the mesh axes that cut the classes
 
 # The log p of a class that a logit of -inf switches off: finite, so that 0 times it is 0.
 LEAST = -1e30
+# Logarithms of given probabilities p and 1 - p are those of this number or more.
+LEAST_P = 1e-7
 
 
 def activate(x: Array, activation: str | None, class_axis: int = -1, names: Names = ()) -> Probs:
@@ -40,7 +42,10 @@ def activate(x: Array, activation: str | None, class_axis: int = -1, names: Name
         # 0.10; tests/test_pixel_sums.py has the temporaries of losses of maps).
         log_p = jnp.where(log_p < LEAST, LEAST, log_p)
     elif activation is None:
-        return Probs(jnp.log(x), x, jnp.log1p(-x), 1 - x)
+        # The values are clipped and the derivatives stay, so that an error is pushed back.
+        high = x + lax.stop_gradient(jnp.maximum(x, LEAST_P) - x)
+        low = x + lax.stop_gradient(jnp.minimum(x, 1 - LEAST_P) - x)
+        return Probs(jnp.log(high), x, jnp.log1p(-low), 1 - x)
     else:
         if activation == "two classes":
             x = jnp.concatenate([-x, x], class_axis)

@@ -1,13 +1,14 @@
 """Compound losses: a pixel loss and a region loss in one scalar.
 
 All but ``dice_top_k_loss`` read the logits once for both. They return a scalar, since their terms
-have different shapes, and so they take class weights, which region losses do not.
+have different shapes, and so they take class weights. (A region loss has one number per class,
+which the caller averages as he likes.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,10 @@ def bce_dice_loss(
     *,
     bce_weight: ArrayLike = 0.5,
     dice_weight: ArrayLike = 1.0,
+    class_weights: ArrayLike | Sequence[float] | None = None,
+    pos_weight: ArrayLike | Sequence[float] | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    activation: Literal["sigmoid"] | None = "sigmoid",
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -57,17 +62,27 @@ def bce_dice_loss(
 
     .. math:: w_{bce} \cdot \operatorname{mean}(BCE)
               + w_{dice} \cdot \operatorname{mean}\left(1 - \frac{2\,tp + smooth}{2\,tp + fp + fn +
-              smooth}\right)
+              smooth}\right), \quad BCE_{nc} = -u_c\, \tilde g_{nc} \log p_{nc} - (1 - \tilde
+              g_{nc}) \log (1 - p_{nc}), \quad \tilde g = (1 - s)\, g + s / 2
 
-    BCE is averaged over valid pixels and classes, the Dice loss over classes and, if ``axis``
-    leaves the batch out, over images.
+    with the weight u of positive pixels and label smoothing s. BCE is averaged over valid pixels
+    and classes, the Dice loss over classes and, if ``axis`` leaves the batch out, over images.
 
     Args:
-      logits: float ``[..., C]``; ``[..., 1]`` for one mask.
+      logits: float ``[..., C]``; ``[..., 1]`` for one mask. Probabilities if ``activation`` is
+        None.
       labels: integer or bool ids ``[...]`` (a mask if C is 1), or dense bool or float ``[..., C]``.
         Convert masks of 0 and 255 to bool first, by ``masks > 0``.
       bce_weight: weight of the cross-entropy.
       dice_weight: weight of the Dice loss.
+      class_weights: ``[C]``, for the mean of both losses over the classes, so only their ratios
+        matter.
+      pos_weight: u, a number or ``[C]``: the weight of pixels of the class in BCE. BCE is not
+        divided by it, as in PyTorch.
+      label_smoothing: s in [0, 1], in BCE alone. A class that a logit of -inf or inf decides has
+        none.
+      activation: "sigmoid", or None if ``logits`` are probabilities. Their logarithms are those of
+        1e-7 or more, so that 0 and 1 have finite values and gradients.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold. Or ``[..., C]``: which
         classes of a pixel count. A class that counts nowhere in an image has no part in the loss.
@@ -94,11 +109,21 @@ def bce_dice_loss(
       The pairing is widespread; Dice as in ``dice_loss``.
 
     Note:
-      The Keras idiom ``0.5 * BCE - dice`` is this loss minus 1, with the same gradient.
+      The Keras idiom ``0.5 * BCE - dice`` is this loss minus 1, with the same gradient. PyTorch
+      (2.9) clips the logarithms of given probabilities at -100, and Keras (3.12) the probabilities,
+      whose gradients are then 0.
     """
-    pixels = as_pixels(logits, labels, "sigmoid", where, weights, axis, axis_name, by_class=True)
-    sums = pixel_sums(_bce_dice_of, pixels)
-    return _compound(pixels, sums, _dice(smooth), dice_weight=dice_weight, bce_weight=bce_weight)
+    _checks.check_choice("activation", activation, ("sigmoid", None))
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
+    classes = pixels.scores.shape[-1]
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    if pos_weight is not None:
+        pos_weight = check_per_class("pos_weight", pos_weight, classes)
+    targets = _targets(_checks.check_smoothing(label_smoothing), 2)
+    counts, bce, weight = pixel_sums(_bce_dice_of, pixels, pos_weight, *targets)
+    sums = (counts, *_per_class(class_weights, bce, weight))
+    terms = {"dice_weight": dice_weight, "bce_weight": bce_weight}
+    return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
 
 def dice_ce_loss(
@@ -330,6 +355,7 @@ def dice_top_k_loss(
     ce_weight: ArrayLike = 1.0,
     fraction: ArrayLike = 0.1,
     class_weights: ArrayLike | Sequence[float] | None = None,
+    ce_class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -349,6 +375,7 @@ def dice_top_k_loss(
       ce_weight: weight of the cross-entropy.
       fraction: share of the valid pixels of the batch that count, as in ``top_k_loss``.
       class_weights: ``[C]``, for the mean of the Dice loss over the classes.
+      ce_class_weights: the ``class_weights`` of ``top_k_loss``.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
@@ -379,7 +406,13 @@ def dice_top_k_loss(
     counts = _given_classes(pixels, pixel_sums(counts_of, pixels))
     regions = _region_mean(pixels, counts, _dice(smooth), class_weights)
     top = top_k_loss(
-        logits, labels, fraction=fraction, where=where, weights=weights, axis_name=axis_name
+        logits,
+        labels,
+        fraction=fraction,
+        class_weights=ce_class_weights,
+        where=where,
+        weights=weights,
+        axis_name=axis_name,
     )
     return _weighted_sum((regions, top), {"dice_weight": dice_weight, "ce_weight": ce_weight})
 
@@ -466,6 +499,8 @@ def unified_focal_loss(
     weight: ArrayLike = 0.5,
     delta: ArrayLike = 0.6,
     gamma: ArrayLike = 0.5,
+    class_weights: ArrayLike | Sequence[float] | None = None,
+    activation: Literal["softmax"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -485,11 +520,16 @@ def unified_focal_loss(
 
     Args:
       logits: float ``[..., C]`` with any number of classes; C = 1 is one class and its background.
+        Probabilities if ``activation`` is None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       asymmetric: whether to take the asymmetric form.
       weight: lambda, the weight of the focal loss.
       delta: weight of other classes against the background, and of misses against false positives.
       gamma: in [0, 1); it damps pixels that are right and stresses classes that are nearly right.
+      class_weights: ``[C]``, or ``[2]`` if C is 1, for the means over the classes and over the
+        pixels in both terms, so only their ratios matter.
+      activation: "softmax", which for C = 1 is a sigmoid, or None if ``logits`` are probabilities.
+        Their logarithms are those of 1e-7 or more.
       smooth: added to numerator and denominator of the Tversky index.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
@@ -518,12 +558,14 @@ def unified_focal_loss(
       MONAI takes two classes, adds 1e-7 where this adds smooth, and averages the focal term over
       the classes too.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name, activation)
+    classes = max(pixels.scores.shape[-1], 2)
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     weight = _checks.check_scalar("weight", weight)
     delta = _checks.check_scalar("delta", delta)
     gamma = _checks.check_scalar("gamma", gamma)
     symmetric = float(not _checks.check_static_bool("asymmetric", asymmetric))
-    background = jnp.arange(max(pixels.scores.shape[-1], 2)) == 0
+    background = jnp.arange(classes) == 0
     deltas = jnp.where(background, 1 - delta, delta)
     damping = jnp.where(background, gamma, gamma * symmetric)
     stress = jnp.where(background, gamma * symmetric, gamma)
@@ -533,8 +575,10 @@ def unified_focal_loss(
         index = tversky(counts, alpha=1 - beta, beta=beta, smooth=smooth, zero_division=1.0)
         return safe_power(1 - index, along_classes(1 - stress, index))
 
-    sums = pixel_sums(_dice_focal_of, pixels, damping, deltas)
-    return _compound(pixels, sums, region, weight=1 - weight, focal_weight=weight)
+    counts, loss, count = pixel_sums(_dice_focal_of, pixels, damping, deltas)
+    sums = (counts, *_per_class(class_weights, loss, count))
+    terms = {"weight": 1 - weight, "focal_weight": weight}
+    return _compound(pixels, sums, region, class_weights, **terms)
 
 
 def deep_supervision(
@@ -615,9 +659,16 @@ def deep_supervision(
     return supervised
 
 
-def _bce_dice_of(x: Pixel) -> tuple[Counts, Array, Array]:
-    """Soft counts, the binary cross-entropy, and its weight."""
-    return counts_of(x), -x.inside(x.log_p) - x.outside(x.log_q), jnp.ones_like(x.p)
+def _bce_dice_of(
+    x: Pixel, pos_weight: Array | None, true_share: Array | None, spread: Array | None
+) -> tuple[Counts, Array, Array]:
+    """Soft counts, the binary cross-entropy of smoothed labels, and its weight."""
+    log_p = x.log_p if pos_weight is None else pos_weight * x.log_p
+    bce = -x.inside(log_p) - x.outside(x.log_q)
+    if true_share is not None and spread is not None:
+        decided = switched_off(x.log_p) | switched_off(x.log_q)
+        bce = true_share * bce - spread * jnp.where(decided, 0, log_p + x.log_q)
+    return counts_of(x), bce, jnp.ones_like(x.p)
 
 
 def _dice_ce_of(
@@ -647,6 +698,13 @@ def _exponential_of(x: Pixel, gamma: Array, weights: Array | None) -> tuple[Coun
 def _targets(smoothing: Array | None, classes: int) -> tuple[Array | None, Array | None]:
     """The share of a label that stays with its class, and the share that is added to each class."""
     return (None, None) if smoothing is None else (1 - smoothing, smoothing / classes)
+
+
+def _per_class(weights: Array | None, *sums: Array) -> tuple[Array, ...]:
+    """Sums ``[..., C]`` times the weights of the classes."""
+    if weights is None:
+        return sums
+    return tuple(along_classes(weights, x) * x for x in sums)
 
 
 def _given_classes(pixels: Pixels, counts: Counts) -> Counts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxseg._checks import Axis
+from jaxseg._checks import Axis, check_class_weights
 from jaxseg._labels import masked
-from jaxseg._numerics import sum_axis_by_axis
+from jaxseg._numerics import along_classes, safe_divide, sum_axis_by_axis
 from jaxseg._pixels import Pixels, as_pixels
 from jaxseg._sharding import placed_as, uncut
 
@@ -75,6 +76,7 @@ def lovasz_softmax_loss(
     *,
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     classes: Literal["present", "all"] = "present",
+    class_weights: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     axis: Axis = None,
@@ -93,6 +95,7 @@ def lovasz_softmax_loss(
         or more is the class.
       activation: "softmax" (C > 1), "sigmoid" or None.
       classes: "present" for the mean over the classes in the labels, "all" for that over all.
+      class_weights: ``[C]``, for that mean, so only their ratios matter.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``: the sizes of the
         pixels in the Jaccard loss.
@@ -125,11 +128,18 @@ def lovasz_softmax_loss(
     if classes not in ("present", "all"):
         raise ValueError(f"classes must be 'present' or 'all', got {classes!r}.")
     pixels = as_pixels(logits, labels, activation, where, weights, axis)
+    num_classes = pixels.scores.shape[-1]
+    class_weights = check_class_weights("class_weights", class_weights, num_classes)
     losses, present = _lovasz(activation, pixels)
     if classes == "all":
-        return losses.mean(-1)
-    counted = present | ~present.any(-1, keepdims=True)
-    return jnp.where(counted, losses, 0).sum(-1) / counted.sum(-1).astype(losses.dtype)
+        counted = jnp.ones_like(present)
+    else:
+        counted = present | ~present.any(-1, keepdims=True)
+    share = counted.astype(losses.dtype)
+    if class_weights is not None:
+        share *= along_classes(class_weights, losses)
+    total = (share * jnp.where(counted, losses, 0)).sum(-1)
+    return safe_divide(total, share.sum(-1), 0)
 
 
 def _lovasz(error_kind: str | None, pixels: Pixels) -> tuple[Array, Array]:

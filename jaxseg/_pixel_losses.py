@@ -222,6 +222,7 @@ def top_k_loss(
     labels: ArrayLike,
     *,
     fraction: ArrayLike = 0.1,
+    class_weights: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     axis: Axis = None,
@@ -238,6 +239,8 @@ def top_k_loss(
       logits: float ``[..., C]``; with C = 1 the two classes are "not it" and "it".
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       fraction: share of the valid pixels, in (0, 1].
+      class_weights: u, ``[C]``; ``[2]`` if C is 1. The hardest pixels are chosen by their
+        unweighted losses; their mean is that of ``u[labels] CE`` over that of ``u[labels]``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``. The hardest pixels are
         chosen by their losses alone, and the mean over them is the weighted one.
@@ -265,9 +268,12 @@ def top_k_loss(
     """
     fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
     pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
+    classes = max(pixels.scores.shape[-1], 2)
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     losses = _cross_entropy(pixels, None, None)
     count = pixels.pixel_count().astype(losses.dtype) * fraction.astype(losses.dtype)
-    return _mean_of_largest(pixels, losses, jnp.floor(count).astype(jnp.int32))
+    count = jnp.floor(count).astype(jnp.int32)
+    return _mean_of_largest(pixels, losses, count, class_weights)
 
 
 def ohem_loss(
@@ -276,6 +282,7 @@ def ohem_loss(
     *,
     threshold: ArrayLike = 0.7,
     min_kept: int = 100_000,
+    class_weights: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     axis: Axis = None,
@@ -291,6 +298,7 @@ def ohem_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       threshold: probability of the true class below which a pixel is hard.
       min_kept: minimum number of pixels to keep (all of them, if there are fewer).
+      class_weights: as in ``top_k_loss``: the threshold is of unweighted probabilities.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
       weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``. The hardest pixels are
         chosen by their losses alone, and the mean over them is the weighted one.
@@ -317,12 +325,13 @@ def ohem_loss(
     min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
     threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
     pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
+    classes = max(pixels.scores.shape[-1], 2)
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     losses = _cross_entropy(pixels, None, None)
     hard = pixels.valid() & (losses > -jnp.log(threshold.astype(losses.dtype)))
     count = pixels.over_devices(hard.sum(pixels.axes, dtype=jnp.int32))
-    return _mean_of_largest(
-        pixels, losses, jnp.maximum(count, jnp.minimum(pixels.pixel_count(), min_kept))
-    )
+    count = jnp.maximum(count, jnp.minimum(pixels.pixel_count(), min_kept))
+    return _mean_of_largest(pixels, losses, count, class_weights)
 
 
 def border_weights(
@@ -454,8 +463,8 @@ def _cross_entropy_of_truth(
 
 @jax.jit
 def _times_weight(loss: Array, truth: Array, weights: Array) -> Array:
-    """The loss of each pixel times the weight of its class."""
-    each = jnp.where(truth, along_classes(weights, loss[..., None]), 0)
+    """The loss of each pixel times the weight of its class, or the mean weight of a soft label."""
+    each = truth.astype(loss.dtype) * along_classes(weights, loss[..., None])
     return each.sum(-1) * loss
 
 
@@ -521,7 +530,9 @@ def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
 # ---------------------------------------------------------------------------------- hardest
 
 
-def _mean_of_largest(pixels: Pixels, losses: Array, count: Array) -> Array:
+def _mean_of_largest(
+    pixels: Pixels, losses: Array, count: Array, class_weights: Array | None
+) -> Array:
     """Mean of the ``count`` largest losses of valid pixels; of the largest one if ``count`` is 0.
 
     With weights, the weighted mean of these losses.
@@ -532,6 +543,9 @@ def _mean_of_largest(pixels: Pixels, losses: Array, count: Array) -> Array:
     axis_name = pixels.axis_name if 0 in pixels.axes else None
     count = jnp.maximum(count, 1)
     weights = None if pixels.weights is None else pixels.weigh(jnp.ones_like(losses))
+    if class_weights is not None:
+        ones = jnp.ones_like(losses) if weights is None else weights
+        weights = _times_weight(ones, pixels.truth(), class_weights)
     return _mean_of_largest_values(losses, pixels.valid(), weights, count, pixels.axes, axis_name)
 
 

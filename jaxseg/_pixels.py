@@ -115,15 +115,23 @@ def as_pixels(
 
 
 def as_pixels_of_classes(
-    logits: ArrayLike,
+    scores: ArrayLike,
     labels: ArrayLike,
     where: ArrayLike | None,
     weights: ArrayLike | None,
     axis: Axis = None,
     axis_name: AxisName = None,
+    activation: Literal["softmax"] | None = "softmax",
 ) -> Pixels:
-    """Check the arguments of a loss of exclusive classes; one logit makes "not it" and "it"."""
-    logits, labels, axes = _checks.check_soft("logits", logits, labels, axis)
-    activation = "softmax" if logits.shape[-1] > 1 else "two classes"
-    where, weights = _checks.check_where_and_weights(where, weights, logits.shape, "tied")
-    return Pixels(logits, labels, where, axes, activation, axis_name, weights)
+    """Check the arguments of a loss of exclusive classes; one score makes "not it" and "it"."""
+    _checks.check_choice("activation", activation, ("softmax", None))
+    name = "probs" if activation is None else "logits"
+    scores, labels, axes = _checks.check_soft(name, scores, labels, axis)
+    where, weights = _checks.check_where_and_weights(where, weights, scores.shape, "tied")
+    pixels = Pixels(scores, labels, where, axes, activation, axis_name, weights)
+    if scores.shape[-1] > 1:
+        return pixels
+    if activation == "softmax":
+        return pixels._replace(activation="two classes")
+    truth = two_classes(as_truth(labels, 1, scores.ndim), None)
+    return pixels._replace(scores=jnp.concatenate([1 - scores, scores], -1), labels=truth)

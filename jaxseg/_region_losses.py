@@ -383,6 +383,7 @@ def generalized_dice_loss(
     labels: ArrayLike,
     *,
     power: float = 2.0,
+    overlap: Literal["product", "minimum"] = "product",
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
@@ -403,6 +404,7 @@ def generalized_dice_loss(
         G^power``, scaled so that the largest is 1: smooth then means the same for large and small
         objects. A class that is absent from the truth has the largest weight, so that its false
         positives count.
+      overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
       logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
         ``dice_loss``.
 
@@ -410,7 +412,7 @@ def generalized_dice_loss(
       Float array ``[...]`` in [0, 1]: the class axis is summed.
 
     Raises:
-      ValueError, TypeError: as ``soft_counts``.
+      ValueError, TypeError: as ``soft_counts``; an unknown ``overlap``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -429,7 +431,7 @@ def generalized_dice_loss(
       1024x1024 pixels costs 0.087. In Optax an absent class has almost all the weight.
     """
     pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
-    c = pixel_sums(counts_of, pixels)
+    c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     return 1 - generalized_dice(c, power=power, smooth=smooth, eps=eps, zero_division=1.0)
 
 

@@ -473,7 +473,11 @@ TABLE = {
     ),
     "log_cosh_dice_loss": region(SOFTMAX_IDS),
     "generalized_dice_loss": region(
-        SOFTMAX_IDS, class_axes=0, defaults={"power": 2.0}, calls=[{}, {"power": 1.0}]
+        SOFTMAX_IDS,
+        also(PROBS_DENSE, "minimum", overlap="minimum"),
+        class_axes=0,
+        defaults={"power": 2.0, "overlap": "product"},
+        calls=[{}, {"power": 1.0, "overlap": "minimum"}],
     ),
     "generalized_wasserstein_dice_loss": region(
         also(SOFTMAX_IDS, distances=DISTANCES),
@@ -513,23 +517,26 @@ TABLE = {
         "ordered",
         class_axes=0,
         options={"fraction": 0.3},
-        defaults={"fraction": 0.1},
-        calls=[{"fraction": 0.32}],
+        defaults={"fraction": 0.1, "class_weights": None},
+        calls=[{"fraction": 0.32}, {"fraction": 0.32, "class_weights": rising_pair}],
     ),
     "ohem_loss": loss(
         "ordered",
         class_axes=0,
         options={"min_kept": 3},
-        defaults={"threshold": 0.7, "min_kept": 100_000},
-        calls=[{"threshold": 0.6, "min_kept": 5}, {"threshold": 0.01, "min_kept": 5}],
+        defaults={"threshold": 0.7, "min_kept": 100_000, "class_weights": None},
+        calls=[
+            {"threshold": 0.6, "min_kept": 5, "class_weights": rising_pair},
+            {"threshold": 0.01, "min_kept": 5},
+        ],
     ),
     "lovasz_hinge_loss": loss("ordered", SIGMOID_DENSE, hard_labels=True),
     "lovasz_softmax_loss": loss(
         "ordered",
         high=1,
         class_axes=0,
-        defaults={"classes": "present"},
-        calls=[{}, {"classes": "all"}],
+        defaults={"classes": "present", "class_weights": None},
+        calls=[{"class_weights": rising}, {"classes": "all"}],
         hard_labels=True,
     ),
     # boundary losses
@@ -576,8 +583,19 @@ TABLE = {
     # compound losses
     "bce_dice_loss": compound(
         SIGMOID_IDS,
-        defaults={"bce_weight": 0.5, "dice_weight": 1.0},
-        calls=[{"bce_weight": 0.7, "dice_weight": 1.5}],
+        also(PROBS_DENSE, "weighted", class_weights=WEIGHTS, pos_weight=3.0),
+        defaults={
+            "bce_weight": 0.5,
+            "dice_weight": 1.0,
+            "class_weights": None,
+            "pos_weight": None,
+            "label_smoothing": 0.0,
+            "activation": "sigmoid",
+        },
+        calls=[
+            {"bce_weight": 0.7, "dice_weight": 1.5},
+            {"class_weights": rising, "pos_weight": rising, "label_smoothing": 0.1},
+        ],
     ),
     "dice_ce_loss": compound(
         also(
@@ -615,8 +633,15 @@ TABLE = {
     ),
     "dice_top_k_loss": compound(
         SOFTMAX_IDS,
-        defaults={**TERMS, "fraction": 0.1, "class_weights": None},
-        calls=[{"fraction": 0.32, "ce_weight": 0.7, "class_weights": rising}],
+        defaults={**TERMS, "fraction": 0.1, **NO_WEIGHTS},
+        calls=[
+            {
+                "fraction": 0.32,
+                "ce_weight": 0.7,
+                "class_weights": rising,
+                "ce_class_weights": rising_pair,
+            }
+        ],
     ),
     "exponential_logarithmic_loss": compound(
         SIGMOID_IDS,
@@ -631,8 +656,19 @@ TABLE = {
     ),
     "unified_focal_loss": compound(
         SIGMOID_IDS,
-        defaults={"asymmetric": True, "weight": 0.5, "delta": 0.6, "gamma": 0.5},
-        calls=[{}, {"asymmetric": False, "gamma": 0.3, "delta": 0.7}],
+        also(PROBS_DENSE, "weighted", class_weights=WEIGHTS),
+        defaults={
+            "asymmetric": True,
+            "weight": 0.5,
+            "delta": 0.6,
+            "gamma": 0.5,
+            "class_weights": None,
+            "activation": "softmax",
+        },
+        calls=[
+            {},
+            {"asymmetric": False, "gamma": 0.3, "delta": 0.7, "class_weights": rising_pair},
+        ],
     ),
     "deep_supervision": other(
         "wrapper",
@@ -664,12 +700,19 @@ TABLE = {
 }
 
 
+# Losses that take logits of one kind, or probabilities.
+ONE_ACTIVATION = ("bce_dice_loss", "unified_focal_loss")
+
+
 def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that a function takes."""
     parameters = signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(arguments)
-    return {k: v for k, v in arguments.items() if k in parameters}
+    given = {k: v for k, v in arguments.items() if k in parameters}
+    if function.__name__ in ONE_ACTIVATION and given.get("activation") is not None:
+        del given["activation"]
+    return given
 
 
 CASES = [

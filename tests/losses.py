@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import reference
+from cases import ONE_ACTIVATION
 from scipy import ndimage
 
 import jaxseg
@@ -117,7 +118,7 @@ class Case(NamedTuple):
 def case(loss: str, inputs: str, *, per_image: bool = False, **options: Any) -> Case:
     """A case with the activation and the mask of its inputs, where the loss takes them."""
     given, taken = INPUTS[inputs], inspect.signature(getattr(jaxseg, loss)).parameters
-    if "activation" in taken:
+    if "activation" in taken and loss not in ONE_ACTIVATION:
         options["activation"] = given.activation
     if given.where is not None:
         options["where"] = given.where

@@ -511,11 +511,13 @@ def generalized_dice_loss(
     where=None,
     axis=None,
     weights=None,
+    overlap="product",
 ):
     def loss(p, g, u):
         w, u = rarity(weighted(g, u)) ** power, u[:, None]
-        overlap, volume = w * (u * p * g).sum(0), w * ((u * p).sum(0) + (u * g).sum(0))
-        return 1 - (2 * overlap.sum() + smooth) / (volume.sum() + smooth + eps)
+        common = p * g if overlap == "product" else p.__array_namespace__().minimum(p, g)
+        both, volume = w * (u * common).sum(0), w * ((u * p).sum(0) + (u * g).sum(0))
+        return 1 - (2 * both.sum() + smooth) / (volume.sum() + smooth + eps)
 
     p, g = pixels(x, labels, activation, where)
     return grouped(loss, where, axis, p, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
@@ -664,23 +666,39 @@ def nacl_loss(
     return weighted_map(cross_entropy_loss(x, labels) + weight * gap.mean(-1), where, weights)
 
 
-def top_k_loss(x, labels, fraction=0.1, where=None, axis=None, weights=None):
+def top_k_loss(x, labels, fraction=0.1, where=None, axis=None, weights=None, class_weights=None):
+    def count(losses):
+        return max(1, math.floor(fraction * len(losses)))
+
+    return mean_of_hardest(count, x, labels, where, axis, weights, class_weights)
+
+
+def ohem_loss(
+    x,
+    labels,
+    threshold=0.7,
+    min_kept=100_000,
+    where=None,
+    axis=None,
+    weights=None,
+    class_weights=None,
+):
+    def count(losses):
+        return max(int((np.exp(-losses) < threshold).sum()), min_kept)
+
+    return mean_of_hardest(count, x, labels, where, axis, weights, class_weights)
+
+
+def mean_of_hardest(count, x, labels, where, axis, weights, class_weights):
     def loss(losses, u):
-        kept = np.argsort(-constant(losses))[: max(1, math.floor(fraction * len(losses)))]
+        kept = np.argsort(-constant(losses))[: count(constant(losses))]
         return (u[kept] * losses[kept]).sum() / u[kept].sum()
 
-    losses = cross_entropy_loss(x, labels, where=where)
-    return grouped(loss, where, axis, losses, each_weight(weights, losses.shape), ndim=x.ndim - 1)
-
-
-def ohem_loss(x, labels, threshold=0.7, min_kept=100_000, where=None, axis=None, weights=None):
-    def loss(losses, u):
-        hard = int((np.exp(-constant(losses)) < threshold).sum())
-        kept = np.argsort(-constant(losses))[: max(hard, min_kept)]
-        return (u[kept] * losses[kept]).sum() / u[kept].sum()
-
-    losses = cross_entropy_loss(x, labels, where=where)
-    return grouped(loss, where, axis, losses, each_weight(weights, losses.shape), ndim=x.ndim - 1)
+    losses, (_, g) = cross_entropy_loss(x, labels, where=where), pixels(x, labels, None, where)
+    u = np.array(each_weight(weights, losses.shape))
+    if class_weights is not None:
+        u *= (constant(g) * each_class(class_weights, x.shape[-1])).sum(-1)
+    return grouped(loss, where, axis, losses, u, ndim=x.ndim - 1)
 
 
 def constant(x):
@@ -719,14 +737,23 @@ def lovasz_hinge_loss(x, labels, where=None, axis=None, weights=None):
 
 
 def lovasz_softmax_loss(
-    x, labels, activation="softmax", classes="present", where=None, axis=None, weights=None
+    x,
+    labels,
+    activation="softmax",
+    classes="present",
+    class_weights=None,
+    where=None,
+    axis=None,
+    weights=None,
 ):
     def loss(p, g, u):
         present = [c for c in range(p.shape[-1]) if classes == "present" and g[:, c].any()]
         present = present or range(p.shape[-1])  # all, too, if none is present
-        return sum(lovasz(abs(g[:, c] - p[:, c]), g[:, c], u) for c in present) / len(present)
+        losses = [(c, lovasz(abs(g[:, c] - p[:, c]), g[:, c], u)) for c in present]
+        return sum(v[c] * loss for c, loss in losses) / sum(v[c] for c, _ in losses)
 
     p, g = pixels(x, labels, activation, where)
+    v = each_class(class_weights, x.shape[-1])
     return grouped(loss, where, axis, p, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
 
 
@@ -1121,12 +1148,30 @@ def mean_over_valid(values, where, weights=None):
     return weighted(masked(values, where), weights).sum() / count
 
 
-def bce(x, labels, where=None, weights=None):
-    """Binary cross-entropy of logits, averaged over valid pixels and classes."""
+def bce(
+    x,
+    labels,
+    where=None,
+    weights=None,
+    class_weights=None,
+    pos_weight=None,
+    label_smoothing=0.0,
+    activation="sigmoid",
+):
+    """Binary cross-entropy, averaged over valid pixels and, by their weights, over classes."""
     truth = labels if labels.ndim == x.ndim else one_hot(labels, x.shape[-1])
-    truth = truth.astype(x.dtype)
-    losses = -(truth * log_sigmoid(x) + (1 - truth) * log_sigmoid(-x))
-    return mean_over_valid(losses, where, weights)
+    truth = truth.astype(x.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    if activation is None:
+        xp = x.__array_namespace__()
+        log_p, log_q = xp.log(xp.clip(x, 1e-7, None)), xp.log(xp.clip(1 - x, 1e-7, None))
+    else:
+        log_p, log_q = log_sigmoid(x), log_sigmoid(-x)
+    positive, each = (
+        np.broadcast_to(each_class(v, x.shape[-1]), x.shape) for v in (pos_weight, class_weights)
+    )
+    losses = -(positive * truth * log_p + (1 - truth) * log_q)
+    valid = weighted(masked(np.ones(losses.shape), where), weights)
+    return (each * weighted(masked(losses, where), weights)).sum() / (each * valid).sum()
 
 
 def bce_dice_loss(
@@ -1134,16 +1179,21 @@ def bce_dice_loss(
     labels,
     bce_weight=0.5,
     dice_weight=1.0,
+    class_weights=None,
+    pos_weight=None,
+    label_smoothing=0.0,
+    activation="sigmoid",
     smooth=1.0,
     where=None,
     axis=None,
     weights=None,
 ):
     options = {"where": where, "axis": axis, "weights": weights}
-    region = dice_loss(x, labels, "sigmoid", smooth=smooth, **options)
+    region = dice_loss(x, labels, activation, smooth=smooth, **options)
     shares = image_shares(x, where, axis, weights)
-    dice = mean_over_classes(region, None, shares)
-    return bce_weight * bce(x, labels, where, weights) + dice_weight * dice
+    dice = mean_over_classes(region, class_weights, shares)
+    entropy = bce(x, labels, where, weights, class_weights, pos_weight, label_smoothing, activation)
+    return bce_weight * entropy + dice_weight * dice
 
 
 def image_shares(x, where, axis, weights):
@@ -1278,6 +1328,7 @@ def dice_top_k_loss(
     ce_weight=1.0,
     fraction=0.1,
     class_weights=None,
+    ce_class_weights=None,
     smooth=1.0,
     where=None,
     axis=None,
@@ -1287,7 +1338,8 @@ def dice_top_k_loss(
     options = {"where": where, "axis": axis, "weights": weights}
     region = dice_loss(x, labels, activation, smooth=smooth, **options)
     shares = image_shares(x, where, axis, weights)
-    pixel = top_k_loss(*two_classes(x, labels), fraction, where, weights=weights)
+    options = {"weights": weights, "class_weights": ce_class_weights}
+    pixel = top_k_loss(*two_classes(x, labels), fraction, where, **options)
     return dice_weight * mean_over_classes(region, class_weights, shares) + ce_weight * pixel
 
 
@@ -1327,27 +1379,38 @@ def unified_focal_loss(
     weight=0.5,
     delta=0.6,
     gamma=0.5,
+    class_weights=None,
+    activation="softmax",
     smooth=1.0,
     where=None,
     axis=None,
     weights=None,
 ):
+    if activation is None and x.shape[-1] == 1:
+        _, labels = two_classes(x, labels)
+        x = x.__array_namespace__().concat([1 - x, x], axis=-1)
     x, labels = two_classes(x, labels)
-    p, g = pixels(x, labels, "softmax", where)
-    logs, axes = log_softmax(masked(x, where)), map_axes(axis, x.ndim - 1)
+    p, g = pixels(x, labels, activation, where)
+    if activation is None:
+        logs = x.__array_namespace__().log(x.__array_namespace__().clip(p, 1e-7, None))
+    else:
+        logs = log_softmax(masked(x, where))
+    axes = map_axes(axis, x.ndim - 1)
     products = (p * g, p * (1 - g), (1 - p) * g)
     tp, fp, fn = (weighted(v, weights).sum(axes) for v in products)
     shares = image_shares(x, where, axis, weights)
     missing = 1 - (tp + smooth) / (tp + delta * fn + (1 - delta) * fp + smooth)
-    region = focal = 0.0
-    for c in range(x.shape[-1]):
+    each = each_class(class_weights, x.shape[-1])
+    region, focal, count = 0.0, 0.0, 0.0
+    for c, u in enumerate(each.tolist()):
         rare = c > 0
         enhanced = missing[..., c] ** (1 - gamma) if rare or not asymmetric else missing[..., c]
-        region = region + mean_over_classes(enhanced[..., None], None, shares)
+        region = region + u * mean_over_classes(enhanced[..., None], None, shares) / each.sum()
         suppressed = 1.0 if rare and asymmetric else (1 - p[..., c]) ** gamma
         entropy = -(delta if rare else 1 - delta) * suppressed * g[..., c] * logs[..., c]
-        focal = focal + mean_over_labelled(entropy, x, labels, where, weights)
-    return weight * focal + (1 - weight) * region / x.shape[-1]
+        focal = focal + u * weighted(entropy, weights).sum()
+        count = count + u * weighted(g[..., c], weights).sum()
+    return weight * focal / count + (1 - weight) * region
 
 
 def nearest(labels, shape):
