@@ -117,6 +117,68 @@ def test_bce_dice_is_the_keras_idiom_plus_one():
     np.testing.assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-6)
 
 
+def test_bce_dice_weighs_positive_pixels_and_smooths_labels_as_torch_and_keras_do():
+    pos_weight, smoothing = np.float32([2.0, 0.5, 1.0]), 0.2
+    smoothed = (1 - smoothing) * ONE_HOT + smoothing / 2
+    positive, negative = np.logaddexp(0, -LOGITS), np.logaddexp(0, LOGITS)
+    each = pos_weight * smoothed * positive + (1 - smoothed) * negative
+    got = jaxseg.bce_dice_loss(
+        LOGITS, IDS, dice_weight=0.0, bce_weight=1.0, pos_weight=[2, 0.5, 1], label_smoothing=0.2
+    )
+    np.testing.assert_allclose(got, each.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"), [("bce_dice_loss", "sigmoid"), ("unified_focal_loss", "softmax")]
+)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_loss_of_probabilities_is_that_of_their_logits(name, activation, classes):
+    loss, logits = getattr(jaxseg, name), LOGITS[..., :classes]
+    is_sigmoid = activation == "sigmoid" or classes == 1
+    probs = jax.nn.sigmoid(logits) if is_sigmoid else jax.nn.softmax(logits)
+    for labels in (IDS, ONE_HOT[..., :classes]):
+        want = loss(logits, labels, activation=activation)
+        np.testing.assert_allclose(loss(probs, labels, activation=None), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bce_dice_loss", "unified_focal_loss"])
+def test_probabilities_of_exactly_0_and_1_have_finite_gradients(name):
+    probs = np.float32([[1.0], [0.0], [1.0], [0.0]])
+    labels = np.array([1, 0, 0, 1])  # right, right, wrong, wrong
+
+    def loss(p):
+        return getattr(jaxseg, name)(p, labels, activation=None)
+
+    value, gradient = jax.value_and_grad(loss)(probs)
+    second = jax.grad(lambda p: (jax.grad(loss)(p) ** 2).sum())(probs)
+    assert np.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(second).all()
+    assert gradient[2, 0] > 1 and gradient[3, 0] < -1  # mistakes are pushed back
+
+
+@pytest.mark.parametrize("name", ["bce_dice_loss", "unified_focal_loss"])
+def test_a_class_of_weight_0_has_no_part(name):
+    loss = functools.partial(getattr(jaxseg, name), class_weights=[0, 1, 1])
+    if name == "bce_dice_loss":
+        assert (jax.grad(lambda x: loss(x, IDS))(LOGITS)[..., 0] == 0).all()
+    scaled = functools.partial(getattr(jaxseg, name), class_weights=[0, 5, 5])
+    np.testing.assert_allclose(loss(LOGITS, IDS), scaled(LOGITS, IDS), rtol=1e-6)
+    np.testing.assert_allclose(
+        getattr(jaxseg, name)(LOGITS, IDS, class_weights=[3, 3, 3]),
+        getattr(jaxseg, name)(LOGITS, IDS),
+        rtol=1e-6,
+    )
+
+
+def test_ohem_with_class_weights_is_the_recipe_of_street_scenes():
+    weights, threshold = np.float32([0.5, 1.0, 3.0]), 0.4
+    plain = np.asarray(optax.softmax_cross_entropy_with_integer_labels(LOGITS, IDS))
+    hard = np.exp(-plain) < threshold
+    u = weights[IDS]
+    want = (u * plain)[hard].sum() / u[hard].sum()
+    got = jaxseg.ohem_loss(LOGITS, IDS, threshold=threshold, min_kept=1, class_weights=weights)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 # ---------------------------------------------------------------------------------- weights
 
 
