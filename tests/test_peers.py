@@ -92,6 +92,9 @@ def cross_entropy(**kwargs: Any) -> jax.Array:
     return dice_ce(dice_weight=0.0, **kwargs)
 
 
+BCE = {"bce_weight": 1.0, "dice_weight": 0.0}
+
+
 def bce_dice(**kwargs: Any) -> jax.Array:
     return jaxseg.bce_dice_loss(X["mask_logits"], X["mask_labels"], axis=IMAGE, **kwargs)
 
@@ -290,7 +293,8 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
         "cross_entropy_weight_ignore_index",
         lambda: cross_entropy(**void, ce_class_weights=WEIGHTS),
     ),
-    ("torch", "binary_cross_entropy", lambda: bce_dice(bce_weight=1.0, dice_weight=0.0)),
+    ("torch", "binary_cross_entropy", lambda: bce_dice(**BCE)),
+    ("torch", "binary_cross_entropy_pos_weight", lambda: bce_dice(**BCE, pos_weight=3.0)),
     ("torchmetrics", "confusion_matrix", matrix),
     ("torchmetrics", "confusion_matrix_ignore_index", lambda: matrix(**void)),
     ("torchmetrics", "binary_jaccard", lambda: jaxseg.iou(masks())[0]),
@@ -367,7 +371,15 @@ AGREE: list[tuple[str, str, Callable[[], Any]]] = [
     ),
     ("keras", "dice_binary", lambda: mask_loss(dice_loss, axis=None, smooth=0.0, eps=1e-7)[0]),
     ("keras", "tversky_0.5_0.5", lambda: loss(tversky_loss, smooth=0.0, eps=1e-7).mean()),
-    ("keras", "binary_crossentropy", lambda: bce_dice(bce_weight=1.0, dice_weight=0.0)),
+    ("keras", "binary_crossentropy", lambda: bce_dice(**BCE)),
+    ("keras", "binary_crossentropy_label_smoothing", lambda: bce_dice(**BCE, label_smoothing=0.2)),
+    (
+        "keras",
+        "binary_crossentropy_of_probs",
+        lambda: jaxseg.bce_dice_loss(
+            jax.nn.sigmoid(X["mask_logits"]), X["mask_labels"], activation=None, **BCE
+        ),
+    ),
     ("keras", "categorical_crossentropy", cross_entropy),
     (
         "keras",

@@ -305,6 +305,10 @@ def torch_calls(x: dict[str, np.ndarray]) -> Calls:
         "cross_entropy_ignore_index": f"{loss}(ignore_index=255){void}",
         "cross_entropy_weight_ignore_index": f"{loss}(weight, ignore_index=255){void}",
         "binary_cross_entropy": "BCEWithLogitsLoss()(mask_logits[:, 0], mask_labels.float())",
+        "binary_cross_entropy_pos_weight": (
+            "BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))(mask_logits[:, 0], "
+            "mask_labels.float())"
+        ),
     }
 
 
@@ -434,6 +438,10 @@ def keras_calls(x: dict[str, np.ndarray]) -> Calls:
         "dice_binary": "Dice()(mask, mask_probs)",
         "tversky_0.5_0.5": "Tversky(alpha=0.5, beta=0.5, axis=(1, 2))(truth, probs)",
         "binary_crossentropy": "BinaryCrossentropy(from_logits=True)(mask, mask_logits)",
+        "binary_crossentropy_label_smoothing": (
+            "BinaryCrossentropy(from_logits=True, label_smoothing=0.2)(mask, mask_logits)"
+        ),
+        "binary_crossentropy_of_probs": "BinaryCrossentropy()(mask, mask_probs)",
         "categorical_crossentropy": f"{ce})(truth, logits)",
         "categorical_crossentropy_label_smoothing": f"{ce}, label_smoothing=0.1)(truth, logits)",
         "mean_iou": "result(MeanIoU(num_classes=4), (labels, predictions))",

@@ -394,6 +394,7 @@ def smp_calls(x: dict[str, np.ndarray]) -> Calls:
 def torch_calls(x: dict[str, np.ndarray]) -> Calls:
     names = torch_names(x, channel=False)
     names |= vars(names["torch"].nn)
+    names["tensor"] = names["torch"].tensor
     data, void = "(logits, labels)", "(logits, labels_with_void)"
     page = [
         f"CrossEntropyLoss(){data}",
@@ -403,6 +404,7 @@ def torch_calls(x: dict[str, np.ndarray]) -> Calls:
         f"CrossEntropyLoss(ignore_index=255){void}",
         f"CrossEntropyLoss(reduction='sum'){data}",
         "BCEWithLogitsLoss()(mask_logits[:, 0], masks.float())",
+        "BCEWithLogitsLoss(pos_weight=tensor(3.0))(mask_logits[:, 0], masks.float())",
     ]
     calls = {call: call for call in page}
     calls |= {
