@@ -166,7 +166,11 @@ def test_counting_of_each_image(device, name, uncached):
 
 ON_TPU = [
     *(LossCase((4, 256, 256, c)) for c in (4, 19, 32)),
-    *(LossCase((4, 256, 256, c), dtype="bfloat16") for c in (1, 11)),
+    pytest.param(
+        LossCase((4, 256, 256, 1), dtype="bfloat16"),
+        marks=pytest.mark.xfail(reason="temporaries of 0.37 of these small logits", strict=True),
+    ),
+    LossCase((4, 256, 256, 11), dtype="bfloat16"),
     LossCase((4, 256, 256, 4), dense=True),
     *(LossCase((1, 64, 64, 64, 117), dtype=dtype) for dtype in sums.DTYPES),
 ]
@@ -204,6 +208,10 @@ def test_kernels_on_tpu_move_less_than_others(case, uncached):
 def test_only_sums_cross_devices(device, axis_type, layout, step, uncached, request):
     if (device, layout, step) == ("h200", "classes", "value"):
         reason = "the kernel does not serve a device that holds some of the classes"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+    by_xla = device == "tpu" and axis_type is AxisType.Auto and step != "value"
+    if by_xla and layout != "classes":
+        reason = "without custom_partitioning, XLA sends the sums in two operations"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     mesh = compilers.mesh_of(device, mesh_shape(device), ("a", "b"), axis_type)
     f, specs = sharded_loss(SHARDED_SHAPE, layout)
