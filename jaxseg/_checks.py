@@ -171,6 +171,34 @@ def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None
     return where
 
 
+def check_weights(
+    weights: ArrayLike | None, shape: tuple[int, ...], num_classes: int | None = None
+) -> Array | None:
+    """Check weights of pixels: floats of the label map's ``shape``; an axis may have length 1.
+
+    With ``num_classes``, those of independent classes, they may have a class axis too. They become
+    float32 or stay float64, and have no gradient.
+    """
+    if weights is None:
+        return None
+    weights = as_raw_array(weights)
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
+        raise TypeError(f"weights must be floating point, got {weights.dtype}. {hint}")
+    full = shape
+    if num_classes is not None and weights.ndim > len(shape):
+        full = (*shape, num_classes)
+    fits = all(n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False))
+    if weights.ndim != len(full) or not fits:
+        lacks_axes = weights.ndim < len(full) and fits
+        hint = f" For weights of all images: jnp.broadcast_to(weights, {full})."
+        raise ValueError(
+            f"weights must have the label map's shape {full}, or 1 along axes that share a weight; "
+            f"got {weights.shape}.{hint if lacks_axes else ''}"
+        )
+    return jax.lax.stop_gradient(at_least_float32(weights))
+
+
 def check_activation(
     activation: str | None, allowed: Sequence[str | None], num_classes: int
 ) -> None:

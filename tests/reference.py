@@ -35,8 +35,8 @@ def map_axes(axis: Any, ndim: int) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------- statistics
 
 
-def hard_counts(predictions, labels, num_classes=None, where=None, axis=None):
-    """``(tp, fp, fn, tn)``, each ``[..., C]``."""
+def hard_counts(predictions, labels, num_classes=None, where=None, axis=None, weights=None):
+    """``(tp, fp, fn, tn)``, each ``[..., C]``; ``weights`` may have a class axis too."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if num_classes is not None:
         predictions, labels = one_hot(predictions, num_classes), one_hot(labels, num_classes)
@@ -45,23 +45,30 @@ def hard_counts(predictions, labels, num_classes=None, where=None, axis=None):
         valid &= np.asarray(where)[..., None]
     cases = ((True, True), (True, False), (False, True), (False, False))
     axes = map_axes(axis, labels.ndim - 1)
-    return tuple(((predictions == p) & (labels == g) & valid).sum(axes) for p, g in cases)
+    found = [(predictions == p) & (labels == g) & valid for p, g in cases]
+    if weights is None:
+        return tuple(x.sum(axes) for x in found)
+    weights = np.asarray(weights, np.float64)
+    weights = weights if weights.ndim == labels.ndim else weights[..., None]
+    return tuple(np.where(x, weights, 0).sum(axes) for x in found)
 
 
-def confusion_matrix(predictions, labels, num_classes, where=None, axis=None):
+def confusion_matrix(predictions, labels, num_classes, where=None, axis=None, weights=None):
     """``[..., C, C]``, rows truth; a pixel with an id outside [0, C) has no cell."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     predicted, true = one_hot(predictions, num_classes), one_hot(labels, num_classes)
     axes = map_axes(axis, labels.ndim)
     kept = tuple(n for a, n in enumerate(labels.shape) if a not in axes)
-    matrix = np.zeros((*kept, num_classes, num_classes), np.int64)
+    dtype = np.int64 if weights is None else np.float64
+    weights = np.broadcast_to(1 if weights is None else weights, labels.shape)
+    matrix = np.zeros((*kept, num_classes, num_classes), dtype)
     for pixel in np.ndindex(labels.shape):
         if where is not None and not where[pixel]:
             continue
         place = tuple(i for a, i in enumerate(pixel) if a not in axes)
         for i in np.flatnonzero(true[pixel]):
             for j in np.flatnonzero(predicted[pixel]):
-                matrix[(*place, i, j)] += 1
+                matrix[(*place, i, j)] += weights[pixel]
     return matrix
 
 
