@@ -118,7 +118,9 @@ def check_hard(
             f"One call counts in int32, so fewer than 2**31 pixels; got shape {shape}. "
             "Count in parts."
         )
-    return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+    per_class = dense and where is not None and np.ndim(where) > len(shape)
+    where = check_where(where, predictions.shape if per_class else shape)
+    return predictions, labels, where, normalize_axis(axis, len(shape))
 
 
 def _dtype_hint(name: str, x: Array, may_be_logits: bool, dense: bool) -> str:

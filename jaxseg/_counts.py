@@ -94,10 +94,11 @@ def counts(
         C]``.
       labels: the truth, in the same format and shape.
       num_classes: C, static. With 1, both are masks and id 1 is the class.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      where: bool ``[...]``; False pixels do not count, whatever they hold. For bool masks also
+        ``[..., C]``: a class that is not annotated there does not count.
       weights: float ``[...]``, how much each pixel counts, finite and at least 0; an axis along
-        which they are the same may have length 1, so ``[B, 1, 1]`` is one weight per image. Bool
-        masks may have weights ``[..., C]``.
+        which they are the same may have length 1, so ``[B, 1, 1]`` is one weight per image. For
+        bool masks also ``[..., C]``.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
@@ -133,8 +134,8 @@ def counts(
     if num_classes is None:
         *space, classes = predictions.shape
         weights = _checks.check_weights(weights, tuple(space), classes)
-        if weights is not None:
-            return _weighted_mask_counts(predictions, labels, where, weights, axes=axes)
+        if weights is not None or (where is not None and where.ndim > len(space)):
+            return _pair_counts(predictions, labels, where, weights, axes=axes)
         return _mask_counts(predictions, labels, where, axes=axes)
     num_classes = _checks.check_num_classes(num_classes)
     weights = _checks.check_weights(weights, predictions.shape)
@@ -222,26 +223,28 @@ def _id_counts(
 
 
 @partial(jax.jit, static_argnames="axes")
-def _weighted_mask_counts(
+def _pair_counts(
     predictions: Array,
     labels: Array,
     where: Array | None,
-    weights: Array,
+    weights: Array | None,
     *,
     axes: tuple[int, ...],
 ) -> Counts:
-    """Counts of bool masks with weights: a histogram of four values per class."""
-    if where is not None:
-        where = where[..., None]
-    if weights.ndim < predictions.ndim:
-        weights = weights[..., None]
+    """Counts of bool masks with weights, or a mask per class: histograms of four pairs of bools."""
+    where, weights = (
+        x if x is None or x.ndim == predictions.ndim else x[..., None] for x in (where, weights)
+    )
 
     def pair(p: Array, g: Array) -> Array:
         p, g = (_checks.clean_bools(x).astype(jnp.uint8) for x in (p, g))
         return 2 * p + g
 
     maps = (predictions, labels)
-    sums = weighted_histogram((pair,), maps, weights, where, 4, axes).sum(-1)
+    if weights is None:
+        sums = histogram(pair, maps, where, 4, axes)
+    else:
+        sums = weighted_histogram((pair,), maps, weights, where, 4, axes).sum(-1)
     return Counts(tp=sums[..., 3], fp=sums[..., 2], fn=sums[..., 1], tn=sums[..., 0])
 
 

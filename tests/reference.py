@@ -42,7 +42,8 @@ def hard_counts(predictions, labels, num_classes=None, where=None, axis=None, we
         predictions, labels = one_hot(predictions, num_classes), one_hot(labels, num_classes)
     valid = np.ones(labels.shape, bool)
     if where is not None:
-        valid &= np.asarray(where)[..., None]
+        where = np.asarray(where)
+        valid &= where if where.ndim == labels.ndim else where[..., None]
     cases = ((True, True), (True, False), (False, True), (False, False))
     axes = map_axes(axis, labels.ndim - 1)
     found = [(predictions == p) & (labels == g) & valid for p, g in cases]

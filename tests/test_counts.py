@@ -300,6 +300,27 @@ def test_weighted_counts_equal_the_reference(num_classes, shape, axis):
         np.testing.assert_allclose(matrix, expected, rtol=2e-7)
 
 
+@pytest.mark.parametrize("axis", [None, (1, 2)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_class_that_is_not_annotated_does_not_count(weighted, axis):
+    predictions, labels = rng(1).random((2, *SHAPE, 3)) < 0.5
+    where = rng(2).random((*SHAPE, 3)) < 0.7
+    where[0, ..., 1] = False
+    kwargs = {"where": where, "axis": axis, "weights": weights_of(SHAPE) if weighted else None}
+    c = jaxseg.counts(predictions, labels, **kwargs)
+    assert c.tp.dtype == (jnp.float32 if weighted else jnp.int32)
+    assert_counts(c, reference.hard_counts(predictions, labels, **kwargs), rtol=2e-7)
+
+
+@pytest.mark.parametrize("shape", [(*SHAPE, 1), (*SHAPE, 2), (3, 5, 3)], ids=str)
+def test_a_mask_of_classes_has_the_shape_of_the_maps(shape):
+    masks = np.zeros((*SHAPE, 3), bool)
+    with pytest.raises(ValueError, match="where must have the label map's shape"):
+        jaxseg.counts(masks, masks, where=np.ones(shape, bool))
+    with pytest.raises(ValueError, match="where must have the label map's shape"):
+        jaxseg.counts(masks[..., 0], masks[..., 0], where=masks, num_classes=2)
+
+
 @pytest.mark.parametrize("axis", AXES, ids=str)
 @pytest.mark.parametrize(
     "shape", [SHAPE, (2, 1, 1), (*SHAPE, 3), (2, 1, 1, 3), (*SHAPE, 1)], ids=str
