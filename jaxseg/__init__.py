@@ -6,6 +6,7 @@ from jaxseg._boundary_losses import (
     hausdorff_dt_loss,
     hausdorff_erosion_loss,
 )
+from jaxseg._class_weights import effective_number, inverse_frequency, median_frequency
 from jaxseg._compound_losses import (
     bce_dice_loss,
     deep_supervision,
@@ -98,6 +99,10 @@ __all__ = [
     "soft_counts",
     "confusion_matrix",
     "counts_from_confusion",
+    # class weights
+    "inverse_frequency",
+    "effective_number",
+    "median_frequency",
     # labels
     "predict_labels",
     "check_labels",

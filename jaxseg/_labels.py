@@ -288,8 +288,7 @@ def _check_weights(
             "weights must be finite and at least 0, but hold "
             f"{_list_values(values[wrong], numbers[wrong], numbers.sum(), 'values')}."
         )
-    weighted: np.ndarray = weights != 0
-    weighted = weighted if full == shape else weighted.any(-1)
+    weighted = np.asarray(weights != 0 if full == shape else weights.any(-1))
     return weighted if where is None else where & weighted
 
 

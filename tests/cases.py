@@ -45,6 +45,7 @@ ARRAYS = (  # no text
     "convert",
     "predict",
     "space",
+    "class weights",
 )
 
 
@@ -128,6 +129,13 @@ def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
     return (jaxseg.Counts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+def counts_of_an_absent_class(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
+    """Counts of images in which the last class never occurs, and another one in a few."""
+    tp, fp, fn, tn = (integers(rng, CLASSES) for _ in range(4))
+    occurs = np.array([[1, image % 3 == 0, 0] for image in range(MAP[0])], np.int32)
+    return (jaxseg.Counts(tp * occurs, fp, fn * occurs, tn),)
 
 
 def a_matrix(rng: np.random.Generator) -> tuple[np.ndarray]:
@@ -279,6 +287,7 @@ TERMS = {"dice_weight": 1.0, "ce_weight": 1.0}
 NO_WEIGHTS = {"class_weights": None, "ce_class_weights": None}
 EACH_OVERLAP = ({}, {"overlap": "squared"}, {"overlap": "minimum"})
 REQUIRED = Parameter.empty
+OF_COUNTS = [("", a_counts, {}), ("absent", counts_of_an_absent_class, {})]
 
 TABLE = {
     # statistics
@@ -306,6 +315,15 @@ TABLE = {
         ),
     ),
     "counts_from_confusion": other("convert", lambda rng: (integers(rng, CLASSES, CLASSES),)),
+    # class weights
+    "inverse_frequency": Row("class weights", OF_COUNTS),
+    "effective_number": Row(
+        "class weights",
+        [also(OF_COUNTS[0], beta=0.9), also(OF_COUNTS[1], beta=0.0)],
+        data=["counts"],
+        defaults={"beta": REQUIRED},
+    ),
+    "median_frequency": Row("class weights", OF_COUNTS),
     # labels
     "predict_labels": Row(
         "predict",

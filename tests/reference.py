@@ -81,6 +81,33 @@ def counts_from_confusion(matrix):
     return tp, predicted - tp, truth - tp, matrix.sum((-2, -1))[..., None] - predicted - truth + tp
 
 
+def inverse_frequency(counts):
+    n = (np.asarray(counts[0]) + counts[2]).reshape(-1, counts[0].shape[-1]).sum(0)
+    present = [c for c in range(len(n)) if n[c]]
+    weights = {c: sum(n) / len(present) / n[c] for c in present}
+    return np.array([weights.get(c, max(weights.values(), default=1)) for c in range(len(n))])
+
+
+def effective_number(counts, beta):
+    n = (np.asarray(counts[0]) + counts[2]).reshape(-1, counts[0].shape[-1]).sum(0)
+    number = {c: sum(beta**i for i in range(n[c])) for c in range(len(n)) if n[c]}
+    least = min(number.values(), default=1)
+    weights = [1 / number.get(c, least) for c in range(len(n))]
+    return np.array([len(n) * w / sum(weights) for w in weights])
+
+
+def median_frequency(counts):
+    tp, fp, fn, tn = (np.asarray(x).reshape(-1, counts[0].shape[-1]) for x in counts)
+    frequency = {}
+    for c in range(tp.shape[-1]):
+        images = [i for i in range(len(tp)) if tp[i, c] + fn[i, c]]
+        pixels = sum(tp[i, c] + fp[i, c] + fn[i, c] + tn[i, c] for i in images)
+        if images:
+            frequency[c] = sum(tp[i, c] + fn[i, c] for i in images) / pixels
+    weights = {c: np.median(list(frequency.values())) / f for c, f in frequency.items()}
+    return np.array([weights.get(c, max(weights.values(), default=1)) for c in range(tp.shape[-1])])
+
+
 def predict_labels(x, activation="softmax", threshold=0.5):
     if activation == "softmax":
         return np.argmax(x, -1)

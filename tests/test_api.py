@@ -32,6 +32,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "check": ["labels"],
     "counts": ["counts"],
     "text": ["counts"],
+    "class weights": ["counts"],
     "space": ["mask"],
     "wrapper": ["loss"],
     "matrix": ["matrix"],
