@@ -26,6 +26,7 @@ from jaxseg._counts import (
 from jaxseg._distance import distance_transform, signed_distance
 from jaxseg._labels import check_labels, predict_labels
 from jaxseg._lovasz_losses import lovasz_hinge_loss, lovasz_softmax_loss
+from jaxseg._marginal_logits import marginal_logits
 from jaxseg._moments import Moments, mean, moments, std
 from jaxseg._pixel_losses import (
     border_weights,
@@ -106,6 +107,7 @@ __all__ = [
     # labels
     "predict_labels",
     "check_labels",
+    "marginal_logits",
     # moments of values per case
     "Moments",
     "moments",

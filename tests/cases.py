@@ -166,6 +166,7 @@ def also(variant: Variant, name: str = "", **options: Any) -> Variant:
 SQUARED = also(SOFTMAX_IDS, "squared", overlap="squared")
 MINIMUM = also(PROBS_DENSE, "minimum", overlap="minimum")
 WEIGHTS = np.array([1, 2, 4], np.float32)
+SETS = np.array([[True, False, True], [False, True, False]])
 COSTS = [[0.0, 1.0, 3.0], [2.0, 0.0, 1.0], [5.0, 1.0, 0.0]]
 DISTANCES = np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32)
 
@@ -332,6 +333,13 @@ TABLE = {
             ("sigmoid", lambda rng: (logits(rng),), {"activation": "sigmoid"}),
             ("probs", lambda rng: (shares(rng),), {"activation": None}),
         ],
+    ),
+    "marginal_logits": other(
+        "predict",
+        lambda rng: (logits(rng),),
+        options={"sets": SETS},
+        defaults={"sets": REQUIRED},
+        data=["logits"],
     ),
     "check_labels": other(
         "check",

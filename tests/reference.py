@@ -108,6 +108,13 @@ def median_frequency(counts):
     return np.array([weights.get(c, max(weights.values(), default=1)) for c in range(tp.shape[-1])])
 
 
+def marginal_logits(x, sets):
+    """Of ``sets`` ``[K, C]``."""
+    x = np.asarray(x, np.float64)
+    members = [x[..., np.asarray(each)] for each in sets]
+    return np.stack([np.log(np.exp(each).sum(-1)) for each in members], -1)
+
+
 def predict_labels(x, activation="softmax", threshold=0.5):
     if activation == "softmax":
         return np.argmax(x, -1)
