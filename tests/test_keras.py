@@ -404,7 +404,7 @@ def test_a_saved_model_is_compiled_when_it_is_loaded(tmp_path):
     [
         lambda: as_loss(jaxseg.dice_loss, where=valid, axis=(1, 2)),
         lambda: as_loss(functools.partial(jaxseg.dice_loss, smooth=0.5), where=valid),
-        lambda: as_loss(pixel_loss, where=valid),
+        lambda: as_loss(pixel_loss),
         lambda: SegmentationMetric(mean_iou, num_classes=3, where=valid, ndim=3, name="mine"),
         lambda: SegmentationMetric(
             {"soft": mean_soft_dice},

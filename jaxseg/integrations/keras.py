@@ -297,6 +297,8 @@ def _check_known(
 
 def _to_config(function: object) -> Any:
     """What a saved model holds of a function, of a dict of them, or of None."""
+    if function is None:
+        return None
     if isinstance(function, Mapping):
         return {"functions": {name: _to_config(each) for name, each in function.items()}}
     if isinstance(function, partial) and not function.args:
