@@ -493,8 +493,19 @@ TABLE = {
         "pixel",
         class_axes=0,
         options={"spatial_axes": (-2, -1)},
-        defaults={"weight": 0.1, "kernel_size": 3, "distance": "l1", "spatial_axes": None},
-        calls=[{}, {"distance": "l2", "weight": 0.3}],
+        defaults={
+            "weight": 0.1,
+            "kernel_size": 3,
+            "kernel": "uniform",
+            "sigma": 1.0,
+            "distance": "l1",
+            "spatial_axes": None,
+        },
+        calls=[
+            {},
+            {"distance": "l2", "weight": 0.3},
+            {"kernel": "gaussian", "kernel_size": 5, "sigma": 0.8},
+        ],
     ),
     "top_k_loss": loss(
         "ordered",

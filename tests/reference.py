@@ -619,11 +619,26 @@ def shifted(x, axis, step, fill):
     return xp.where(inside, xp.roll(x, -step, axis), xp.full_like(x, fill))
 
 
-def nacl_loss(x, labels, weight=0.1, kernel_size=3, distance="l1", spatial_axes=None, where=None):
+def nacl_loss(
+    x,
+    labels,
+    weight=0.1,
+    kernel_size=3,
+    kernel="uniform",
+    sigma=1.0,
+    distance="l1",
+    spatial_axes=None,
+    where=None,
+):
     logits, share = pixels(x, labels, None, where)
     reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    near = [1.0 for _ in reach]
+    if kernel == "gaussian":  # the integral over each pixel
+        below = [math.erf((step - 0.5) / sigma / 2**0.5) for step in (*reach, reach[-1] + 1)]
+        near = np.diff(below)
     for a in space(spatial_axes, x.ndim - 1):
-        share = sum(shifted(share, a, step, 0.0) for step in reach) / kernel_size
+        terms = [w * shifted(share, a, step, 0.0) for w, step in zip(near, reach, strict=True)]
+        share = sum(terms) / sum(near)
     gap = abs(share - logits) if distance == "l1" else (share - logits) ** 2
     return cross_entropy_loss(x, labels, where=where) + weight * masked(gap.mean(-1), where)
 
