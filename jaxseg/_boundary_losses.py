@@ -52,6 +52,7 @@ def boundary_loss(
     spacing: Spacing = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -74,6 +75,8 @@ def boundary_loss(
         if there are three or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs
         ``(0, 1)``, and one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
+      weights: float ``[batch, *space]``, or 1 along shared axes, as in ``dice_loss``. The mean is
+        the weighted one; distances and edges do not depend on weights above 0.
       axis: axes of the label map to average over; None averages over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
@@ -105,7 +108,7 @@ def boundary_loss(
       The distances of the authors and of MONAI are larger by 1 inside. In MONAI an empty target
       costs nothing, whatever is predicted.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     if distances is None:
         phi = _distance_maps("signed", pixels.masks(), spacing, space)
@@ -129,6 +132,7 @@ def hausdorff_dt_loss(
     spacing: Spacing = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -141,7 +145,7 @@ def hausdorff_dt_loss(
 
     Args:
       alpha: exponent of the distances.
-      logits, labels, activation, spacing, spatial_axes, where, axis, axis_name: as in
+      logits, labels, activation, spacing, spatial_axes, where, weights, axis, axis_name: as in
         ``boundary_loss``.
 
     Returns:
@@ -169,14 +173,14 @@ def hausdorff_dt_loss(
       if no probability is above 0.5.
     """
     alpha = _checks.check_scalar("alpha", alpha)
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     predicted = lax.stop_gradient(pixels.probs()) > 0.5
-    weights = [
+    far = [
         _distance_maps(kind, masks, spacing, space) ** alpha.astype(jnp.float32)
         for kind, masks in (("truth", pixels.masks()), ("prediction", predicted))
     ]
-    return _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(weights[0] + weights[1],)))
+    return _mean(pixels, pixel_sums(_squared_error_of, pixels, maps=(far[0] + far[1],)))
 
 
 def hausdorff_erosion_loss(
@@ -188,6 +192,7 @@ def hausdorff_erosion_loss(
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -202,7 +207,8 @@ def hausdorff_erosion_loss(
     Args:
       alpha: exponent of the number of erosions.
       erosions: K, about half the thickness of the thickest errors, in pixels; static.
-      logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
+      logits, labels, activation, spatial_axes, where, weights, axis, axis_name: as in
+        ``boundary_loss``.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]``, 0 or more. Errors that are one pixel thin
@@ -227,11 +233,10 @@ def hausdorff_erosion_loss(
     """
     alpha = _checks.check_scalar("alpha", alpha)
     erosions = _checks.check_static_integer("erosions", erosions, 1, 2**31)
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
-    sums = _erosion_sums(
-        pixels.scores, pixels.labels, pixels.where, alpha, pixels.axes, activation, space, erosions
-    )
+    arrays = pixels.scores, pixels.labels, pixels.where, pixels.weights
+    sums = _erosion_sums(*arrays, alpha, pixels.axes, activation, space, erosions)
     return _mean(pixels, pixels.over_devices(sums))
 
 
@@ -244,6 +249,7 @@ def boundary_dou_loss(
     eps: ArrayLike = 0.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -257,7 +263,8 @@ def boundary_dou_loss(
 
     Args:
       smooth, eps: as in ``dice_loss``, where the formula has them.
-      logits, labels, activation, spatial_axes, where, axis, axis_name: as in ``boundary_loss``.
+      logits, labels, activation, spatial_axes, where, weights, axis, axis_name: as in
+        ``boundary_loss``.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1]. For an object that is all edge it
@@ -282,7 +289,7 @@ def boundary_dou_loss(
       The authors add smooth to numerator and denominator of the difference over union instead. Then
       a perfect prediction costs something, and false positives of an absent class cost nothing.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     edges, sizes = pixels.over_devices(_edges_and_sizes(pixels, space))
     c = pixel_sums(squared_counts_of, pixels)
@@ -312,16 +319,16 @@ def class_by_class(function: Callable[..., T], *arrays: Array) -> T:
 
 
 def _mean(pixels: Pixels, sums: Array) -> Array:
-    """Mean over the valid pixels, per class."""
-    return safe_divide(sums, pixels.pixel_count()[..., None].astype(sums.dtype), 0)
+    """Weighted mean over the valid pixels, per class."""
+    return safe_divide(sums, pixels.total_weight(sums.dtype)[..., None], 0)
 
 
 def _distance_of(x: Pixel, distances: Array) -> Array:
     return x.p * distances
 
 
-def _squared_error_of(x: Pixel, weights: Array) -> Array:
-    return (x.p - x.g) ** 2 * weights
+def _squared_error_of(x: Pixel, far: Array) -> Array:
+    return (x.p - x.g) ** 2 * far
 
 
 def _edges_and_sizes(pixels: Pixels, space: tuple[int, ...]) -> tuple[Array, Array]:
@@ -365,11 +372,12 @@ def _erode(bound: Array, where: Array | None, space: tuple[int, ...]) -> Array:
     return rescaled if where is None else jnp.where(where, rescaled, 0)
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+@partial(jax.jit, static_argnums=(5, 6, 7, 8))
 def _erosion_sums(
     scores: Array,
     labels: Array,
     where: Array | None,
+    weights: Array | None,
     alpha: Array,
     axes: tuple[int, ...],
     activation: str | None,
@@ -377,7 +385,7 @@ def _erosion_sums(
     erosions: int,
 ) -> Array:
     """Sums of the squared errors after each erosion, weighted by the erosion's number to alpha."""
-    pixels = Pixels(scores, labels, where, axes, activation, None)
+    pixels = Pixels(scores, labels, where, axes, activation, None, weights)
     where = None if where is None else pixels.valid()
 
     def class_errors(p: Array, g: Array) -> Array:
@@ -393,7 +401,7 @@ def _erosion_sums(
     def error_sums(scores: Array) -> Array:
         p = pixels._replace(scores=scores).probs()
         values = masked(class_by_class(class_errors, p, pixels.truth().astype(p.dtype)), where)
-        return sum_axis_by_axis(values, axes)
+        return sum_axis_by_axis(pixels.weigh(values), axes)
 
     return error_sums(scores)
 

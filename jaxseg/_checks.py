@@ -27,17 +27,16 @@ ArrayOrNone = TypeVar("ArrayOrNone", Array, Array | None)
 
 
 def check_soft(
-    name: str, scores: ArrayLike, labels: ArrayLike, where: ArrayLike | None, axis: Axis
-) -> tuple[Array, Array, Array | None, tuple[int, ...]]:
-    """Check logits or probabilities ``[..., C]`` against labels, ``where`` and ``axis``.
+    name: str, scores: ArrayLike, labels: ArrayLike, axis: Axis
+) -> tuple[Array, Array, tuple[int, ...]]:
+    """Check logits or probabilities ``[..., C]`` against labels and ``axis``.
 
-    Returns three arrays and a sorted tuple of axes; labels are ids ``[...]`` or dense ``[..., C]``.
+    Returns two arrays and a sorted tuple of axes; labels are ids ``[...]`` or dense ``[..., C]``.
     Bools are not cleaned here: the sums over pixels do it block by block.
     """
     scores = check_scores(name, scores)
     labels = check_label_format(name, scores.shape, as_raw_array(labels))
-    shape = scores.shape[:-1]
-    return scores, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+    return scores, labels, normalize_axis(axis, scores.ndim - 1)
 
 
 def check_scores(name: str, scores: ArrayLike) -> Array:
@@ -174,15 +173,13 @@ def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None
 
 
 def check_weights(
-    weights: ArrayLike | None, shape: tuple[int, ...], num_classes: int | None = None
-) -> Array | None:
+    weights: ArrayLike, shape: tuple[int, ...], num_classes: int | None = None
+) -> Array:
     """Check weights of pixels: floats of the label map's ``shape``; an axis may have length 1.
 
     With ``num_classes``, those of independent classes, they may have a class axis too. They become
     float32 or stay float64, and have no gradient.
     """
-    if weights is None:
-        return None
     weights = as_raw_array(weights)
     if not jnp.issubdtype(weights.dtype, jnp.floating):
         hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
@@ -199,6 +196,59 @@ def check_weights(
             f"got {weights.shape}.{hint if lacks_axes else ''}"
         )
     return jax.lax.stop_gradient(at_least_float32(weights))
+
+
+def check_where_and_weights(
+    where: ArrayLike | None, weights: ArrayLike | None, shape: tuple[int, ...], classes: str
+) -> tuple[Array | None, Array | None]:
+    """Check the mask and the weights of a loss of scores ``[..., C]`` of ``shape``.
+
+    ``classes`` are "independent" if mask and weights may have a class axis, "tied" if a softmax or
+    one truth per pixel forbids it, and "whole" if the loss does. Where a weight is 0, the mask
+    returned is False. The weights have the shape of the label map, or of the scores, and no
+    gradient.
+    """
+    mask: Array | None = None
+    if where is not None:
+        given = as_raw_array(where)
+        by_class = given.dtype == bool and _has_class_axis("where", given, shape, classes)
+        check_where(given, shape if by_class else shape[:-1])
+        mask = given[..., 0] if by_class and shape[-1] == 1 else given
+    if weights is None:
+        return mask, None
+    weights = as_raw_array(weights)
+    by_class = _has_class_axis("weights", weights, shape, classes)
+    full = shape if by_class else shape[:-1]
+    weights = check_weights(weights, shape[:-1], shape[-1] if by_class else None)
+    weights = jnp.broadcast_to(weights, full)
+    weights = weights[..., 0] if by_class and shape[-1] == 1 else weights
+    counted = weights != 0
+    if mask is not None:
+        mask, ndim = clean_bools(mask), max(mask.ndim, counted.ndim)
+        mask, counted = (x if x.ndim == ndim else x[..., None] for x in (mask, counted))
+        counted = mask & counted
+    return counted, weights
+
+
+def _has_class_axis(name: str, x: Array, shape: tuple[int, ...], classes: str) -> bool:
+    """Whether a mask or weights for scores of ``shape`` have a class axis; it may be forbidden."""
+    if x.ndim != len(shape):
+        return False
+    rule = f"{name} must have the label map's shape {shape[:-1]}, got {x.shape}."
+    if x.shape[-1] == 1 and classes != "independent":
+        raise ValueError(f"{rule} Drop the last axis: {name}[..., 0].")
+    if x.shape[-1] != shape[-1]:
+        raise ValueError(rule)
+    if classes == "tied":
+        raise ValueError(
+            f"{rule} A class axis needs independent classes, as those of a sigmoid are: in a "
+            "softmax the probability of a class depends on all others, so none can be left out. "
+            "For labels that stand for several classes, as where some classes are not annotated, "
+            "jaxseg.marginal_logits makes the logits."
+        )
+    if classes == "whole":
+        raise ValueError(f"{rule} This loss does not take the classes one by one.")
+    return True
 
 
 def check_activation(

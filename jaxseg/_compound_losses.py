@@ -49,6 +49,7 @@ def bce_dice_loss(
     dice_weight: ArrayLike = 1.0,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -68,7 +69,10 @@ def bce_dice_loss(
       bce_weight: weight of the cross-entropy.
       dice_weight: weight of the Dice loss.
       smooth: added to numerator and denominator of Dice.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      where: bool ``[...]``; False pixels do not count, whatever they hold. Or ``[..., C]``: which
+        classes of a pixel count. A class that counts nowhere in an image has no part in the loss.
+      weights: float, of the shapes of where, or 1 along shared axes, as in ``dice_loss``. An image
+        has the mean of its weights in the mean over images.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the loss is
         then that of the global batch.
@@ -92,7 +96,7 @@ def bce_dice_loss(
     Note:
       The Keras idiom ``0.5 * BCE - dice`` is this loss minus 1, with the same gradient.
     """
-    pixels = as_pixels(logits, labels, "sigmoid", where, axis, axis_name)
+    pixels = as_pixels(logits, labels, "sigmoid", where, weights, axis, axis_name, by_class=True)
     sums = pixel_sums(_bce_dice_of, pixels)
     return _compound(pixels, sums, _dice(smooth), dice_weight=dice_weight, bce_weight=bce_weight)
 
@@ -108,6 +112,7 @@ def dice_ce_loss(
     label_smoothing: ArrayLike = 0.0,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -131,6 +136,9 @@ def dice_ce_loss(
       label_smoothing: share of each label that is spread over all classes in the cross-entropy.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms: the
+        cross-entropy is the weighted mean over the pixels, and an image has the mean of its weights
+        in the mean over images.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included,
         and ``(1, 2)`` of ``[B, H, W]`` averages the Dice losses of the images.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the loss is
@@ -162,13 +170,13 @@ def dice_ce_loss(
       nnU-Net's value is this loss minus 1, since it adds -Dice. The weighted cross-entropy is
       PyTorch's for ids; for dense labels PyTorch divides by the number of pixels.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     classes = pixels.scores.shape[-1]
     _checks.check_several_classes(classes)
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
+    ce_weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
     smoothing = _checks.check_smoothing(label_smoothing)
-    sums = pixel_sums(_dice_ce_of, pixels, weights, *_targets(smoothing, classes))
+    sums = pixel_sums(_dice_ce_of, pixels, ce_weights, *_targets(smoothing, classes))
     terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
     return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
@@ -186,6 +194,7 @@ def linear_dice_ce_loss(
     label_smoothing: ArrayLike = 0.0,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -203,7 +212,7 @@ def linear_dice_ce_loss(
       bias: float ``[C]`` or None.
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` that sum to 1.
       dice_weight, ce_weight, class_weights, ce_class_weights: as in ``dice_ce_loss``.
-      label_smoothing, smooth, where, axis, axis_name: as in ``dice_ce_loss``.
+      label_smoothing, smooth, where, weights, axis, axis_name: as in ``dice_ce_loss``.
 
     Returns:
       Scalar, float32 (float64 for float64 features). Half precision is computed in float32; the
@@ -234,14 +243,14 @@ def linear_dice_ce_loss(
     _checks.check_several_classes(classes)
     shape = (*features.shape[:-1], classes)
     labels = _checks.check_label_format("logits", shape, _checks.as_array(labels))
-    where = _checks.check_where(where, shape[:-1])
+    where, weights = _checks.check_where_and_weights(where, weights, shape, "tied")
     axes = _checks.normalize_axis(axis, len(shape) - 1)
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
+    ce_weights = _checks.check_class_weights("ce_class_weights", ce_class_weights, classes)
     smoothing = _checks.check_smoothing(label_smoothing)
-    pixels = Pixels(features, labels, where, axes, "softmax", axis_name)
+    pixels = Pixels(features, labels, where, axes, "softmax", axis_name, weights)
     targets = _targets(smoothing, classes)
-    sums = pixel_sums(_dice_ce_of, pixels, weights, *targets, head=(kernel, bias))
+    sums = pixel_sums(_dice_ce_of, pixels, ce_weights, *targets, head=(kernel, bias))
     terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
     return _compound(pixels, sums, _dice(smooth), class_weights, **terms)
 
@@ -257,6 +266,7 @@ def dice_focal_loss(
     class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -276,6 +286,7 @@ def dice_focal_loss(
       class_weights: ``[C]``, for the mean of the Dice loss over the classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
@@ -300,7 +311,7 @@ def dice_focal_loss(
       For several classes, the focal term of MONAI 1.6 is that of a sigmoid per class, averaged over
       pixels and classes, even with ``softmax=True``, which only changes its Dice term.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     classes = pixels.scores.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     alpha = None if alpha is None else check_per_class("alpha", alpha, max(classes, 2))
@@ -321,6 +332,7 @@ def dice_top_k_loss(
     class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -339,6 +351,7 @@ def dice_top_k_loss(
       class_weights: ``[C]``, for the mean of the Dice loss over the classes.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
@@ -360,12 +373,14 @@ def dice_top_k_loss(
       F. Isensee et al., "nnU-Net: a self-configuring method for deep learning-based biomedical
       image segmentation", Nature Methods 2021.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     classes = pixels.scores.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
     counts = _given_classes(pixels, pixel_sums(counts_of, pixels))
     regions = _region_mean(pixels, counts, _dice(smooth), class_weights)
-    top = top_k_loss(logits, labels, fraction=fraction, where=where, axis_name=axis_name)
+    top = top_k_loss(
+        logits, labels, fraction=fraction, where=where, weights=weights, axis_name=axis_name
+    )
     return _weighted_sum((regions, top), {"dice_weight": dice_weight, "ce_weight": ce_weight})
 
 
@@ -381,6 +396,7 @@ def exponential_logarithmic_loss(
     ce_class_weights: ArrayLike | Sequence[float] | None = None,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -402,6 +418,7 @@ def exponential_logarithmic_loss(
         square root of the number of all labels divided by the number of the class's labels.
       smooth: added to numerator and denominator of Dice.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
       axis: axes of the label map to sum over for Dice; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
@@ -422,12 +439,12 @@ def exponential_logarithmic_loss(
       K. C. L. Wong et al., "3D segmentation with exponential logarithmic loss for highly unbalanced
       object sizes", 2018.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     classes = pixels.scores.shape[-1]
     class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    weights = None
+    ce_weights = None
     if ce_class_weights is not None:
-        weights = check_per_class("ce_class_weights", ce_class_weights, max(classes, 2))
+        ce_weights = check_per_class("ce_class_weights", ce_class_weights, max(classes, 2))
     ce_gamma = _checks.check_scalar("ce_gamma", ce_gamma)
     dice_gamma = _checks.check_scalar("dice_gamma", dice_gamma)
 
@@ -435,7 +452,7 @@ def exponential_logarithmic_loss(
         loss = negative_log_dice(counts, smooth, 0.0)
         return safe_power(loss, dice_gamma.astype(loss.dtype))
 
-    counts, *others = pixel_sums(_exponential_of, pixels, ce_gamma, weights)
+    counts, *others = pixel_sums(_exponential_of, pixels, ce_gamma, ce_weights)
     sums = (_given_classes(pixels, counts), *others)
     terms = {"dice_weight": dice_weight, "ce_weight": ce_weight}
     return _compound(pixels, sums, region, class_weights, **terms)
@@ -451,6 +468,7 @@ def unified_focal_loss(
     gamma: ArrayLike = 0.5,
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -474,6 +492,7 @@ def unified_focal_loss(
       gamma: in [0, 1); it damps pixels that are right and stresses classes that are nearly right.
       smooth: added to numerator and denominator of the Tversky index.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``, for both terms.
       axis: axes of the label map to sum over for Tversky; None sums over all axes, the batch
         included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
@@ -499,13 +518,13 @@ def unified_focal_loss(
       MONAI takes two classes, adds 1e-7 where this adds smooth, and averages the focal term over
       the classes too.
     """
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     weight = _checks.check_scalar("weight", weight)
     delta = _checks.check_scalar("delta", delta)
     gamma = _checks.check_scalar("gamma", gamma)
     symmetric = float(not _checks.check_static_bool("asymmetric", asymmetric))
     background = jnp.arange(max(pixels.scores.shape[-1], 2)) == 0
-    weights = jnp.where(background, 1 - delta, delta)
+    deltas = jnp.where(background, 1 - delta, delta)
     damping = jnp.where(background, gamma, gamma * symmetric)
     stress = jnp.where(background, gamma * symmetric, gamma)
 
@@ -514,7 +533,7 @@ def unified_focal_loss(
         index = tversky(counts, alpha=1 - beta, beta=beta, smooth=smooth, zero_division=1.0)
         return safe_power(1 - index, along_classes(1 - stress, index))
 
-    sums = pixel_sums(_dice_focal_of, pixels, damping, weights)
+    sums = pixel_sums(_dice_focal_of, pixels, damping, deltas)
     return _compound(pixels, sums, region, weight=1 - weight, focal_weight=weight)
 
 
@@ -536,10 +555,11 @@ def deep_supervision(
         first. JAX arrays may be traced, so they are not checked; if all are 0, the loss is NaN.
 
     Returns:
-      A function ``(outputs, labels, *, where=None, **arguments)`` that returns a scalar of the
+      A function ``(outputs, labels, *, where=None, weights=None, **arguments)``, a scalar of the
       loss's dtype. ``outputs`` is a list of logits ``[B, *space_i, C]``. ``labels`` is ids ``[B,
       *space]`` or dense ``[B, *space, C]``, or a list of one such map per output, in its
-      resolution. ``where`` is likewise bool ``[B, *space]``. ``arguments`` are passed to ``loss``.
+      resolution. ``where`` is likewise bool ``[B, *space]``, and so are the pixels' ``weights``, if
+      given, float ``[B, *space]``. ``arguments`` are passed to ``loss``.
 
     Raises:
       ValueError: a loss that is not a scalar, no outputs, not one weight or one label map per
@@ -563,26 +583,26 @@ def deep_supervision(
       C.-Y. Lee et al., "Deeply-supervised nets", 2015; the weights are those of F. Isensee et al.,
       "nnU-Net", 2021, which gives the coarsest output a weight of 0.
     """
-    if weights is not None:
-        weights = _output_weights(weights)
+    output_weights = None if weights is None else _output_weights(weights)
 
     def supervised(
         outputs: Sequence[ArrayLike],
         labels: ArrayLike | Sequence[ArrayLike],
         *,
         where: ArrayLike | Sequence[ArrayLike] | None = None,
+        weights: ArrayLike | Sequence[ArrayLike] | None = None,
         **arguments: Any,
     ) -> Array:
         count = len(outputs)
-        shares: Any = np.exp2(-np.arange(count)) if weights is None else weights
+        shares: Any = np.exp2(-np.arange(count)) if output_weights is None else output_weights
         if count == 0 or len(shares) != count:
             raise ValueError(f"Each output needs a weight: {count} outputs, {len(shares)} weights.")
         shares = shares / shares.sum()
         shapes = [jnp.shape(logits) for logits in outputs]
-        maps = _maps_per_output(labels, where, shapes)
+        maps = _maps_per_output(labels, where, weights, shapes)
         values = []
-        for logits, (own_labels, mask) in zip(outputs, maps, strict=True):
-            value = jnp.asarray(loss(logits, own_labels, where=mask, **arguments))
+        for logits, (own_labels, options) in zip(outputs, maps, strict=True):
+            value = jnp.asarray(loss(logits, own_labels, **options, **arguments))
             if value.shape != ():
                 raise ValueError(
                     f"The loss has to be a scalar, but for an output it has shape {value.shape}: "
@@ -657,8 +677,17 @@ def _region_mean(
     region: Callable[[Counts], Array],
     class_weights: Array | None,
 ) -> Array:
-    """Mean of a region loss over the classes, and over the images that have a valid pixel."""
+    """Mean of a region loss over the classes, and over the images that have a valid pixel.
+
+    An image has the mean of its pixels' weights. With a mask or weights per class, the mean is over
+    the pairs of an image and a class that have a valid pixel.
+    """
     loss = region(counts)
+    if pixels.where is not None and pixels.where.ndim == pixels.scores.ndim:
+        share = pixels.mean_weight(loss.dtype)
+        if class_weights is not None:
+            share *= along_classes(class_weights, loss)
+        return _global_mean(pixels, (share * loss).sum(-1), share.sum(-1))
     valid = pixels.over_devices(pixels.valid().any(pixels.axes).astype(jnp.int32)) > 0
     if pixels.where is None or valid.ndim == 0:  # without valid pixels the loss is 0 already
         valid = jnp.ones_like(valid)
@@ -667,6 +696,9 @@ def _region_mean(
     else:
         weights = along_classes(class_weights, loss)
         loss = safe_divide((weights * loss).sum(-1), weights.sum(), 0)
+    if pixels.weights is not None and valid.ndim > 0:
+        share = pixels.mean_weight(loss.dtype)
+        return _global_mean(pixels, share * loss, share)
     return _global_mean(pixels, jnp.where(valid, loss, 0), valid.astype(loss.dtype))
 
 
@@ -702,15 +734,24 @@ def _output_weights(weights: Sequence[float] | ArrayLike) -> Any:
 
 
 def _maps_per_output(
-    labels: Any, where: Any, shapes: Sequence[tuple[int, ...]]
-) -> list[tuple[Array, Array | None]]:
-    """Labels and ``where`` for each output, from a list or from one map that is resized."""
+    labels: Any, where: Any, weights: Any, shapes: Sequence[tuple[int, ...]]
+) -> list[tuple[Array, dict[str, Array | None]]]:
+    """Labels, and where and weights, for each output: from a list, or from a map that is resized.
+
+    Weights are passed only if they are given, since not every loss takes them.
+    """
     own_labels = _per_output("labels", labels, shapes)
-    if where is None:
-        return [(x, None) for x in own_labels]
-    if not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
-        where = _checks.check_where(where, jnp.shape(labels)[: len(shapes[0]) - 1])
-    return list(zip(own_labels, _per_output("where", where, shapes), strict=True))
+    shape = () if _is_list_of_maps(labels) else jnp.shape(labels)[: len(shapes[0]) - 1]
+    if where is not None and not (_is_list_of_maps(labels) or _is_list_of_maps(where)):
+        where = _checks.check_where(where, shape)
+    if weights is not None and not (_is_list_of_maps(labels) or _is_list_of_maps(weights)):
+        _, weights = _checks.check_where_and_weights(None, weights, (*shape, 1), "whole")
+    options: list[dict[str, Array | None]] = [{"where": None} for _ in shapes]
+    for name, given in (("where", where), ("weights", weights)):
+        if given is not None:
+            for own, x in zip(options, _per_output(name, given, shapes), strict=True):
+                own[name] = x
+    return list(zip(own_labels, options, strict=True))
 
 
 def _per_output(name: str, maps: Any, shapes: Sequence[tuple[int, ...]]) -> list[Array]:

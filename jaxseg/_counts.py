@@ -133,13 +133,14 @@ def counts(
     )
     if num_classes is None:
         *space, classes = predictions.shape
-        weights = _checks.check_weights(weights, tuple(space), classes)
+        if weights is not None:
+            weights = _checks.check_weights(weights, tuple(space), classes)
         if weights is not None or (where is not None and where.ndim > len(space)):
             return _pair_counts(predictions, labels, where, weights, axes=axes)
         return _mask_counts(predictions, labels, where, axes=axes)
     num_classes = _checks.check_num_classes(num_classes)
-    weights = _checks.check_weights(weights, predictions.shape)
     if weights is not None:
+        weights = _checks.check_weights(weights, predictions.shape)
         return _weighted_id_counts(
             predictions, labels, where, weights, num_classes=num_classes, axes=axes
         )
@@ -336,7 +337,8 @@ def confusion_matrix(
     predictions, labels, where, axes = _checks.check_hard(
         predictions, labels, where, axis, dense=False
     )
-    weights = _checks.check_weights(weights, predictions.shape)
+    if weights is not None:
+        weights = _checks.check_weights(weights, predictions.shape)
     return _confusion_matrix(
         predictions, labels, where, weights, num_classes=num_classes, axes=axes
     )

@@ -131,11 +131,16 @@ def as_truth(labels: Array, num_classes: int, ndim: int) -> Array:
 
 
 def masked(x: Array, where: Array | None, class_axis: int = -1) -> Array:
-    """``x`` of ``[..., C]``, and 0 where the mask ``[...]`` is False."""
+    """``x`` of ``[..., C]``, and 0 where the mask ``[...]`` or ``[..., C]`` is False."""
     if where is None:
         return x
-    valid = jnp.expand_dims(_checks.clean_bools(where), class_axis)
+    valid = per_class(_checks.clean_bools(where), x, class_axis)
     return jnp.where(valid, x, jnp.zeros((), x.dtype))
+
+
+def per_class(x: Array, like: Array, class_axis: int = -1) -> Array:
+    """``x`` with a class axis of length 1, unless it has a class axis, as ``like`` does."""
+    return x if x.ndim == like.ndim else jnp.expand_dims(x, class_axis)
 
 
 def two_classes(truth: Array, where: Array | None, class_axis: int = -1) -> Array:

@@ -52,6 +52,7 @@ def cross_entropy_loss(
     class_weights: ArrayLike | Sequence[float] | None = None,
     label_smoothing: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Array:
     r"""Cross-entropy of each pixel, with class weights and label smoothing.
 
@@ -64,6 +65,7 @@ def cross_entropy_loss(
       label_smoothing: s in [0, 1], the share of each label that is spread over all classes. A class
         that a logit of -inf switches off does not add to the loss, unless it is the true class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``: factors of the loss.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
@@ -87,10 +89,11 @@ def cross_entropy_loss(
     Note:
       Optax's loss for integer labels is NaN for a label of 255, and for -1 takes the last class.
     """
-    pixels = as_pixels_of_classes(logits, labels, where)
+    pixels = as_pixels_of_classes(logits, labels, where, weights)
     classes = max(pixels.scores.shape[-1], 2)
-    weights = _checks.check_class_weights("class_weights", class_weights, classes)
-    return _cross_entropy(pixels, weights, _checks.check_smoothing(label_smoothing))
+    class_weights = _checks.check_class_weights("class_weights", class_weights, classes)
+    smoothing = _checks.check_smoothing(label_smoothing)
+    return pixels.weigh(_cross_entropy(pixels, class_weights, smoothing))
 
 
 def softmax_focal_loss(
@@ -100,6 +103,7 @@ def softmax_focal_loss(
     gamma: ArrayLike = 2.0,
     alpha: ArrayLike | Sequence[float] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Array:
     r"""Focal loss of each pixel: the cross-entropy, damped where the pixel is already right.
 
@@ -112,6 +116,7 @@ def softmax_focal_loss(
       alpha: a weight for all classes, or one per class: ``[C]``; ``[2]`` if C is 1, where the
         paper's alpha is ``[1 - alpha, alpha]``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``: factors of the loss.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked and where the id is outside [0,
@@ -136,11 +141,11 @@ def softmax_focal_loss(
       With gamma below 1, MONAI's and Segmentation Models' gradients are NaN for confident pixels.
       MONAI multiplies the loss by the number of classes when ``ignore_index`` is given.
     """
-    pixels = as_pixels_of_classes(logits, labels, where)
+    pixels = as_pixels_of_classes(logits, labels, where, weights)
     classes = max(pixels.scores.shape[-1], 2)
     alpha = None if alpha is None else check_per_class("alpha", alpha, classes)
     gamma = _checks.check_scalar("gamma", gamma)
-    return _focal(pixels.logits(), pixels.truth(), alpha, gamma, pixels.activation)
+    return pixels.weigh(_focal(pixels.logits(), pixels.truth(), alpha, gamma, pixels.activation))
 
 
 def nacl_loss(
@@ -154,6 +159,7 @@ def nacl_loss(
     distance: Literal["l1", "l2"] = "l1",
     spatial_axes: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Array:
     r"""Neighbour-aware calibration loss: cross-entropy, and a pull on logits by the labels around.
 
@@ -178,6 +184,7 @@ def nacl_loss(
         if there are three or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs
         ``(0, 1)``, and one volume ``[D, H, W]`` needs ``(0, 1, 2)``.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``: factors of the loss.
 
     Returns:
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
@@ -213,7 +220,7 @@ def nacl_loss(
         )
     _checks.check_choice("kernel", kernel, ("uniform", "gaussian"))
     sigma = _checks.check_scalar("sigma", sigma, "above 0", lambda x: x > 0)
-    pixels = as_pixels_of_classes(logits, labels, where)
+    pixels = as_pixels_of_classes(logits, labels, where, weights)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     shares = _neighbour_shares(
         pixels.truth(), space, kernel_size, sigma if kernel == "gaussian" else None
@@ -222,7 +229,7 @@ def nacl_loss(
     loss = _cross_entropy(pixels, None, None)
     weight = _checks.check_scalar("weight", weight).astype(loss.dtype)
     penalty = _penalty(pixels.logits(), shares.astype(loss.dtype), pixels.valid(), distance)
-    return loss + penalty * weight
+    return pixels.weigh(loss + penalty * weight)
 
 
 def top_k_loss(
@@ -231,6 +238,7 @@ def top_k_loss(
     *,
     fraction: ArrayLike = 0.1,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -246,6 +254,8 @@ def top_k_loss(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]``.
       fraction: share of the valid pixels, in (0, 1].
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``. The hardest pixels are
+        chosen by their losses alone, and the mean over them is the weighted one.
       axis: axes of the label map whose pixels compete; None is all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; the hardest
         pixels are those of the global batch.
@@ -269,7 +279,7 @@ def top_k_loss(
       image segmentation", 2016.
     """
     fraction = _checks.check_scalar("fraction", fraction, "in (0, 1]", lambda x: 0 < x <= 1)
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     losses = _cross_entropy(pixels, None, None)
     count = pixels.pixel_count().astype(losses.dtype) * fraction.astype(losses.dtype)
     return _mean_of_largest(pixels, losses, jnp.floor(count).astype(jnp.int32))
@@ -282,6 +292,7 @@ def ohem_loss(
     threshold: ArrayLike = 0.7,
     min_kept: int = 100_000,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -296,6 +307,8 @@ def ohem_loss(
       threshold: probability of the true class below which a pixel is hard.
       min_kept: minimum number of pixels to keep (all of them, if there are fewer).
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, or 1 along shared axes, as in ``dice_loss``. The hardest pixels are
+        chosen by their losses alone, and the mean over them is the weighted one.
       axis: axes of the label map whose pixels compete; None is all axes, the batch included.
       axis_name: as in ``top_k_loss``.
 
@@ -318,7 +331,7 @@ def ohem_loss(
     """
     min_kept = min(_checks.check_static_integer("min_kept", min_kept, 1), 2**31 - 1)
     threshold = _checks.check_scalar("threshold", threshold, "in [0, 1]", lambda x: 0 <= x <= 1)
-    pixels = as_pixels_of_classes(logits, labels, where, axis, axis_name)
+    pixels = as_pixels_of_classes(logits, labels, where, weights, axis, axis_name)
     losses = _cross_entropy(pixels, None, None)
     hard = pixels.valid() & (losses > -jnp.log(threshold.astype(losses.dtype)))
     count = pixels.over_devices(hard.sum(pixels.axes, dtype=jnp.int32))
@@ -349,8 +362,7 @@ def border_weights(
 
     Returns:
       Float32 ``[*space]``, 0 if there are fewer than two instances. The paper adds a weight per
-      class, here 1: ``weights = 1 + border_weights(instances)``. The loss is then the mean of
-      ``weights * cross_entropy_loss(...)``.
+      class, here 1: ``weights = 1 + border_weights(instances)``. A loss takes them as ``weights``.
 
     Raises:
       TypeError: ids that are not integers.
@@ -502,17 +514,25 @@ def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
 def _mean_of_largest(pixels: Pixels, losses: Array, count: Array) -> Array:
     """Mean of the ``count`` largest losses of valid pixels; of the largest one if ``count`` is 0.
 
+    With weights, the weighted mean of these losses.
+
     The smallest of them is found bit by bit, since floats of 0 or more are ordered like their bits.
     This needs only sums: nothing is sorted, and nothing but sums comes from other devices.
     """
     axis_name = pixels.axis_name if 0 in pixels.axes else None
     count = jnp.maximum(count, 1)
-    return _mean_of_largest_values(losses, pixels.valid(), count, pixels.axes, axis_name)
+    weights = None if pixels.weights is None else pixels.weigh(jnp.ones_like(losses))
+    return _mean_of_largest_values(losses, pixels.valid(), weights, count, pixels.axes, axis_name)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
+@partial(jax.jit, static_argnums=(4, 5))
 def _mean_of_largest_values(
-    values: Array, valid: Array, count: Array, axes: tuple[int, ...], axis_name: AxisName
+    values: Array,
+    valid: Array,
+    weights: Array | None,
+    count: Array,
+    axes: tuple[int, ...],
+    axis_name: AxisName,
 ) -> Array:
     integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
     bits = lax.bitcast_convert_type(jnp.abs(lax.stop_gradient(values)), integer)
@@ -537,5 +557,11 @@ def _mean_of_largest_values(
     slots_left = (count - sum_pixels(above.astype(jnp.int32))).astype(values.dtype)
     num_tied = sum_pixels(tied.astype(jnp.int32)).astype(values.dtype)
     tie_weight = safe_divide(slots_left, num_tied, 0)
-    sum_above, sum_tied = (sum_pixels(jnp.where(x, values, 0)) for x in (above, tied))
-    return (sum_above + tie_weight * sum_tied) / count.astype(values.dtype)
+
+    def sum_hardest(x: Array) -> Array:
+        sum_above, sum_tied = (sum_pixels(jnp.where(these, x, 0)) for these in (above, tied))
+        return sum_above + tie_weight * sum_tied
+
+    if weights is None:
+        return sum_hardest(values) / count.astype(values.dtype)
+    return safe_divide(sum_hardest(weights * values), sum_hardest(weights), 0)

@@ -44,7 +44,7 @@ def pixel_sums(
     Args:
       terms: a function of a ``Pixel``, the maps and the constants that returns a pytree of arrays
         like ``pixel.p``. Define it at module level: it is part of the compilation cache's key.
-      pixels: the checked arguments.
+      pixels: the checked arguments. A pixel's terms are multiplied by its weight.
       constants: scalars, or arrays ``[C]``, which ``terms`` sees along its class axis; or None.
       maps: arrays ``[*map, C]`` without a gradient.
       head: kernel ``[F, C]`` and bias ``[C]``. The scores are then features ``[*map, F]``, and the
@@ -58,7 +58,8 @@ def pixel_sums(
       in any mode.
     """
     what = PixelSum(terms, pixels.axes, pixels.activation, mixes_classes)
-    inputs = Inputs(pixels.scores, pixels.labels, pixels.where, tuple(maps), head, constants)
+    where, weights = pixels.where, pixels.weights
+    inputs = Inputs(pixels.scores, pixels.labels, where, tuple(maps), head, constants, weights)
     return pixels.over_devices(_sums(what, inputs))
 
 
@@ -103,7 +104,7 @@ def _lean_backward(
         lambda x, like: placed_as(x, jax.typeof(like).sharding.spec), gradients, floats
     )
     maps = tuple(None for _ in inputs.maps)
-    return (InputsOf(scores, labels, None, maps, head, constants),)
+    return (InputsOf(scores, labels, None, maps, head, constants, None),)
 
 
 _lean_sums.defvjp(_lean_forward, _lean_backward)
@@ -177,15 +178,20 @@ def _axes(what: PixelSum, inputs: Inputs) -> InputsOf[str]:
     space = " ".join(f"a{i}" for i in range(inputs.scores.ndim - 1))
     classes = _class_name(what, inputs)
     dense = f"{space} {classes}"
+
+    def named(x: Array) -> str:
+        return dense if x.ndim == inputs.scores.ndim else space
+
     return InputsOf(
         scores=f"{space} _" if inputs.head else dense,
-        labels=dense if inputs.labels.ndim == inputs.scores.ndim else space,
-        where=None if inputs.where is None else space,
+        labels=named(inputs.labels),
+        where=None if inputs.where is None else named(inputs.where),
         maps=tuple(dense for _ in inputs.maps),
         head=jax.tree.map(lambda x: " ".join("_" * x.ndim), inputs.head),
         constants=jax.tree.map(
             lambda x: classes if x.ndim == 1 else " ".join("_" * x.ndim), inputs.constants
         ),
+        weights=None if inputs.weights is None else named(inputs.weights),
     )
 
 

@@ -66,6 +66,7 @@ def dice_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -87,7 +88,11 @@ def dice_loss(
       smooth: added to numerator and denominator. It also bounds the gradient where a class is
         absent: at most ``1 / smooth`` per pixel.
       eps: added to the denominator only.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      where: bool ``[...]``; False pixels do not count, whatever they hold. Without a softmax also
+        ``[..., C]``: which classes of a pixel count.
+      weights: float ``[...]``, or 1 along axes that share a weight (``[B, 1, 1]``: one per image);
+        without a softmax also ``[..., C]``. They multiply what a pixel adds to the sums, are finite
+        and 0 or more, and have no gradient; 0 is as ``where=False``.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch; if ``axis``
         includes the batch, the counts are summed over them too.
@@ -120,7 +125,7 @@ def dice_loss(
       Optax's ``dice_loss`` cannot be jitted on probabilities, and its smooth of s is 2 s here.
       MONAI's default smooth of 1e-5 gives an absent class a gradient of 1e5 at every pixel.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(_overlap(overlap), pixels)
     return 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
 
@@ -134,6 +139,7 @@ def iou_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -143,7 +149,8 @@ def iou_loss(
 
     Args:
       overlap: "product", "squared" or "minimum", as in ``dice_loss``; the union is P + G - I.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1].
@@ -166,7 +173,7 @@ def iou_loss(
     Note:
       MONAI's Jaccard loss is this loss with half of its ``smooth_nr`` as smooth.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(_overlap(overlap), pixels)
     return 1 - iou(c, smooth=smooth, eps=eps, zero_division=1.0)
 
@@ -182,6 +189,7 @@ def tversky_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -193,7 +201,8 @@ def tversky_loss(
       alpha: weight of false positives.
       beta: weight of false negatives; a beta above alpha favours recall.
       overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1].
@@ -216,7 +225,7 @@ def tversky_loss(
     Note:
       Up to Keras 3.15 alpha and beta are swapped in its ``Tversky``; Keras 3.16 has them as here.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     return 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
 
@@ -233,6 +242,7 @@ def focal_tversky_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -246,7 +256,8 @@ def focal_tversky_loss(
       gamma: the exponent. Below 1 it stresses classes that are nearly right. The paper's gamma of
         4/3 is 3/4 here.
       overlap: "product", or "minimum": sum min(p, g) for tp, for float labels; static.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1]. Where the loss is 0 its gradient is set to 0; for a gamma
@@ -269,7 +280,7 @@ def focal_tversky_loss(
     Note:
       Segmentation Models' Tversky loss with gamma below 1 has a NaN gradient at perfect overlap.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(_overlap(overlap, ("product", "minimum")), pixels)
     loss = 1 - tversky(c, alpha=alpha, beta=beta, smooth=smooth, eps=eps, zero_division=1.0)
     (gamma,) = check_broadcasts(loss.shape, gamma=gamma)
@@ -285,6 +296,7 @@ def log_dice_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -294,7 +306,8 @@ def log_dice_loss(
 
     Args:
       gamma: the exponent. Below 1 it stresses classes that are nearly right.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]``, 0 or more. Without smooth and without any overlap it is about 87,
@@ -317,7 +330,7 @@ def log_dice_loss(
     Note:
       Segmentation Models' logarithmic Dice clamps the score and has no gradient below the clamp.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(counts_of, pixels)
     (gamma,) = check_broadcasts(c.tp.shape, gamma=gamma)
     return safe_power(negative_log_dice(c, smooth, eps), gamma)
@@ -331,6 +344,7 @@ def log_cosh_dice_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -339,7 +353,8 @@ def log_cosh_dice_loss(
     .. math:: \log \cosh \left(1 - \frac{2\,tp + smooth}{2\,tp + fp + fn + smooth + eps}\right)
 
     Args:
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 0.4338].
@@ -357,7 +372,7 @@ def log_cosh_dice_loss(
     References:
       S. Jadon, "A survey of loss functions for semantic segmentation", 2020.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(counts_of, pixels)
     loss = 1 - dice(c, smooth=smooth, eps=eps, zero_division=1.0)
     return jnp.log1p(2 * jnp.sinh(loss / 2) ** 2)  # log cosh, precise for small losses
@@ -372,6 +387,7 @@ def generalized_dice_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -387,7 +403,8 @@ def generalized_dice_loss(
         G^power``, scaled so that the largest is 1: smooth then means the same for large and small
         objects. A class that is absent from the truth has the largest weight, so that its false
         positives count.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[...]`` in [0, 1]: the class axis is summed.
@@ -411,7 +428,7 @@ def generalized_dice_loss(
       MONAI adds its smooth to sums that the weights ``1 / G^2`` make tiny: to miss an object of
       1024x1024 pixels costs 0.087. In Optax an absent class has almost all the weight.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(counts_of, pixels)
     return 1 - generalized_dice(c, power=power, smooth=smooth, eps=eps, zero_division=1.0)
 
@@ -426,6 +443,7 @@ def generalized_wasserstein_dice_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -445,7 +463,7 @@ def generalized_wasserstein_dice_loss(
         on the diagonal.
       weighting: "foreground" as in the paper, or "volume" as in generalized Dice.
       activation: "softmax" or None; the classes are exclusive.
-      logits, labels, smooth, eps, where, axis, axis_name: as in ``dice_loss``, C > 1.
+      logits, labels, smooth, eps, where, weights, axis, axis_name: as in ``dice_loss``, C > 1.
 
     Returns:
       Float array ``[...]`` in [0, 1]: the class axis is summed.
@@ -476,7 +494,7 @@ def generalized_wasserstein_dice_loss(
             "activation must be 'softmax' or None and weighting 'foreground' or 'volume'; "
             f"got {activation!r} and {weighting!r}."
         )
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     distances = _relative_distances(distances, pixels.scores.shape)
     hits, errors, truth = pixel_sums(_mistakes_of, pixels, distances, mixes_classes=True)
     if weighting == "foreground":
@@ -495,6 +513,7 @@ def matthews_correlation_loss(
     activation: Literal["softmax", "sigmoid"] | None = "softmax",
     smooth: ArrayLike = 1.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -507,7 +526,7 @@ def matthews_correlation_loss(
       smooth: added to tp and tn, as pixels that are right. Without it, the correlation is undefined
         for a class that is absent from the labels or the prediction, or that fills either. The loss
         is then 0 if nothing is wrong, and otherwise 1, as for chance, with a gradient of 0.
-      logits, labels, activation, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, where, weights, axis, axis_name: as in ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 2]; a random prediction has 1.
@@ -530,7 +549,7 @@ def matthews_correlation_loss(
       Segmentation Models adds its smooth to all four counts, MONAI to numerator and denominator.
       With either, false positives of an absent class can cost nothing.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     c = pixel_sums(counts_of, pixels)
     (smooth,) = check_broadcasts(c.tp.shape, smooth=smooth)
     c = c._replace(tp=c.tp + smooth, tn=c.tn + smooth)
@@ -547,6 +566,7 @@ def sensitivity_specificity_loss(
     smooth: ArrayLike = 1.0,
     eps: ArrayLike = 0.0,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -561,7 +581,8 @@ def sensitivity_specificity_loss(
 
     Args:
       sensitivity_weight: w, the weight of the errors inside the class.
-      logits, labels, activation, smooth, eps, where, axis, axis_name: as in ``dice_loss``.
+      logits, labels, activation, smooth, eps, where, weights, axis, axis_name: as in
+        ``dice_loss``.
 
     Returns:
       Float array ``[..., C]`` in [0, 1].
@@ -580,7 +601,7 @@ def sensitivity_specificity_loss(
       T. Brosch et al., "Deep convolutional encoder networks for multiple sclerosis lesion
       segmentation", 2015.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name, by_class=True)
     inside, outside, positives, negatives = pixel_sums(_squared_errors_of, pixels)
     smooth, eps, weight = check_broadcasts(
         positives.shape, smooth=smooth, eps=eps, sensitivity_weight=sensitivity_weight

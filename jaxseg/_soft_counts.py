@@ -23,6 +23,7 @@ def soft_counts(
     *,
     activation: Literal["softmax", "sigmoid"] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
 ) -> Counts:
     r"""Differentiable counts per class of probabilities against labels: what region losses read.
@@ -40,6 +41,10 @@ def soft_counts(
         multi-label).
       activation: None, "softmax" (over the classes, C > 1) or "sigmoid" (of each class by itself).
       where: bool ``[...]``; False pixels do not count, whatever they hold, NaN included.
+        Without a softmax also ``[..., C]``: which classes of a pixel count.
+      weights: float ``[...]``, or 1 along axes that share a weight (``[B, 1, 1]``: one per image);
+        without a softmax also ``[..., C]``. They multiply what a pixel adds to the sums, are finite
+        and 0 or more, and have no gradient; 0 is as ``where=False``.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
@@ -66,7 +71,8 @@ def soft_counts(
       Optax's and MONAI's Dice overflow in float16; SMP can compute the intersection by subtraction,
       which loses small objects to rounding.
     """
-    c = pixel_sums(counts_of, as_pixels(probs, labels, activation, where, axis))
+    pixels = as_pixels(probs, labels, activation, where, weights, axis, by_class=True)
+    c = pixel_sums(counts_of, pixels)
     # XLA may simplify NaN * 0 to 0, so a NaN can reach only one of tp and fp. Spread it to all.
     nan = c.tp + c.fp
     nan = jnp.where(jnp.isnan(nan), nan, 0)

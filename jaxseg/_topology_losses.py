@@ -98,6 +98,7 @@ def cldice_loss(
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -119,6 +120,8 @@ def cldice_loss(
       smooth: added to numerators and denominators as in the formula.
       spatial_axes: axes of the label map that are space, as in ``boundary_loss``.
       where: bool ``[batch, *space]``; False pixels do not count, whatever they hold.
+      weights: float ``[batch, *space]``, or 1 along shared axes, as in ``dice_loss``. They multiply
+        what a pixel adds to the sums; its skeleton does not depend on them.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
       axis_name: mesh axes of a ``shard_map`` or ``pmap`` body that split the batch.
 
@@ -149,12 +152,13 @@ def cldice_loss(
       ``axis=None``. MONAI 1.6 takes each image by itself, like ``axis=(1, 2)``, and sums over its
       classes too.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     p, where = pixels.probs(), None if pixels.where is None else pixels.valid()
     g = pixels.truth().astype(p.dtype)
     iterations = _check_times("iterations", iterations)
-    sums = _cldice_sums(p, g, where, pixels.axes, space, iterations)
+    weights = None if pixels.weights is None else pixels.weigh(jnp.ones_like(p[..., 0]))
+    sums = _cldice_sums(p, g, where, weights, pixels.axes, space, iterations)
     hits, predicted, found, true = pixels.over_devices(sums)
     (smooth,) = _checks.check_broadcasts(hits.shape, smooth=smooth)
     precision = safe_divide(hits + smooth, predicted + smooth, 1)
@@ -172,6 +176,7 @@ def dice_cldice_loss(
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -181,8 +186,9 @@ def dice_cldice_loss(
 
     Args:
       cldice_weight: alpha.
-      logits, labels, iterations, activation, smooth, spatial_axes, where, axis, axis_name: as in
-        ``cldice_loss``; smooth is passed to ``dice_loss`` too.
+      logits, labels, iterations, activation, smooth: as in ``cldice_loss``; smooth is passed to
+        ``dice_loss`` too.
+      spatial_axes, where, weights, axis, axis_name: as in ``cldice_loss``.
 
     Returns:
       Float32 (float64 for float64 logits) ``[..., C]`` in [0, 1].
@@ -209,6 +215,7 @@ def dice_cldice_loss(
         activation=activation,
         smooth=smooth,
         where=where,
+        weights=weights,
         axis=axis,
         axis_name=axis_name,
     )
@@ -220,6 +227,7 @@ def dice_cldice_loss(
         smooth=smooth,
         spatial_axes=spatial_axes,
         where=where,
+        weights=weights,
         axis=axis,
         axis_name=axis_name,
     )
@@ -238,6 +246,7 @@ def skeleton_recall_loss(
     smooth: ArrayLike = 1.0,
     spatial_axes: Sequence[int] | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
     axis_name: AxisName = None,
 ) -> Array:
@@ -252,7 +261,7 @@ def skeleton_recall_loss(
         C]``, like labels. None makes them from the labels by ``soft_skeleton`` in every call.
       iterations: as in ``soft_skeleton``.
       radius: how often the skeleton is dilated by its face neighbours; static.
-      logits, labels, activation, smooth, spatial_axes, where, axis, axis_name: as in
+      logits, labels, activation, smooth, spatial_axes, where, weights, axis, axis_name: as in
         ``cldice_loss``.
 
     Returns:
@@ -279,7 +288,7 @@ def skeleton_recall_loss(
       The authors thin the labels with scikit-image and dilate the result twice when they load data.
       Such tubes can be passed as ``skeletons``.
     """
-    pixels = as_pixels(logits, labels, activation, where, axis, axis_name)
+    pixels = as_pixels(logits, labels, activation, where, weights, axis, axis_name)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
     iterations, radius = _check_times("iterations", iterations), _check_times("radius", radius)
     if skeletons is None:
@@ -311,20 +320,24 @@ def _soft_skeleton(
     return class_by_class(lambda x: _skeleton(x, where, space, iterations), probs)
 
 
-@partial(jax.jit, static_argnums=(3, 4, 5))
+@partial(jax.jit, static_argnums=(4, 5, 6))
 def _cldice_sums(
     p: Array,
     g: Array,
     where: Array | None,
+    weights: Array | None,
     axes: tuple[int, ...],
     space: tuple[int, ...],
     iterations: int,
 ) -> tuple[Array, ...]:
-    """The sums of S(p) g, S(p), S(g) p and S(g)."""
+    """The weighted sums of S(p) g, S(p), S(g) p and S(g)."""
 
     def class_sums(p: Array, g: Array) -> Any:
         s_p, s_g = (_skeleton(x, where, space, iterations) for x in (p, g))
-        return tuple(sum_axis_by_axis(x, axes) for x in (s_p * g, s_p, s_g * p, s_g))
+        values = [s_p * g, s_p, s_g * p, s_g]
+        if weights is not None:
+            values = [weights * x for x in values]
+        return tuple(sum_axis_by_axis(x, axes) for x in values)
 
     return class_by_class(class_sums, p, g)
 

@@ -148,8 +148,8 @@ def pad_batch(batch, size):
     return np.concatenate([batch, padding]), np.arange(size) < len(batch)
 
 
-def soft_sums(probs, labels, where=None, axis=None):
-    """I, P, G and N per class: sums of p g, p, g and 1 over the valid pixels."""
+def soft_sums(probs, labels, where=None, axis=None, weights=None):
+    """I, P, G and N per class: weighted sums of p g, p, g and 1 over the valid pixels."""
     xp = probs.__array_namespace__()
     truth = labels if labels.ndim == probs.ndim else one_hot(labels, probs.shape[-1])
     truth = truth.astype(probs.dtype)
@@ -158,12 +158,12 @@ def soft_sums(probs, labels, where=None, axis=None):
         valid = np.asarray(where)[..., None]
         probs, truth, one = (xp.where(valid, x, xp.zeros_like(x)) for x in (probs, truth, one))
     axes = map_axes(axis, probs.ndim - 1)
-    return tuple(x.sum(axes) for x in (probs * truth, probs, truth, one))
+    return tuple(weighted(x, weights).sum(axes) for x in (probs * truth, probs, truth, one))
 
 
-def soft_counts(probs, labels, where=None, axis=None):
+def soft_counts(probs, labels, where=None, axis=None, weights=None):
     """``(tp, fp, fn, tn)``, each ``[..., C]``: I, P - I, G - I, N - P - G + I."""
-    i, p, g, n = soft_sums(probs, labels, where, axis)
+    i, p, g, n = soft_sums(probs, labels, where, axis, weights)
     return i, p - i, g - i, n - p - g + i
 
 
@@ -400,6 +400,21 @@ def masked(values, where):
     return xp.where(where, values, xp.zeros_like(values))
 
 
+def weighted(values, weights):
+    """``values`` of ``[*map]`` or ``[*map, C]`` times the weights of the pixels."""
+    if weights is None:
+        return values
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim < values.ndim:
+        weights = weights[..., None]
+    return values * values.__array_namespace__().asarray(np.broadcast_to(weights, values.shape))
+
+
+def each_weight(weights, shape):
+    """The weights of the map, 1 for None."""
+    return np.broadcast_to(1.0 if weights is None else np.asarray(weights, np.float64), shape)
+
+
 def pixels(x, labels, activation="softmax", where=None):
     """Probabilities and truth ``[*map, C]``, 0 at masked pixels."""
     truth = labels if labels.ndim == x.ndim else one_hot(labels, x.shape[-1])
@@ -424,12 +439,12 @@ def grouped(function, where, axis, *arrays, ndim):
 # ---------------------------------------------------------------------------------- region losses
 
 
-def overlap_sums(x, labels, activation, where, axis, overlap="product"):
+def overlap_sums(x, labels, activation, where, axis, overlap="product", weights=None):
     """The overlap I, and P and G, their values squared or not: each ``[..., C]``."""
     p, g = pixels(x, labels, activation, where)
     both = x.__array_namespace__().minimum(p, g) if overlap == "minimum" else p * g
     power, axes = 2 if overlap == "squared" else 1, map_axes(axis, x.ndim - 1)
-    return both.sum(axes), (p**power).sum(axes), (g**power).sum(axes)
+    return tuple(weighted(v, weights).sum(axes) for v in (both, p**power, g**power))
 
 
 def dice_loss(
@@ -441,8 +456,9 @@ def dice_loss(
     where=None,
     axis=None,
     overlap="product",
+    weights=None,
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap, weights)
     return 1 - (2 * i + smooth) / (p + g + smooth + eps)
 
 
@@ -455,8 +471,9 @@ def iou_loss(
     where=None,
     axis=None,
     overlap="product",
+    weights=None,
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap, weights)
     return 1 - (i + smooth) / (p + g - i + smooth + eps)
 
 
@@ -471,8 +488,9 @@ def tversky_loss(
     where=None,
     axis=None,
     overlap="product",
+    weights=None,
 ):
-    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap)
+    i, p, g = overlap_sums(x, labels, activation, where, axis, overlap, weights)
     return 1 - (i + smooth) / (i + alpha * (p - i) + beta * (g - i) + smooth + eps)
 
 
@@ -491,22 +509,30 @@ def log_cosh_dice_loss(x, labels, **kwargs):
 
 
 def rarity(g):
-    """``smallest present G / G`` of the classes of truth ``[N, C]``; 1 for an absent class."""
+    """``smallest present G / G`` of the classes of weighted truth ``[N, C]``; 1 if absent."""
     sizes = np.asarray(g, np.float64).sum(0)
     smallest = min(sizes[sizes > 0], default=1.0)
     return np.array([smallest / size if size > 0 else 1.0 for size in sizes])
 
 
 def generalized_dice_loss(
-    x, labels, power=2.0, activation="softmax", smooth=1.0, eps=0.0, where=None, axis=None
+    x,
+    labels,
+    power=2.0,
+    activation="softmax",
+    smooth=1.0,
+    eps=0.0,
+    where=None,
+    axis=None,
+    weights=None,
 ):
-    def loss(p, g):
-        w = rarity(g) ** power
-        overlap, volume = w * (p * g).sum(0), w * (p.sum(0) + g.sum(0))
+    def loss(p, g, u):
+        w, u = rarity(weighted(g, u)) ** power, u[:, None]
+        overlap, volume = w * (u * p * g).sum(0), w * ((u * p).sum(0) + (u * g).sum(0))
         return 1 - (2 * overlap.sum() + smooth) / (volume.sum() + smooth + eps)
 
     p, g = pixels(x, labels, activation, where)
-    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, p, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
 
 
 def generalized_wasserstein_dice_loss(
@@ -520,28 +546,33 @@ def generalized_wasserstein_dice_loss(
     eps=0.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     costs = np.asarray(distances, np.float64) / np.max(distances)
     classes = range(len(costs))
 
-    def loss(p, g):
+    def loss(p, g, u):
         wrong = sum(costs[i, j] * g[:, i] * p[:, j] for i in classes for j in classes)
-        a = [float(c > 0) for c in classes] if weighting == "foreground" else rarity(g)
-        true = sum(a[c] * (g[:, c] * (1 - wrong)).sum() for c in classes)
+        a = [float(c > 0) for c in classes]
+        if weighting != "foreground":
+            a = rarity(weighted(g, u))
+        true = sum(a[c] * (u * g[:, c] * (1 - wrong)).sum() for c in classes)
         if weighting == "foreground":
-            volume = 2 * true + wrong.sum()
+            volume = 2 * true + (u * wrong).sum()
         else:
-            volume = sum(a[c] * (g[:, c] * (2 - wrong)).sum() for c in classes)
+            volume = sum(a[c] * (u * g[:, c] * (2 - wrong)).sum() for c in classes)
         return 1 - (2 * true + smooth) / (volume + smooth + eps)
 
     p, g = pixels(x, labels, activation, where)
-    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, p, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
 
 
-def matthews_correlation_loss(x, labels, activation="softmax", smooth=1.0, where=None, axis=None):
+def matthews_correlation_loss(
+    x, labels, activation="softmax", smooth=1.0, where=None, axis=None, weights=None
+):
     xp = x.__array_namespace__()
     probs, _ = pixels(x, labels, activation, where)
-    tp, fp, fn, tn = soft_counts(probs, labels, where, axis)
+    tp, fp, fn, tn = soft_counts(probs, labels, where, axis, weights)
     tp, tn = tp + smooth, tn + smooth
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     some = product > 0
@@ -558,10 +589,11 @@ def sensitivity_specificity_loss(
     eps=0.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     p, g = pixels(x, labels, activation, where)
     axes = map_axes(axis, x.ndim - 1)
-    in_truth, elsewhere = masked(g, where), masked(1 - g, where)
+    in_truth, elsewhere = (weighted(masked(v, where), weights) for v in (g, 1 - g))
     right_in = (in_truth * (1 - (p - g) ** 2)).sum(axes)
     right_out = (elsewhere * (1 - (p - g) ** 2)).sum(axes)
     sensitivity = (right_in + smooth) / (in_truth.sum(axes) + smooth + eps)
@@ -577,31 +609,40 @@ def each_class(weights, num_classes):
     return np.broadcast_to(1.0 if weights is None else np.asarray(weights, float), (num_classes,))
 
 
-def cross_entropy_loss(x, labels, class_weights=None, label_smoothing=0.0, where=None):
+def cross_entropy_loss(
+    x, labels, class_weights=None, label_smoothing=0.0, where=None, weights=None
+):
     """``- sum_c u_c g~_c log p_c`` of each pixel; ``g~`` is smoothed at pixels with a label."""
     num_classes = x.shape[-1]
     _, truth = pixels(x, labels, None, where)
     spread = truth.sum(-1, keepdims=True) / num_classes
     smoothed = (1 - label_smoothing) * truth + label_smoothing * spread
     logs = log_softmax(masked(x, where))
-    return masked(
+    return weighted_map(
         sum(
             -u * smoothed[..., c] * logs[..., c]
             for c, u in enumerate(each_class(class_weights, num_classes).tolist())
         ),
         where,
+        weights,
     )
 
 
-def softmax_focal_loss(x, labels, gamma=2.0, alpha=None, where=None):
+def weighted_map(losses, where, weights):
+    """Losses ``[*map]``, 0 at masked pixels, times the weights."""
+    return weighted(masked(losses, where), weights)
+
+
+def softmax_focal_loss(x, labels, gamma=2.0, alpha=None, where=None, weights=None):
     p, truth = pixels(x, labels, "softmax", where)
     logs = log_softmax(masked(x, where))
-    return masked(
+    return weighted_map(
         sum(
             -a * truth[..., c] * (1 - p[..., c]) ** gamma * logs[..., c]
             for c, a in enumerate(each_class(alpha, x.shape[-1]).tolist())
         ),
         where,
+        weights,
     )
 
 
@@ -629,6 +670,7 @@ def nacl_loss(
     distance="l1",
     spatial_axes=None,
     where=None,
+    weights=None,
 ):
     logits, share = pixels(x, labels, None, where)
     reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
@@ -640,26 +682,26 @@ def nacl_loss(
         terms = [w * shifted(share, a, step, 0.0) for w, step in zip(near, reach, strict=True)]
         share = sum(terms) / sum(near)
     gap = abs(share - logits) if distance == "l1" else (share - logits) ** 2
-    return cross_entropy_loss(x, labels, where=where) + weight * masked(gap.mean(-1), where)
+    return weighted_map(cross_entropy_loss(x, labels) + weight * gap.mean(-1), where, weights)
 
 
-def top_k_loss(x, labels, fraction=0.1, where=None, axis=None):
-    def loss(losses):
-        kept = max(1, math.floor(fraction * len(losses)))
-        return losses[np.argsort(-constant(losses))[:kept]].mean()
+def top_k_loss(x, labels, fraction=0.1, where=None, axis=None, weights=None):
+    def loss(losses, u):
+        kept = np.argsort(-constant(losses))[: max(1, math.floor(fraction * len(losses)))]
+        return (u[kept] * losses[kept]).sum() / u[kept].sum()
 
     losses = cross_entropy_loss(x, labels, where=where)
-    return grouped(loss, where, axis, losses, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, losses, each_weight(weights, losses.shape), ndim=x.ndim - 1)
 
 
-def ohem_loss(x, labels, threshold=0.7, min_kept=100_000, where=None, axis=None):
-    def loss(losses):
+def ohem_loss(x, labels, threshold=0.7, min_kept=100_000, where=None, axis=None, weights=None):
+    def loss(losses, u):
         hard = int((np.exp(-constant(losses)) < threshold).sum())
-        kept = min(max(hard, min_kept), len(losses))
-        return losses[np.argsort(-constant(losses))[:kept]].sum() / max(kept, 1)
+        kept = np.argsort(-constant(losses))[: max(hard, min_kept)]
+        return (u[kept] * losses[kept]).sum() / u[kept].sum()
 
     losses = cross_entropy_loss(x, labels, where=where)
-    return grouped(loss, where, axis, losses, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, losses, each_weight(weights, losses.shape), ndim=x.ndim - 1)
 
 
 def constant(x):
@@ -667,40 +709,46 @@ def constant(x):
     return np.asarray(jax.lax.stop_gradient(x) if isinstance(x, jax.Array) else x)
 
 
-def lovasz_steps(g):
-    """Jaccard loss after each pixel of the sorted truth ``[N]``, less that after the one before."""
-    total, steps, before = g.sum(), [], 0.0
+def lovasz_steps(g, sizes):
+    """Jaccard loss after each pixel of the sorted truth ``[N]``, less that after the one before.
+
+    The pixels count as their ``sizes`` say.
+    """
+    total, steps, before = (sizes * g).sum(), [], 0.0
     for n in range(1, len(g) + 1):
-        jaccard = 1 - (total - g[:n].sum()) / (total + (1 - g[:n]).sum())
+        hits, false = (sizes * g)[:n].sum(), (sizes * (1 - g))[:n].sum()
+        jaccard = 1 - (total - hits) / (total + false)
         steps.append(jaccard - before)
         before = jaccard
     return np.array(steps)
 
 
-def lovasz(errors, g):
+def lovasz(errors, g, sizes):
     """The Lovász extension of the Jaccard loss, of errors and truth ``[N]``."""
     order = np.argsort(-constant(errors), kind="stable")
-    return (errors[order] * lovasz_steps(constant(g)[order])).sum()
+    return (errors[order] * lovasz_steps(constant(g)[order], sizes[order])).sum()
 
 
-def lovasz_hinge_loss(x, labels, where=None, axis=None):
-    def loss(x, g):
+def lovasz_hinge_loss(x, labels, where=None, axis=None, weights=None):
+    def loss(x, g, u):
         xp = x.__array_namespace__()
         errors = xp.maximum(1 - x * (2 * g - 1), xp.zeros_like(x))
-        return xp.stack([lovasz(errors[:, c], g[:, c]) for c in range(x.shape[-1])])
+        return xp.stack([lovasz(errors[:, c], g[:, c], u) for c in range(x.shape[-1])])
 
     x, g = pixels(x, labels, None, where)
-    return grouped(loss, where, axis, x, g, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, x, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
 
 
-def lovasz_softmax_loss(x, labels, activation="softmax", classes="present", where=None, axis=None):
-    def loss(p, g):
+def lovasz_softmax_loss(
+    x, labels, activation="softmax", classes="present", where=None, axis=None, weights=None
+):
+    def loss(p, g, u):
         present = [c for c in range(p.shape[-1]) if classes == "present" and g[:, c].any()]
         present = present or range(p.shape[-1])  # all, too, if none is present
-        return sum(lovasz(abs(g[:, c] - p[:, c]), g[:, c]) for c in present) / len(present)
+        return sum(lovasz(abs(g[:, c] - p[:, c]), g[:, c], u) for c in present) / len(present)
 
     p, g = pixels(x, labels, activation, where)
-    return grouped(loss, where, axis, p, g, ndim=x.ndim - 1)
+    return grouped(loss, where, axis, p, g, each_weight(weights, x.shape[:-1]), ndim=x.ndim - 1)
 
 
 def border_weights(instances, border_weight=10.0, sigma=5.0, spacing=1.0):
@@ -758,11 +806,11 @@ def each_map(function, masks, spatial_axes=None):
 # ---------------------------------------------------------------------------------- boundary
 
 
-def mean_of_sums(values, where, axis):
-    """Mean over the valid pixels of the summed axes: ``[..., C]``."""
+def mean_of_sums(values, where, axis, weights=None):
+    """Weighted mean over the valid pixels of the summed axes: ``[..., C]``."""
     axes = map_axes(axis, values.ndim - 1)
-    count = masked(np.ones(values.shape), where).sum(axes)
-    return masked(values, where).sum(axes) / count
+    count = weighted(masked(np.ones(values.shape), where), weights).sum(axes)
+    return weighted(masked(values, where), weights).sum(axes) / count
 
 
 def boundary_loss(
@@ -774,6 +822,7 @@ def boundary_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     def signed(mask):
         away = signed_distance(mask, spacing)
@@ -782,7 +831,7 @@ def boundary_loss(
 
     p, g = pixels(x, labels, activation, where)
     phi = each_map(signed, g >= 0.5, spatial_axes) if distances is None else distances
-    return mean_of_sums(p * masked(np.asarray(phi, p.dtype), where), where, axis)
+    return mean_of_sums(p * masked(np.asarray(phi, p.dtype), where), where, axis, weights)
 
 
 def hausdorff_dt_loss(
@@ -794,6 +843,7 @@ def hausdorff_dt_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     def away_from_boundary(mask, without):
         if mask.all() or not mask.any():
@@ -804,7 +854,7 @@ def hausdorff_dt_loss(
     smallest = float(np.min(spacing))
     of_p = each_map(lambda m: away_from_boundary(m, 0.0), constant(p) > 0.5, spatial_axes)
     of_g = each_map(lambda m: away_from_boundary(m, smallest), g >= 0.5, spatial_axes)
-    return mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis)
+    return mean_of_sums((p - g) ** 2 * (of_p**alpha + of_g**alpha), where, axis, weights)
 
 
 def hausdorff_erosion_loss(
@@ -816,6 +866,7 @@ def hausdorff_erosion_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     xp = x.__array_namespace__()
     p, g = pixels(x, labels, activation, where)
@@ -828,7 +879,7 @@ def hausdorff_erosion_loss(
         width = xp.where(high > low, high - low, xp.ones_like(high))
         bound = xp.where(high > low, (bound - low) / width, bound)
         total = total + k**alpha * bound
-    return mean_of_sums(total, where, axis)
+    return mean_of_sums(total, where, axis, weights)
 
 
 def boundary_dou_loss(
@@ -840,10 +891,11 @@ def boundary_dou_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     p, g = pixels(x, labels, activation, where)
     axes = map_axes(axis, x.ndim - 1)
-    i, z, y = (p * g).sum(axes), (p**2).sum(axes), (g**2).sum(axes)
+    i, z, y = (weighted(v, weights).sum(axes) for v in (p * g, p**2, g**2))
     inside = g >= 0.5
     filled = inside if where is None else inside | ~np.asarray(where)[..., None]
     edge = inside & ~each_map(ndimage.binary_erosion, filled, spatial_axes).astype(bool)
@@ -905,12 +957,14 @@ def cldice_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     p, g = pixels(x, labels, activation, where)
     of_p, of_g = (soft_skeleton(m, iterations, spatial_axes, where) for m in (p, g))
     axes = map_axes(axis, x.ndim - 1)
-    precision = ((of_p * g).sum(axes) + smooth) / (of_p.sum(axes) + smooth)
-    sensitivity = ((of_g * p).sum(axes) + smooth) / (of_g.sum(axes) + smooth)
+    sums = (weighted(v, weights).sum(axes) + smooth for v in (of_p * g, of_p, of_g * p, of_g))
+    hits, predicted, found, true = sums
+    precision, sensitivity = hits / predicted, found / true
     return 1 - 2 * precision * sensitivity / (precision + sensitivity)
 
 
@@ -933,6 +987,7 @@ def skeleton_recall_loss(
     spatial_axes=None,
     where=None,
     axis=None,
+    weights=None,
 ):
     def dilated(mask):
         return ndimage.binary_dilation(mask, iterations=radius) if radius else mask
@@ -946,33 +1001,55 @@ def skeleton_recall_loss(
         tubes = skeletons if skeletons.ndim == x.ndim else one_hot(skeletons, x.shape[-1])
         tubes = masked(tubes.astype(p.dtype), where)
     axes = map_axes(axis, x.ndim - 1)
-    return 1 - ((p * tubes).sum(axes) + smooth) / (tubes.sum(axes) + smooth)
+    found, true = (weighted(v, weights).sum(axes) for v in (p * tubes, tubes))
+    return 1 - (found + smooth) / (true + smooth)
 
 
 # ---------------------------------------------------------------------------------- compound losses
 
 
-def mean_over_valid(values, where):
-    """Mean of ``[..., C]`` over valid pixels and classes."""
-    if where is None:
-        return values.mean()
-    return values[np.asarray(where)].mean()
+def mean_over_valid(values, where, weights=None):
+    """Weighted mean of ``[..., C]`` over valid pixels and classes."""
+    count = weighted(masked(np.ones(values.shape), where), weights).sum()
+    return weighted(masked(values, where), weights).sum() / count
 
 
-def bce(x, labels, where=None):
+def bce(x, labels, where=None, weights=None):
     """Binary cross-entropy of logits, averaged over valid pixels and classes."""
     truth = labels if labels.ndim == x.ndim else one_hot(labels, x.shape[-1])
     truth = truth.astype(x.dtype)
     losses = -(truth * log_sigmoid(x) + (1 - truth) * log_sigmoid(-x))
-    return mean_over_valid(losses, where)
+    return mean_over_valid(losses, where, weights)
 
 
-def bce_dice_loss(x, labels, bce_weight=0.5, dice_weight=1.0, smooth=1.0, where=None, axis=None):
-    region = dice_loss(x, labels, "sigmoid", smooth=smooth, where=where, axis=axis)
-    return bce_weight * bce(x, labels, where) + dice_weight * region.mean()
+def bce_dice_loss(
+    x,
+    labels,
+    bce_weight=0.5,
+    dice_weight=1.0,
+    smooth=1.0,
+    where=None,
+    axis=None,
+    weights=None,
+):
+    options = {"where": where, "axis": axis, "weights": weights}
+    region = dice_loss(x, labels, "sigmoid", smooth=smooth, **options)
+    shares = image_shares(x, where, axis, weights)
+    dice = mean_over_classes(region, None, shares)
+    return bce_weight * bce(x, labels, where, weights) + dice_weight * dice
 
 
-def cross_entropy(x, labels, class_weights=None, label_smoothing=0.0, where=None):
+def image_shares(x, where, axis, weights):
+    """The mean weight of each image's valid pixels, ``[...]``, or ``[..., C]`` of each class."""
+    valid = np.ones(x.shape[:-1], bool) if where is None else np.asarray(where)
+    axes = map_axes(axis, x.ndim - 1)
+    if weights is None and valid.ndim < x.ndim:
+        return None
+    sizes = np.broadcast_to(1.0 if weights is None else np.asarray(weights), valid.shape)
+    return (valid * sizes).sum(axes) / np.maximum(valid.sum(axes), 1)
+
+
+def cross_entropy(x, labels, class_weights=None, label_smoothing=0.0, where=None, weights=None):
     """Softmax cross-entropy, weighted by class and averaged as the weights say.
 
     ``- sum u_c g~ log p / sum u_c g``, where ``g~ = (1 - s) g + s / C`` for a labelled pixel.
@@ -982,11 +1059,10 @@ def cross_entropy(x, labels, class_weights=None, label_smoothing=0.0, where=None
     truth = truth.astype(x.dtype)
     labelled = truth.sum(-1, keepdims=True)
     smoothed = (1 - label_smoothing) * truth + label_smoothing * labelled / num_classes
-    weights = np.ones(num_classes) if class_weights is None else np.asarray(class_weights, float)
-    weights = xp.broadcast_to(xp.asarray(weights, dtype=x.dtype), x.shape)
-    losses, shares = -weights * smoothed * log_softmax(x), weights * truth
-    if where is not None:
-        losses, shares = losses[np.asarray(where)], shares[np.asarray(where)]
+    of_class = np.ones(num_classes) if class_weights is None else np.asarray(class_weights, float)
+    of_class = xp.broadcast_to(xp.asarray(of_class, dtype=x.dtype), x.shape)
+    losses, shares = -of_class * smoothed * log_softmax(x), of_class * truth
+    losses, shares = (weighted(masked(v, where), weights) for v in (losses, shares))
     return losses.sum() / shares.sum()
 
 
@@ -1001,10 +1077,12 @@ def dice_ce_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
-    region = dice_loss(x, labels, smooth=smooth, where=where, axis=axis)
-    pixel = cross_entropy(x, labels, ce_class_weights, label_smoothing, where)
-    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
+    region = dice_loss(x, labels, smooth=smooth, where=where, axis=axis, weights=weights)
+    pixel = cross_entropy(x, labels, ce_class_weights, label_smoothing, where, weights)
+    region = mean_over_classes(region, class_weights, image_shares(x, where, axis, weights))
+    return dice_weight * region + ce_weight * pixel
 
 
 def linear_dice_ce_loss(
@@ -1020,6 +1098,7 @@ def linear_dice_ce_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     """Of the logits ``features @ kernel + bias``."""
     return dice_ce_loss(
@@ -1033,6 +1112,7 @@ def linear_dice_ce_loss(
         smooth,
         where,
         axis,
+        weights,
     )
 
 
@@ -1046,17 +1126,19 @@ def two_classes(x, labels):
     return pair, np.concatenate([1 - dense, dense], axis=-1)
 
 
-def mean_over_classes(losses, weights):
-    """Mean of ``[..., C]`` over images, then the weighted one over classes."""
-    weights = [1.0] * losses.shape[-1] if weights is None else weights
-    means = [w * losses[..., c].mean() for c, w in enumerate(weights)]
-    return sum(means) / sum(weights)
+def mean_over_classes(losses, weights, shares=None):
+    """Mean of ``[..., C]`` over images and classes, by the class weights and the images' shares."""
+    shares = np.ones(losses.shape[:-1]) if shares is None else shares
+    if shares.ndim < losses.ndim:
+        shares = shares[..., None]
+    weights = shares * each_class(weights, losses.shape[-1])
+    return (weights * losses).sum() / weights.sum()
 
 
-def mean_over_labelled(values, x, labels, where):
-    """Mean of ``[*map]`` over the valid pixels that are of some class."""
+def mean_over_labelled(values, x, labels, where, weights=None):
+    """Weighted mean of ``[*map]`` over the valid pixels that are of some class."""
     _, g = pixels(x, labels, None, where)
-    return masked(values, where).sum() / g.sum()
+    return weighted(masked(values, where), weights).sum() / weighted(g, weights).sum()
 
 
 def dice_focal_loss(
@@ -1070,13 +1152,16 @@ def dice_focal_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
-    region = dice_loss(x, labels, activation, smooth=smooth, where=where, axis=axis)
+    options = {"where": where, "axis": axis, "weights": weights}
+    region = dice_loss(x, labels, activation, smooth=smooth, **options)
+    shares = image_shares(x, where, axis, weights)
     x, labels = two_classes(x, labels)
     focal = softmax_focal_loss(x, labels, gamma, alpha, where)
-    pixel = mean_over_labelled(focal, x, labels, where)
-    return dice_weight * mean_over_classes(region, class_weights) + focal_weight * pixel
+    pixel = mean_over_labelled(focal, x, labels, where, weights)
+    return dice_weight * mean_over_classes(region, class_weights, shares) + focal_weight * pixel
 
 
 def dice_top_k_loss(
@@ -1089,11 +1174,14 @@ def dice_top_k_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
-    region = dice_loss(x, labels, activation, smooth=smooth, where=where, axis=axis)
-    pixel = top_k_loss(*two_classes(x, labels), fraction, where)
-    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
+    options = {"where": where, "axis": axis, "weights": weights}
+    region = dice_loss(x, labels, activation, smooth=smooth, **options)
+    shares = image_shares(x, where, axis, weights)
+    pixel = top_k_loss(*two_classes(x, labels), fraction, where, weights=weights)
+    return dice_weight * mean_over_classes(region, class_weights, shares) + ce_weight * pixel
 
 
 def exponential_logarithmic_loss(
@@ -1108,18 +1196,21 @@ def exponential_logarithmic_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     activation = "sigmoid" if x.shape[-1] == 1 else "softmax"
+    options = {"where": where, "axis": axis, "weights": weights}
     region = log_dice_loss(
-        x, labels, gamma=dice_gamma, activation=activation, smooth=smooth, where=where, axis=axis
+        x, labels, gamma=dice_gamma, activation=activation, smooth=smooth, **options
     )
+    shares = image_shares(x, where, axis, weights)
     x, labels = two_classes(x, labels)
     _, g = pixels(x, labels, None, where)
-    weights = each_class(ce_class_weights, x.shape[-1]).tolist()
+    of_class = each_class(ce_class_weights, x.shape[-1]).tolist()
     logs = log_softmax(masked(x, where))
-    pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(weights))
-    pixel = mean_over_labelled(pixel, x, labels, where)
-    return dice_weight * mean_over_classes(region, class_weights) + ce_weight * pixel
+    pixel = sum(w * g[..., c] * (-logs[..., c]) ** ce_gamma for c, w in enumerate(of_class))
+    pixel = mean_over_labelled(pixel, x, labels, where, weights)
+    return dice_weight * mean_over_classes(region, class_weights, shares) + ce_weight * pixel
 
 
 def unified_focal_loss(
@@ -1132,20 +1223,23 @@ def unified_focal_loss(
     smooth=1.0,
     where=None,
     axis=None,
+    weights=None,
 ):
     x, labels = two_classes(x, labels)
     p, g = pixels(x, labels, "softmax", where)
     logs, axes = log_softmax(masked(x, where)), map_axes(axis, x.ndim - 1)
-    tp, fp, fn = (p * g).sum(axes), (p * (1 - g)).sum(axes), ((1 - p) * g).sum(axes)
+    products = (p * g, p * (1 - g), (1 - p) * g)
+    tp, fp, fn = (weighted(v, weights).sum(axes) for v in products)
+    shares = image_shares(x, where, axis, weights)
     missing = 1 - (tp + smooth) / (tp + delta * fn + (1 - delta) * fp + smooth)
     region = focal = 0.0
     for c in range(x.shape[-1]):
         rare = c > 0
         enhanced = missing[..., c] ** (1 - gamma) if rare or not asymmetric else missing[..., c]
-        region = region + enhanced.mean()
+        region = region + mean_over_classes(enhanced[..., None], None, shares)
         suppressed = 1.0 if rare and asymmetric else (1 - p[..., c]) ** gamma
         entropy = -(delta if rare else 1 - delta) * suppressed * g[..., c] * logs[..., c]
-        focal = focal + mean_over_labelled(entropy, x, labels, where)
+        focal = focal + mean_over_labelled(entropy, x, labels, where, weights)
     return weight * focal + (1 - weight) * region / x.shape[-1]
 
 
@@ -1158,11 +1252,14 @@ def nearest(labels, shape):
 
 
 def deep_supervision(loss, weights=None):
-    def supervised(outputs, labels, where=None, **kwargs):
-        shares = [0.5**i for i in range(len(outputs))] if weights is None else weights
+    of_outputs = weights
+
+    def supervised(outputs, labels, where=None, weights=None, **kwargs):
+        shares = [0.5**i for i in range(len(outputs))] if of_outputs is None else of_outputs
         total = 0.0
         for share, x in zip(shares, outputs, strict=True):
-            kwargs["where"] = None if where is None else nearest(where, x.shape[:-1])
+            for name, values in (("where", where), ("weights", weights)):
+                kwargs[name] = None if values is None else nearest(values, x.shape[:-1])
             total = total + share * loss(x, nearest(labels, x.shape[:-1]), **kwargs)
         return total / sum(shares)
 

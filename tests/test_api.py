@@ -46,12 +46,12 @@ LAST = ["where", "weights", "axis", "axis_name"]  # in this order, where a funct
 NEEDED = {  # what every function of the kind has
     "hard": ["num_classes", "where", "weights", "axis"],
     "check": ["num_classes", "where"],
-    "soft": ["activation", "where", "axis"],
-    "region": ["activation", "smooth", "where", "axis", "axis_name"],
-    "pixel": ["where"],
-    "ordered": ["where", "axis"],
-    "spatial": ["activation", "spatial_axes", "where", "axis", "axis_name"],
-    "compound": ["smooth", "where", "axis", "axis_name"],
+    "soft": ["activation", "where", "weights", "axis"],
+    "region": ["activation", "smooth", *LAST],
+    "pixel": ["where", "weights"],
+    "ordered": ["where", "weights", "axis"],
+    "spatial": ["activation", "spatial_axes", *LAST],
+    "compound": ["smooth", *LAST],
     "counts": ["zero_division"],
     "matrix": ["zero_division"],
     "moments": ["where", "axis"],
@@ -156,8 +156,8 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
     assert not FORBIDDEN & set(names)
     assert set(NEEDED.get(KIND[name], [])) <= set(names)
     last = [argument for argument in LAST if argument in names]
-    if "where" not in names:  # these weights are not of pixels
-        last = [argument for argument in last if argument != "weights"]
+    if "where" not in names and "weights" in last:  # of something else
+        last.remove("weights")
     if name == "check_labels":  # what it can check besides comes after
         last.append("predictions")
     assert names[len(names) - len(last) :] == last

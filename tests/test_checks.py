@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,9 +227,47 @@ def test_where_must_be_a_bool_map(case: Case) -> None:
 
     for dtype in ("int32", "float32"):
         raises(TypeError, "where must be bool", dtype, where=jnp.ones(MAP, dtype))
-    for shape in [(3, 5), (1, 3, 5), (8, 3, 1), (8, 3, 5, 1), ()]:
+    shapes = [(3, 5), (1, 3, 5), (8, 3, 1), ()]
+    if x.shape[-1] > 1:  # of one class that is independent, the mask may have its class axis
+        shapes.append((8, 3, 5, 1))
+    for shape in shapes:
         fragments = (f"label map's shape {MAP}", f"got {shape}")
         raises(ValueError, *fragments, where=jnp.ones(shape, bool))
+
+
+@each(*SOFT, "pixel", "ordered", "spatial")
+def test_weights_must_be_floats_of_the_label_map(case: Case) -> None:
+    x, y = case.args()
+
+    def raises(error: type[Exception], *fragments: str, weights: Any) -> None:
+        assert_raises(error, fragments, case.function, _x=x, _y=y, weights=weights)
+
+    for dtype, hint in (("int32", "Cast them"), ("bool", "where= takes masks")):
+        raises(TypeError, "weights must be floating", f"{dtype}. {hint}", weights=W.astype(dtype))
+    rule = f"label map's shape {MAP}"
+    hint = f"jnp.broadcast_to(weights, {MAP})"
+    raises(ValueError, rule, "got (3, 5).", hint, weights=jnp.ones((3, 5)))
+    for shape in [(8, 5, 3), (8, 3), (8, 3, 5, 2), (8, 3, 5, 1, 1)]:
+        raises(ValueError, rule, f"got {shape}.", weights=jnp.ones(shape))
+
+
+@pytest.mark.parametrize("argument", ["where", "weights"])
+def test_a_class_axis_of_masks_and_weights_needs_independent_classes(argument: str) -> None:
+    per_class = {argument: jnp.ones(X.shape, bool if argument == "where" else jnp.float32)}
+    jaxseg.dice_loss(X, M, activation="sigmoid", **per_class)
+    jaxseg.dice_loss(X, Y, activation=None, **per_class)
+    jaxseg.bce_dice_loss(X, M, **per_class)
+    rule = f"{argument} must have the label map's shape (2, 3, 4), got (2, 3, 4, 3)."
+    for loss in (jaxseg.dice_loss, DICE_CE, jaxseg.cross_entropy_loss, jaxseg.top_k_loss):
+        fragments = (rule, "in a softmax", "jaxseg.marginal_logits")
+        assert_raises(ValueError, fragments, loss, _x=X, _y=Y, **per_class)
+    for loss in (jaxseg.boundary_loss, jaxseg.lovasz_softmax_loss, jaxseg.cldice_loss):
+        call = partial(loss, activation="sigmoid")
+        assert_raises(ValueError, (rule, "one by one"), call, _x=X, _y=Y, **per_class)
+    one = {argument: per_class[argument][..., :1]}
+    jaxseg.bce_dice_loss(X[..., :1], Y, **one)
+    hint = f"Drop the last axis: {argument}[..., 0]"
+    assert_raises(ValueError, (hint,), DICE_CE, _x=X, _y=Y, **one)
 
 
 @each(*MAPS)

@@ -138,6 +138,78 @@ def test_ce_class_weight_of_zero_ignores_the_pixels_of_a_class():
     np.testing.assert_allclose(weighted, ignored, rtol=1e-6)
 
 
+BLOBS = np.zeros((2, 7, 8), np.int32)  # two instances in the first image, and one
+BLOBS[0, 1:4, 1:3], BLOBS[0, 2:6, 4:7], BLOBS[1, :3, :4] = 1, 2, 1
+
+
+@pytest.mark.parametrize("axis", [None, IMAGE])
+def test_dice_and_cross_entropy_with_border_weights_are_the_sums_by_hand(axis):
+    """In float64 and pixel by pixel: the weighting of U-Net, for both terms."""
+    weights = 1 + np.asarray(jax.vmap(jaxseg.border_weights)(BLOBS), np.float64)
+    assert weights[0].max() > 5 and (weights[1] == 1).all()
+    labels, x = (BLOBS > 0).astype(int), rng(11).standard_normal((*BLOBS.shape, 2))
+    p = np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+    groups = [(0, 1)] if axis is None else [(0,), (1,)]  # images whose pixels are summed
+    cross_entropy = total = 0.0
+    dice, share = np.zeros((len(groups), 2)), np.zeros(len(groups))
+    for k, images in enumerate(groups):
+        places = [pixel for pixel in np.ndindex(BLOBS.shape) if pixel[0] in images]
+        share[k] = np.mean([weights[place] for place in places])
+        for c in range(2):
+            overlap = sum(weights[n] * p[n][c] for n in places if labels[n] == c)
+            size = sum(weights[n] * (p[n][c] + (labels[n] == c)) for n in places)
+            dice[k, c] = 1 - (2 * overlap + 1) / (size + 1)
+        cross_entropy += sum(-weights[n] * np.log(p[n][labels[n]]) for n in places)
+        total += sum(weights[n] for n in places)
+    expected = (share * dice.mean(-1)).sum() / share.sum() + cross_entropy / total
+    given = {"weights": weights.astype(np.float32), "axis": axis}
+    got = jaxseg.dice_ce_loss(x.astype(np.float32), labels, **given)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [None, IMAGE])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_class_that_is_not_annotated_has_no_part_in_bce_dice(axis, weighted):
+    """The first image has no annotation of class 1, the second none of classes 0 and 2."""
+    where = np.broadcast_to(WHERE[..., None], LOGITS.shape).copy()
+    where[0, ..., 1] = where[1, ..., 0] = where[1, ..., 2] = False
+    options = {"where": where, "axis": axis}
+    if weighted:
+        options["weights"] = rng(12).uniform(0.2, 3, LOGITS.shape).astype(np.float32)
+    expected = reference.bce_dice_loss(LOGITS.astype(np.float64), MASKS, **options)
+    dirty = np.where(where, LOGITS, np.float32(np.nan))
+    loss = lambda x: jaxseg.bce_dice_loss(x, MASKS, **options)  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(dirty)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert not gradient[~where].any()
+    assert gradient[where].all()
+    if axis and not weighted:  # by hand: the mean over the three pairs of an image and a class
+        dice = [
+            jaxseg.dice_loss(
+                LOGITS[[b]][..., [c]], MASKS[[b]][..., [c]], activation="sigmoid", where=WHERE[[b]]
+            )
+            for b, c in ((0, 0), (0, 2), (1, 1))
+        ]
+        bce = optax.sigmoid_binary_cross_entropy(LOGITS, MASKS.astype(np.float32))[where].mean()
+        np.testing.assert_allclose(value, np.mean(dice) + 0.5 * bce, rtol=1e-6)
+
+
+def test_deep_supervision_passes_weights_of_pixels_and_of_images():
+    labels = np.kron(IDS[:, :, :4], np.ones((1, 2, 2), int))
+    fine = np.repeat(np.repeat(LOGITS[:, :, :4], 2, 1), 2, 2)
+    supervised = jaxseg.deep_supervision(jaxseg.dice_ce_loss, [1.0, 0.0])
+    coarse_only = jaxseg.deep_supervision(jaxseg.dice_ce_loss, [0.0, 1.0])
+    weights = np.array([1.0, 3.0], np.float32)[:, None, None]
+    each = np.broadcast_to(weights, labels.shape)
+    outputs = [fine, LOGITS[:, :, :4]]
+    for given in (weights, each, [each, each[:, ::2, ::2]]):
+        got = supervised(outputs, labels, weights=given)
+        np.testing.assert_array_equal(got, jaxseg.dice_ce_loss(fine, labels, weights=weights))
+        got = coarse_only(outputs, labels, weights=given)
+        want = jaxseg.dice_ce_loss(outputs[1], labels[:, ::2, ::2], weights=weights)
+        np.testing.assert_array_equal(got, want)
+
+
 # ---------------------------------------------------------------------------------- masks
 
 LABELS = {"bce_dice_loss": MASKS, "dice_ce_loss": IDS}

@@ -268,6 +268,18 @@ def test_a_sample_weight_of_a_loss(shape):
     np.testing.assert_allclose(got, np.average(losses, weights=of_pixels), rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", [jaxseg.dice_ce_loss, jaxseg.dice_loss], ids=lambda f: f.__name__)
+def test_a_sample_weight_goes_into_the_sums(loss):
+    logits, weights = logits_of(3), weights_of(4)
+    expected = loss(logits, IDS, where=IDS != 255, weights=weights[:, None, None]).mean()
+    got = as_loss(loss, where=valid)(IDS, logits, weights)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    zero_at_void = (IDS != 255).astype(np.float32)
+    np.testing.assert_allclose(
+        as_loss(loss)(IDS, logits, zero_at_void), as_loss(loss, where=valid)(IDS, logits), rtol=1e-6
+    )
+
+
 def test_a_loss_that_takes_no_weights():
     def mean_loss(logits, labels, *, where=None):
         return pixel_loss(logits, labels).mean()

@@ -45,13 +45,14 @@ class Case(NamedTuple):
     axes: tuple[int, ...] = (0, 1, 2)
     pixels: int = 8  # the most in a block
     labels: str = "ids"
-    masked: bool = False
+    masked: bool | str = False  # "classes" if the mask has a class axis
     activation: str | None = "softmax"
     dtype: Any = jnp.float32
     ndim: int = 3  # of the map
     features: int = 0  # of a head
     constants: str = ""  # the shape of each: c for [C], s for a scalar, d for [C, C], - for None
     soft_dtype: Any = None  # of float labels, where it is not that of the scores
+    weights: str = ""  # "pixels", or "classes" if they have a class axis
 
     @property
     def name(self) -> str:
@@ -132,6 +133,25 @@ CASES = [
     Case(_dice_ce_of, 3, (1, 2), 7, "soft", True, dtype=F64, constants="css"),
     Case(_exponential_of, 17, (0, 1, 2), 7, "int64", True, dtype=F64, constants="sc"),
     Case(counts_of, 3, (2,), 7, "soft", False, "sigmoid", dtype=BF16, soft_dtype=jnp.float32),
+    # Weights, and masks with a class axis.
+    Case(_dice_ce_of, 3, (1, 2), 7, "ids", True, constants="css", weights="pixels"),
+    Case(_dice_ce_of, 17, (0, 2), 7, "soft", dtype=BF16, constants="css", weights="pixels"),
+    Case(
+        _dice_focal_of,
+        2,
+        (0, 1, 2),
+        6,
+        "mask",
+        True,
+        "two classes",
+        constants="s-",
+        weights="pixels",
+    ),
+    Case(_bce_dice_of, 3, (1, 2), 7, "soft", "classes", "sigmoid", weights="classes"),
+    Case(_bce_dice_of, 19, (0, 1, 2), 7, "bool", "classes", "sigmoid", weights="pixels"),
+    Case(_bce_dice_of, 17, (1, 2), 7, "bool", True, "sigmoid", weights="classes"),
+    Case(_mistakes_of, 3, (1, 2), 7, "ids", True, constants="d", weights="pixels"),
+    Case(_dice_ce_of, 3, (1, 2), 7, "ids", True, features=5, constants="css", weights="pixels"),
 ]
 
 
@@ -158,10 +178,12 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
         labels = jnp.asarray(labels.astype(dtype))
     where = None
     if case.masked:
-        where = jnp.asarray(rng.random(space) < 0.7)
-        scores = jnp.where(where[..., None], scores, jnp.asarray(jnp.nan, scores.dtype))
+        per_class = case.masked == "classes"
+        where = jnp.asarray(rng.random((*space, given) if per_class else space) < 0.7)
+        valid = where if per_class else where[..., None]
+        scores = jnp.where(valid, scores, jnp.asarray(jnp.nan, scores.dtype))
         if case.labels == "soft":
-            labels = jnp.where(where[..., None], labels, jnp.asarray(jnp.nan, labels.dtype))
+            labels = jnp.where(valid, labels, jnp.asarray(jnp.nan, labels.dtype))
     maps = (floats(*space, given),) if case.terms is _distance_of else ()
     head = ()
     if case.features:
@@ -171,7 +193,13 @@ def inputs_of(case: Case, seed: int = 0) -> Inputs:
         None if kind == "-" else jnp.asarray(rng.uniform(0.3, 1.5, shapes[kind]), case.dtype)
         for kind in case.constants
     )
-    return Inputs(scores, labels, where, maps, head, constants)
+    weights = None
+    if case.weights:
+        shape = (*space, given) if case.weights == "classes" else space
+        weights = jnp.asarray(rng.uniform(0.2, 3, shape), case.dtype)
+        if where is not None and where.shape == shape:  # nor do weights matter there
+            weights = jnp.where(where, weights, jnp.asarray(jnp.nan, weights.dtype))
+    return Inputs(scores, labels, where, maps, head, constants, weights)
 
 
 def oracle(case: Case, inputs: Inputs, cotangents: Any) -> tuple[Any, GradientsOf]:

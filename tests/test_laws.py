@@ -343,6 +343,140 @@ def test_an_empty_statistic_gives_zero_division(case: Case) -> None:
         assert jnp.isnan(case.function(*args)).all()
 
 
+# ---------------------------------------------------------------------------------- weights
+
+
+def some_weights() -> jax.Array:
+    """A weight of each pixel; of those that ``where_mask`` hides, NaN."""
+    weights = jax.random.uniform(jax.random.key(1), MAP, minval=0.2, maxval=3)
+    return jnp.where(where_mask(), weights, jnp.nan)
+
+
+def unsmoothed(case: Case) -> dict[str, float]:
+    return {"smooth": 0.0} if takes(case, "smooth") else {}
+
+
+@law(*GRADED, once=True, heavy=True)
+def test_a_weight_of_zero_is_a_mask(case: Case) -> None:
+    where, args = where_mask(), case.args()
+    args = [masked(x, where) for x in args]
+    want = outcome(case, *args, where=where, weights=some_weights())
+    got = outcome(case, *args, weights=jnp.where(where, some_weights(), 0))
+    assert_same(got, want, rtol=0)
+    result, gradient = got
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+    assert not gradient[~where].any()  # NaN is True
+    assert gradient[where].any()
+
+
+@law(*GRADED, once=True, heavy=True)
+def test_weights_of_one_change_no_bit(case: Case) -> None:
+    args = case.args()
+    ones = jnp.ones((MAP[0], 1, 1))
+    for options in ({}, {"axis": (1, 2)} if takes(case, "axis") else {"where": where_mask()}):
+        want, wanted_gradient = outcome(case, *args, **options)
+        got, gradient = outcome(case, *args, weights=ones, **options)
+        assert_same(got, want, rtol=0)
+        assert_same(gradient, wanted_gradient)  # XLA may fuse products of weights with sums
+
+
+@law(*GRADED, once=True, heavy=True)
+def test_weights_of_any_scale_give_the_same_means(case: Case) -> None:
+    args, weights = case.args(), jnp.nan_to_num(some_weights())
+    want = outcome(case, *args, weights=weights, **unsmoothed(case))
+    scale = 8.0 if case.kind in ("soft", *PIXEL) else 1.0  # of sums, and of each pixel
+    want = jax.tree.map(lambda x: scale * x, want)
+    assert_same(outcome(case, *args, weights=8 * weights, **unsmoothed(case)), want, rtol=1e-4)
+
+
+NEIGHBOURS_AND_RANKS = ("top_k", "ohem")  # the hardest pixels are chosen without weights
+
+
+@law(
+    *SOFT,
+    *ORDERED,
+    once=True,
+    heavy=True,
+    sums=lambda case: not any(name in case.public for name in NEIGHBOURS_AND_RANKS),
+)
+def test_a_weight_of_three_is_three_pixels(case: Case) -> None:
+    args = case.args()
+    times = jax.random.randint(jax.random.key(2), MAP, 0, 4)
+    pixels = np.repeat(np.arange(times.size), np.ravel(times))
+
+    def repeated(x: jax.Array) -> jax.Array:
+        return x.reshape(-1, *x.shape[len(MAP) :])[pixels]
+
+    got, gradient = outcome(case, *args, weights=times.astype(jnp.float32))
+    want, parts = outcome(case, *map(repeated, args))
+    assert_same(got, want)
+    total = jax.ops.segment_sum(parts, pixels, times.size)
+    assert_same(gradient, total.reshape(gradient.shape), rtol=1e-5, atol=1e-5)
+
+
+@law("compound", once=True, heavy=True, sums=lambda case: "top_k" not in case.public)
+def test_the_weight_of_an_image_is_a_number_of_images(case: Case) -> None:
+    args = image(case.args(), slice(3))
+    times = np.array([1, 3, 0])
+    images = np.repeat(np.arange(3), times)
+    weights = jnp.asarray(times, jnp.float32)[:, None, None]
+    options = {"axis": (1, 2), **unsmoothed(case)}
+    got = case.function(*args, weights=weights, **options)
+    assert_same(got, case.function(*(x[images] for x in args), **options))
+
+
+@law(*GRADED, once=True, heavy=True)
+def test_weights_have_no_gradient_and_are_mapped(case: Case) -> None:
+    args, weights = image(case.args(), slice(3)), jnp.nan_to_num(some_weights())[:3]
+
+    def run(weights: Any, *args: Any) -> Any:
+        result = case.function(*args, weights=weights)
+        return weighted_sum(result), result
+
+    one = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))
+    got = jax.jit(jax.vmap(jax.value_and_grad(run, (0, 1), has_aux=True)))(weights, *args)
+    assert_same(got, stack([one(weights[i], *image(args, i)) for i in range(3)]))
+    assert not got[1][0].any()
+
+
+ONE_BY_ONE = {
+    "alone": lambda case: case.class_axes == 1,
+    "classes": lambda case: case.public != "generalized_wasserstein_dice_loss",
+}
+
+
+@law(*FLOATS, once=True, heavy=True, **ONE_BY_ONE)
+def test_a_mask_of_each_class_masks_the_class(case: Case) -> None:
+    """And weights of each class weigh it; what is masked may hold anything."""
+    rng = np.random.default_rng(3)
+    shape = (*MAP, CLASSES)
+    where = rng.random(shape) < 0.6
+    where[0, ..., 1] = False  # a class that is annotated in no pixel of an image
+    weights = np.where(where, rng.uniform(0.2, 3, shape), np.nan).astype(np.float32)
+    x, labels = cases.logits(rng), cases.masks(rng)
+    x = np.where(where, x, np.float32(np.nan))
+
+    def run(classes: Any, *args: Any) -> Any:
+        def total(x: Any, labels: Any, where: Any, weights: Any) -> Any:
+            options = {"activation": "sigmoid", "axis": (1, 2), "weights": weights}
+            result = case.function(x, labels, where=where, **options)
+            factors = jnp.asarray([[1.0, 2.0, 3.0]])[:, classes]
+            return sum((factors * leaf).sum() for leaf in jax.tree.leaves(result)), result
+
+        (_, result), gradient = jax.value_and_grad(total, has_aux=True)(*args)
+        return result, gradient
+
+    args = jax.tree.map(jnp.asarray, (x, labels, where, weights))
+    result, gradient = run(np.arange(3), *args)
+    assert not gradient[~where].any()  # NaN is True
+    for c in range(CLASSES):
+        of_class, gradient_of_class = run([c], *(a[..., [c]] for a in args))
+        assert_same(jax.tree.map(lambda leaf, c=c: leaf[..., [c]], result), of_class)
+        assert_same(gradient[..., [c]], gradient_of_class)
+    if case.kind == "region":
+        assert result[0, 1] == 0
+
+
 # ---------------------------------------------------------------------------------- pixels
 
 
@@ -743,6 +877,30 @@ def test_a_sharded_batch_stays_where_it_is(case: Case, axis_type: AxisType) -> N
         assert got[1].sharding.is_equivalent_to(sharded[0].sharding, got[1].ndim)
 
 
+@law("soft", "region", "compound", "pixel", once=True, heavy=True)
+@pytest.mark.parametrize(
+    ("axis_type", "shared"),
+    [(AxisType.Auto, False), (AxisType.Explicit, True)],
+    ids=["pixels", "images"],
+)
+def test_weights_of_a_sharded_batch_stay_where_they_are(
+    case: Case, axis_type: AxisType, shared: bool
+) -> None:
+    args, weights = case.args(), jnp.nan_to_num(some_weights())
+    args = (*args, weights.mean((1, 2), keepdims=True) if shared else weights)
+
+    def run(*args: Any) -> Any:
+        return outcome(case, *args[:-1], weights=args[-1])
+
+    mesh = devices(axis_type)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(args, NamedSharding(mesh, P("b")))
+        compiled = jax.jit(run).lower(*sharded).compile()
+        got = compiled(*sharded)
+    assert_same(got, run(*args))
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
+
+
 @law("hard", "soft", once=True, heavy=True)
 @AXIS_TYPES
 def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) -> None:
@@ -762,10 +920,10 @@ def test_scores_of_each_image_stay_where_it_is(case: Case, axis_type: AxisType) 
 )
 @pytest.mark.parametrize("axis", [None, (1, 2)], ids=["pooled", "each"])
 def test_axis_name_makes_the_loss_that_of_the_global_batch(case: Case, axis: Any) -> None:
-    args = (*case.args(), where_mask())
+    args = (*case.args(), where_mask(), some_weights())
 
-    def loss(x: Any, labels: Any, where: Any, **options: Any) -> Any:
-        return case.function(x, labels, where=where, axis=axis, **options)
+    def loss(x: Any, labels: Any, where: Any, weights: Any, **options: Any) -> Any:
+        return case.function(x, labels, where=where, weights=weights, axis=axis, **options)
 
     def total(*args: Any, **options: Any) -> Any:
         result = loss(*args, **options)

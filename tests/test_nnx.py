@@ -179,6 +179,16 @@ def test_weights_of_examples_or_pixels(shape):
     )
 
 
+def test_weights_of_soft_counts():
+    logits, labels = noise((4, 6, 5, 3)), jnp.asarray(data(4)[1] % 3)
+    soft = functools.partial(jaxseg.soft_counts, activation="softmax")
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3, statistic=soft, weighted=True)
+    weights = np.random.default_rng(5).random(4, np.float32)
+    metric.update(logits=logits, labels=labels, weights=weights)
+    expected = soft(logits, labels, weights=weights[:, None, None])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums(metric), expected)
+
+
 def test_weights_need_a_weighted_metric():
     outputs = {"logits": np.zeros((4, 6, 5, 3), np.float32), "labels": np.zeros((4, 6, 5), int)}
     with pytest.raises(ValueError, match="made with weighted=True"):

@@ -11,7 +11,7 @@ from cases import LOSSES, TABLE
 from jax import export
 
 import jaxseg
-from jaxseg._kernels import blocks, forms
+from jaxseg._kernels import blocks, cpu, forms
 from jaxseg._pixel_sums import pixel_sums
 from jaxseg._pixels import Pixels
 from jaxseg._soft_counts import counts_of
@@ -181,6 +181,49 @@ def test_optax_takes_several_times_the_logits():
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         taken, size = temporaries(optax_dice_ce, (2, 16, 16, 16, 117))
     assert taken > 4 * size
+
+
+# Temporaries, and bytes moved, in sizes of the logits: what XLA said of JAX 0.10.2 and 0.12.0 on
+# one core before there were weights. A program without weights takes no more.
+WITHOUT_WEIGHTS = {
+    "dice_ce_loss": (dice_ce, 0.048, 8.30),
+    "bce_dice_loss": (bce_dice, 0.055, 8.28),
+    "dice_loss": (partial(dice, activation="sigmoid"), 0.040, 8.20),
+    "soft_counts": (
+        lambda x, y, **k: sum(jaxseg.soft_counts(x, y, activation="softmax", **k)),
+        0.040,
+        8.28,
+    ),
+}
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA copies the gradient once more")
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("name", WITHOUT_WEIGHTS)
+def test_programs_without_weights_are_as_lean_as_before_there_were_any(name, monkeypatch):
+    monkeypatch.setattr(blocks, "cores", lambda: 1)
+    monkeypatch.setattr(cpu, "cores", lambda: 1)
+    jax.clear_caches()  # the number of cores is no part of the key
+    loss, most_temporaries, most_moved = WITHOUT_WEIGHTS[name]
+    x, y = (jax.ShapeDtypeStruct(s, t) for s, t in ((PLANE, F32), (PLANE[:-1], jnp.int32)))
+    size = 4 * np.prod(PLANE)
+
+    def figures(*weights):
+        def total(x, y, *weights):
+            return loss(x, y, **({"weights": weights[0]} if weights else {})).sum()
+
+        compiled = jax.jit(jax.value_and_grad(total)).lower(x, y, *weights).compile()
+        moved = compiled.cost_analysis()["bytes accessed"] / size
+        return compiled.memory_analysis().temp_size_in_bytes / size, moved
+
+    temporaries, moved = figures()
+    assert temporaries <= most_temporaries
+    assert moved <= most_moved
+    # The mask of the weights above 0 is an array of a byte per pixel.
+    with_weights, moved_with_weights = figures(jax.ShapeDtypeStruct(PLANE[:-1], F32))
+    assert with_weights <= temporaries + 0.03
+    assert moved_with_weights <= moved + 0.15
+    jax.clear_caches()
 
 
 # ---------------------------------------------------------------------------------- platforms

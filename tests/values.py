@@ -31,6 +31,7 @@ class Maps(NamedTuple):
     masked: bool
     axis: tuple[int, ...] | None
     absent: bool = False  # whether the last class is in no label
+    weighted: bool = False  # whether the pixels have weights, some of them 0
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         rng = np.random.default_rng(7)
@@ -43,9 +44,23 @@ class Maps(NamedTuple):
         }[self.form]
         return x, labels, rng.random(self.shape) < 0.7 if self.masked else None
 
+    def weights(self) -> np.ndarray | None:
+        if not self.weighted:
+            return None
+        rng = np.random.default_rng(9)
+        return rng.choice([0.0, 1.0], self.shape, p=[0.2, 0.8]) * rng.uniform(0.2, 3, self.shape)
+
+    def counted(self, where: np.ndarray | None) -> np.ndarray | None:
+        """The mask: a weight of 0 is as a mask of False."""
+        weights = self.weights()
+        if weights is None:
+            return where
+        return weights > 0 if where is None else where & (weights > 0)
+
     def dirty(self) -> tuple[np.ndarray, np.ndarray]:
         """The same logits and labels; what is masked holds anything."""
         x, labels, where = self.arrays()
+        where = self.counted(where)
         if where is not None:
             x = np.where(where[..., None], x, np.nan)
             if self.form == "ids":
@@ -54,19 +69,19 @@ class Maps(NamedTuple):
 
 
 # Every loss sees these: two and three dimensions, one to five classes, ids and dense labels, masked
-# pixels, an absent class, pooled and single images.
+# pixels, an absent class, pooled and single images, and pixels with weights.
 INPUTS = {
     "masked images": Maps(PLANE, 2, "ids", True, (1, 2)),
-    "volume, absent class": Maps(VOLUME, 5, "ids", True, None, True),
+    "volume, absent class": Maps(VOLUME, 5, "ids", True, None, True, True),
     "volumes, masks": Maps(VOLUME, 3, "masks", False, (1, 2, 3)),
     "one class": Maps(PLANE, 1, "ids", True, None),
-    "soft labels": Maps(PLANE, 3, "soft", True, (1, 2)),
+    "soft labels": Maps(PLANE, 3, "soft", True, (1, 2), weighted=True),
 }
 FEW = ("masked images", "soft labels")  # of further arguments
 # Small enough to be run without jit, a hundred times; of few shapes, as each operation is compiled
 # for each of them.
 SMALL = {
-    "images": Maps((2, 4, 3), 3, "ids", True, (1, 2)),
+    "images": Maps((2, 4, 3), 3, "ids", True, (1, 2), weighted=True),
     "soft labels": Maps((2, 4, 3), 3, "soft", False, (1, 2)),
     "one class": Maps((2, 4, 3), 1, "ids", False, None),
     "one class, soft labels": Maps((2, 4, 3), 1, "soft", False, None),
@@ -124,7 +139,7 @@ def given_to(
     given = {k: v(maps.classes) if callable(v) else v for k, v in arguments.items()}
     if "spacing" in given:
         given["spacing"] = given["spacing"][: len(maps.shape) - 1]
-    given |= {"where": where, "axis": maps.axis}
+    given |= {"where": where, "weights": maps.weights(), "axis": maps.axis}
     given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
     return accepted(function, given)
 
@@ -146,7 +161,8 @@ def compare_loss(
     given = given_to(ours, arguments, maps, where)
     unknown = set(given) - set(accepted(plain, given)) - {"activation"}
     assert not unknown, f"reference.{name} lacks {unknown}"
-    theirs = accepted(plain, given)
+    where = maps.counted(where)
+    theirs = accepted(plain, given | {"where": where})
 
     dirty, truth = maps.dirty()
     rng = np.random.default_rng(8)

@@ -12,8 +12,6 @@ times as long).
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -40,6 +38,7 @@ from jaxseg._kernels.plain import (
     logits,
     zero_like,
 )
+from jaxseg._labels import masked
 from jaxseg._numerics import fence
 
 Constants = tuple[Array | None, ...]
@@ -52,7 +51,7 @@ PIXELS_LAST = 8
 def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[Sums, Array | None]:
     """The sums, and the probabilities as a residual like the scores, if it ``keeps`` one."""
     blocks, class_axis = _cut(what, inputs)
-    shape, is_dense = inputs.scores.shape, inputs.labels.ndim == inputs.scores.ndim
+    shape, dense = inputs.scores.shape, _with_classes(inputs)
     inputs = _merged(inputs, blocks)
 
     def block_sums(block: Inputs) -> tuple[Sums, Probs]:
@@ -61,7 +60,7 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
 
     def step(at: At, carry: tuple[Sums, Array | None]) -> tuple[Sums, Array | None]:
         sums, kept = carry
-        parts, probs = block_sums(_block(inputs, at, class_axis, is_dense))
+        parts, probs = block_sums(_block(inputs, at, class_axis, dense))
         sums = jax.tree.map(lambda x, part: blocks.add_sums(x, part, at), sums, parts)
         if kept is not None:
             kept = write(kept, _swapped(probs.p, class_axis), at, inputs.scores.shape)
@@ -69,7 +68,7 @@ def forward(what: PixelSum, names: Names, keeps: bool, inputs: Inputs) -> tuple[
 
     zero = zero_like(inputs)
     first = At(tuple(0 for _ in blocks.sizes), blocks.sizes)
-    shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis, is_dense))[0], inputs)
+    shapes = jax.eval_shape(lambda x: block_sums(_block(x, first, class_axis, dense))[0], inputs)
     sums = jax.tree.map(lambda x: blocks.full_sums(zero.astype(x.dtype), x.shape[-1]), shapes)
     sums, kept = blocks.loop(step, (sums, empty_like(inputs.scores) if keeps else None))
     return jax.tree.map(blocks.unmerge_sums, sums), None if kept is None else kept.reshape(shape)
@@ -80,7 +79,7 @@ def backward(
 ) -> Gradients:
     """The gradients of the inputs, from the cotangents of the sums."""
     blocks, class_axis = _cut(what, inputs)
-    given, is_dense = inputs, inputs.labels.ndim == inputs.scores.ndim
+    given, dense = inputs, _with_classes(inputs)
     inputs = _merged(inputs, blocks)
     # The gradients of these are sums over the blocks, which half precision would round.
     params = (inputs.head, inputs.constants)
@@ -90,7 +89,7 @@ def backward(
     is_soft = jnp.issubdtype(given.labels.dtype, jnp.floating)
 
     def block_gradients(at: At, p: Array | None) -> Gradients:
-        block = _block(inputs, at, class_axis, is_dense)
+        block = _block(inputs, at, class_axis, dense)
         x, pull_logits = jax.vjp(
             lambda scores, head: _logits(block._replace(scores=scores, head=head), class_axis),
             block.scores,
@@ -177,18 +176,35 @@ def _merged(inputs: Inputs, blocks: Blocks) -> Inputs:
         labels=blocks.merge(inputs.labels),
         where=None if inputs.where is None else blocks.merge(inputs.where),
         maps=tuple(blocks.merge(x) for x in inputs.maps),
+        weights=None if inputs.weights is None else blocks.merge(inputs.weights),
     )
 
 
-def _block(inputs: Inputs, at: At, class_axis: int, is_dense: bool) -> Inputs:
-    """Read a block of each array; the class axis of labels and maps is moved to ``class_axis``."""
-    with_classes = partial(read_classes, at=at)
-    labels = inputs.labels
+def _with_classes(inputs: Inputs) -> tuple[str, ...]:
+    """Which of the arrays that may have a class axis have one."""
+    named = {"labels": inputs.labels, "where": inputs.where, "weights": inputs.weights}
+    ndim = inputs.scores.ndim
+    return tuple(name for name, x in named.items() if x is not None and x.ndim == ndim)
+
+
+def _block(inputs: Inputs, at: At, class_axis: int, dense: tuple[str, ...]) -> Inputs:
+    """Read a block of each array; the class axis, but that of scores, is moved to ``class_axis``.
+
+    ``dense`` names those of labels, where and weights that have a class axis.
+    """
+
+    def with_classes(x: Array) -> Array:
+        return _swapped(read_classes(x, at), class_axis)
+
+    def of_pixels(name: str, x: Array) -> Array:
+        return with_classes(x) if name in dense else read(x, at)
+
     return inputs._replace(
-        scores=with_classes(inputs.scores),
-        labels=_swapped(with_classes(labels), class_axis) if is_dense else read(labels, at),
-        where=None if inputs.where is None else read(inputs.where, at),
-        maps=tuple(_swapped(with_classes(x), class_axis) for x in inputs.maps),
+        scores=read_classes(inputs.scores, at),
+        labels=of_pixels("labels", inputs.labels),
+        where=None if inputs.where is None else of_pixels("where", inputs.where),
+        maps=tuple(with_classes(x) for x in inputs.maps),
+        weights=None if inputs.weights is None else of_pixels("weights", inputs.weights),
     )
 
 
@@ -198,6 +214,9 @@ def _swapped(x: Array, class_axis: int) -> Array:
 
 
 def _logits(block: Inputs, class_axis: int) -> Array:
+    if block.where is not None and block.where.ndim == block.scores.ndim:
+        x = _swapped(logits(block.scores, block.head, None), class_axis)
+        return masked(x, block.where)
     return _swapped(logits(block.scores, block.head, block.where), class_axis)
 
 

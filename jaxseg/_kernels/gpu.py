@@ -29,7 +29,7 @@ from jax.experimental.pallas import triton
 from jaxseg._activations import LEAST, Names, Probs, log_p_cotangent, pull_back, sigmoid_of
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
-from jaxseg._kernels.tiles import are_served, merged, result, split_sums
+from jaxseg._kernels.tiles import are_served, kind_of, merged, result, split_sums
 
 ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
 LEAST_PIXELS = 16  # of a tile
@@ -65,7 +65,8 @@ class Plan(NamedTuple):
     tile: int  # pixels of a program
     warps: int
     dense: bool  # whether the labels have a class axis
-    masked: bool
+    where: str  # "" for none, "pixels", or "classes" if it has a class axis
+    weights: str
     maps: int
     given: tuple[bool, ...]  # which of the constants are not None
 
@@ -168,7 +169,8 @@ def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
         tile=min(pixels, pl.next_power_of_2(lengths[-1])),
         warps=max(1, pixels * lanes // ELEMENTS) if is_forward else 2 if lanes == 32 else 1,
         dense=inputs.labels.ndim == inputs.scores.ndim,
-        masked=inputs.where is not None,
+        where=kind_of(inputs.where, inputs),
+        weights=kind_of(inputs.weights, inputs),
         maps=len(inputs.maps),
         given=tuple(x is not None for x in inputs.constants),
     )
@@ -209,16 +211,18 @@ def _specs(plan: Plan) -> list[pl.BlockSpec]:
     """The blocks of ``_arrays``."""
     rows = _tiles(plan, plan.width)
     labels = rows if plan.dense else _tiles(plan)
-    where = [_tiles(plan)] if plan.masked else []
+    each = {"": [], "pixels": [_tiles(plan)], "classes": [rows]}
     count = sum(plan.given)
     whole = pl.BlockSpec((count, pl.next_power_of_2(plan.classes)), lambda *_: (0, 0))
-    return [rows, labels, *where, *(rows for _ in range(plan.maps)), *([whole] if count else [])]
+    maps = (rows for _ in range(plan.maps))
+    constants = [whole] if count else []
+    return [rows, labels, *each[plan.where], *each[plan.weights], *maps, *constants]
 
 
 def _arrays(plan: Plan, inputs: Inputs) -> list[Array]:
-    """What the kernel reads: scores, labels, where, maps, and the constants ``[count, C]``."""
-    where = [] if inputs.where is None else [inputs.where]
-    maps = [inputs.scores, inputs.labels, *where, *inputs.maps]
+    """What the kernel reads: scores, labels, where, weights, maps, and constants ``[count, C]``."""
+    given = [x for x in (inputs.where, inputs.weights) if x is not None]
+    maps = [inputs.scores, inputs.labels, *given, *inputs.maps]
     ndim = inputs.scores.ndim - 1
     arrays = [x.reshape(*plan.lengths, *x.shape[ndim:]) for x in maps]
     given = [x.astype(jnp.float32) for x in inputs.constants if x is not None]
@@ -256,11 +260,12 @@ def _backward_kernel(plan: Plan, cotangents_ref: Ref, *refs: Ref) -> None:
 
 def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> list[Loaded]:
     """The tile that this program sums, piece by piece."""
-    where_refs, refs = refs[: plan.masked], refs[plan.masked :]
+    where_refs, refs = refs[: bool(plan.where)], refs[bool(plan.where) :]
+    weights_refs, refs = refs[: bool(plan.weights)], refs[bool(plan.weights) :]
     map_refs, constants_refs = refs[: plan.maps], refs[plan.maps :]
     counted = _inside(plan)
-    for where_ref in where_refs:
-        counted &= triton.load(where_ref, mask=counted, other=False)
+    if plan.where == "pixels":
+        counted &= triton.load(where_refs[0], mask=counted, other=False)
     pieces = plan.pieces
 
     def load(ref: Ref, piece: Piece) -> Array:
@@ -275,7 +280,13 @@ def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> list[Load
         return ids == (1 if plan.width == 1 else _lane(plan, piece).astype(ids.dtype))
 
     masks = [_is_class(plan, piece) & counted[:, None] for piece in pieces]
-    probs = _activate(plan, [load(scores_ref, piece) for piece in pieces])
+    scores = [load(scores_ref, piece) for piece in pieces]
+    if plan.where == "classes":
+        masks = [
+            mask & load(where_refs[0], piece) for mask, piece in zip(masks, pieces, strict=True)
+        ]
+        scores = [jnp.where(mask, x, 0) for mask, x in zip(masks, scores, strict=True)]
+    probs = _activate(plan, scores)
     truth = [load(labels_ref, p) if plan.dense else load_ids(p) for p in pieces]
     if plan.activation == "two classes":
         (it,) = truth
@@ -294,14 +305,27 @@ def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> list[Load
             _row(constants_refs[0], next(numbers), piece) if is_given else None
             for is_given in plan.given
         ]
-        tile.append(Loaded(p, mask, partial(_terms, plan, pixel, (*maps, *constants))))
+        weights = None
+        if plan.weights == "pixels":
+            (ref,) = weights_refs
+            weights = triton.load(ref, mask=counted, other=jnp.zeros((), ref.dtype))
+            weights = weights.astype(jnp.float32)[:, None]
+        elif plan.weights == "classes":
+            weights = jnp.where(mask, load(weights_refs[0], piece), 0)
+        terms = partial(_terms, plan, pixel, (*maps, *constants), weights)
+        tile.append(Loaded(p, mask, terms))
     return tile
 
 
 def _terms(
-    plan: Plan, pixel: Callable[..., Pixel], others: tuple[Array | None, ...], probs: Probs
+    plan: Plan,
+    pixel: Callable[..., Pixel],
+    others: tuple[Array | None, ...],
+    weights: Array | None,
+    probs: Probs,
 ) -> Sums:
-    return plan.what.terms(pixel(**probs._asdict()), *others)
+    values = plan.what.terms(pixel(**probs._asdict()), *others)
+    return values if weights is None else jax.tree.map(lambda x: weights * x, values)
 
 
 def _activate(plan: Plan, scores: list[Array]) -> list[Probs]:

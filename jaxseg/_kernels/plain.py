@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jaxseg._activations import Names, Probs, activate
 from jaxseg._checks import at_least_float32, clean_bools
-from jaxseg._labels import masked, membership, two_classes
+from jaxseg._labels import masked, membership, per_class, two_classes
 from jaxseg._numerics import fence, sum_axis_by_axis
 
 A = TypeVar("A")
@@ -66,10 +66,11 @@ class InputsOf(NamedTuple, Generic[A]):
 
     scores: A  # [*map, C], or features [*map, F] with a head
     labels: A  # [*map] or [*map, C]
-    where: A | None  # [*map]
+    where: A | None  # [*map], or [*map, C] if the classes are independent
     maps: tuple[A, ...]  # [*map, C], without a gradient
     head: tuple[A | None, ...]  # kernel [F, C] and bias [C] that turn features into logits
     constants: tuple[A | None, ...]  # scalars, or [C]
+    weights: A | None = None  # like where, without a gradient
 
 
 class GradientsOf(NamedTuple, Generic[A]):
@@ -147,7 +148,10 @@ def logits(scores: Array, head: tuple[Array | None, ...], where: Array | None) -
 def contributions(
     what: PixelSum, inputs: Inputs, probs: Probs, class_axis: int, names: Names
 ) -> Sums:
-    """What each pixel adds to the sums, 0 where masked: arrays of the shape of ``probs.p``."""
+    """What each pixel adds to the sums, 0 where masked: arrays of the shape of ``probs.p``.
+
+    A pixel's terms are multiplied by its weight here, and nowhere else.
+    """
     p = probs.p
     truth = _truth(inputs.labels, inputs.where, p, what.activation, class_axis, names)
     pixel = Pixel(*probs, truth, _sum_of_classes(truth.astype(p.dtype), class_axis, names))
@@ -157,11 +161,15 @@ def contributions(
             return None
         constant = constant.astype(p.dtype)
         others = tuple(a for a in range(p.ndim) if a != class_axis % p.ndim)
-        per_class = constant.ndim == 1 and not what.mixes_classes
-        return jnp.expand_dims(constant, others) if per_class else constant
+        has_classes = constant.ndim == 1 and not what.mixes_classes
+        return jnp.expand_dims(constant, others) if has_classes else constant
 
     maps = (x.astype(p.dtype) for x in inputs.maps)
     values = what.terms(pixel, *maps, *(along_classes(c) for c in inputs.constants))
+    if inputs.weights is not None:
+        weights = per_class(inputs.weights.astype(p.dtype), p, class_axis)
+        weights = masked(weights, inputs.where, class_axis)
+        values = jax.tree.map(lambda x: weights * x, values)
     return jax.tree.map(lambda x: masked(x, inputs.where, class_axis), values)
 
 

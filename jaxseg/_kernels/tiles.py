@@ -42,6 +42,13 @@ def are_served(what: PixelSum, names: Names, inputs: Inputs) -> bool:
     )
 
 
+def kind_of(x: Array | None, inputs: Inputs) -> str:
+    """Whether where or weights are given, and of "pixels" or of "classes": "" if not given."""
+    if x is None:
+        return ""
+    return "classes" if x.ndim == inputs.scores.ndim else "pixels"
+
+
 def result(shape: tuple[int, ...], dtype: DTypeLike, like: Array) -> jax.ShapeDtypeStruct:
     """A kernel's result, which varies over the devices of a ``shard_map`` as ``like`` does."""
     kind = jax.typeof(like)

@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from jaxseg._activations import Names, Probs, activate, pull_back
 from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
-from jaxseg._kernels.tiles import are_served, result, split_sums
+from jaxseg._kernels.tiles import are_served, kind_of, result, split_sums
 
 LANES, SUBLANES = 128, 8  # of a register
 ELEMENTS = 2**16  # of a tile, at most: pixels times classes
@@ -43,7 +43,8 @@ class Plan(NamedTuple):
     rows: int  # of a tile
     columns: int
     dense: bool  # whether the labels have a class axis
-    masked: bool
+    where: str  # "" for none, "pixels", or "classes" if it has a class axis
+    weights: str
     maps: int
     given: tuple[bool, ...]  # which of the constants are not None
 
@@ -149,7 +150,8 @@ def plan_of(what: PixelSum, inputs: Inputs) -> Plan:
         rows=min(height, rows),
         columns=columns,
         dense=inputs.labels.ndim == inputs.scores.ndim,
-        masked=inputs.where is not None,
+        where=kind_of(inputs.where, inputs),
+        weights=kind_of(inputs.weights, inputs),
         maps=len(inputs.maps),
         given=tuple(x is not None for x in inputs.constants),
     )
@@ -187,12 +189,14 @@ def _specs(plan: Plan) -> list[pl.BlockSpec]:
     """The blocks of ``_arrays``."""
     lead = tuple(None for _ in plan.space[:-2])
     row, tile = pl.BlockSpec((*lead, plan.rows, plan.columns), lambda *i: i), _tile(plan)
+    each = {"": [], "pixels": [row], "classes": [tile]}
     count = sum(plan.given)
     constants = pl.BlockSpec((count, *plan.ones), lambda *_: (0, 0, 0, 0))
     return [
         tile,
         tile if plan.dense else row,
-        *([row] if plan.masked else []),
+        *each[plan.where],
+        *each[plan.weights],
         *(tile for _ in range(plan.maps)),
         *([constants] if count else []),
     ]
@@ -212,8 +216,10 @@ def _arrays(plan: Plan, inputs: Inputs) -> list[Array]:
     labels = numbers(inputs.labels)
     labels = _tiled(plan, labels) if plan.dense else labels.reshape(plan.space)
     arrays = [_tiled(plan, inputs.scores), labels]
-    if inputs.where is not None:
-        arrays.append(numbers(inputs.where).reshape(plan.space))
+    for kind, x in ((plan.where, inputs.where), (plan.weights, inputs.weights)):
+        if x is not None:
+            x = numbers(x)
+            arrays.append(_tiled(plan, x) if kind == "classes" else x.reshape(plan.space))
     arrays += [_tiled(plan, x) for x in inputs.maps]
     given = [x.astype(jnp.float32) for x in inputs.constants if x is not None]
     if given:
@@ -230,7 +236,8 @@ class Tile(NamedTuple):
 
     scores: Array
     truth: Array
-    counted: Array  # of one class: False for masked pixels, and outside the map
+    counted: Array  # False for masked pixels, and outside the map; of one class, or of each
+    weights: Array | None
     others: tuple[Array | None, ...]  # maps, then constants
 
 
@@ -263,7 +270,8 @@ def _backward_kernel(plan: Plan, cotangents_ref: Ref, *refs: Ref) -> None:
 
 def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> Tile:
     """The tile that this program sums; its masked pixels are 0."""
-    where_refs, refs = refs[: plan.masked], refs[plan.masked :]
+    where_refs, refs = refs[: bool(plan.where)], refs[bool(plan.where) :]
+    weights_refs, refs = refs[: bool(plan.weights)], refs[bool(plan.weights) :]
     map_refs, constants_refs = refs[: plan.maps], refs[plan.maps :]
 
     def of_pixels(x: Array) -> Array:
@@ -275,12 +283,16 @@ def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> Tile:
         return first + numbers < plan.space[axis]
 
     is_counted = inside(-2, plan.rows) & inside(-1, plan.columns)
-    for where_ref in where_refs:
-        is_counted &= where_ref[...] != 0
-    counted = of_pixels(is_counted.astype(jnp.int32)) != 0
+    if plan.where == "pixels":
+        is_counted &= where_refs[0][...] != 0
+    counted = of_pixels(is_counted.astype(jnp.int32))
+    if plan.where == "classes":
+        counted = counted * where_refs[0][...]
+    counted = counted != 0
 
-    def load(ref: Ref) -> Array:
-        return jnp.where(counted, ref[...].astype(jnp.float32), 0)
+    def load(ref: Ref, kind: str = "classes") -> Array:
+        x = ref[...].astype(jnp.float32)
+        return jnp.where(counted, x if kind == "classes" else of_pixels(x), 0)
 
     scores = load(scores_ref)
     if jnp.issubdtype(labels_ref.dtype, jnp.floating):
@@ -294,7 +306,8 @@ def _load(plan: Plan, scores_ref: Ref, labels_ref: Ref, *refs: Ref) -> Tile:
     numbers = iter(range(sum(plan.given)))
     constants = (constants_refs[0][next(numbers)] if given else None for given in plan.given)
     maps = (load(ref) for ref in map_refs)
-    return Tile(scores, truth, counted, (*maps, *constants))
+    weights = load(weights_refs[0], plan.weights) if plan.weights else None
+    return Tile(scores, truth, counted, weights, (*maps, *constants))
 
 
 def _values(plan: Plan, tile: Tile, probs: Probs) -> Sums:
@@ -302,4 +315,6 @@ def _values(plan: Plan, tile: Tile, probs: Probs) -> Sums:
     labels = tile.truth.astype(jnp.float32).sum(plan.class_axis, keepdims=True)
     pixel = Pixel(*probs, tile.truth, jnp.broadcast_to(labels, tile.truth.shape))
     values = plan.what.terms(pixel, *tile.others)
+    if tile.weights is not None:
+        values = jax.tree.map(lambda x: tile.weights * x, values)
     return jax.tree.map(lambda x: jnp.where(tile.counted, x, 0), values)

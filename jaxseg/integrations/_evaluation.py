@@ -82,7 +82,7 @@ def join_masks(
 
 def weights_argument(
     weights: ArrayLike | None, weighted: bool, shape: tuple[int, ...]
-) -> dict[str, Array | None]:
+) -> dict[str, Array]:
     """The keyword ``weights`` of a statistic: of pixels or of examples ``[B]``; 1 by default."""
     if not weighted:
         if weights is None:
