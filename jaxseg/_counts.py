@@ -37,7 +37,7 @@ SMALL_TABLE = 2**12
 class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
-    Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
+    Integers if hard (``counts``), floats if soft (``soft_counts``) or weighted. ``a + b`` adds leaf by leaf:
     the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
     shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
     leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
@@ -103,7 +103,7 @@ def counts(
 
     Returns:
       ``Counts`` of int32 ``[..., C]``; with ``weights``, of float32 (float64 for weights of
-      float64), right to the last digit or so, without a derivative. An id outside [0, C) belongs to
+      float64), right to the last digit or two, without a derivative. An id outside [0, C) belongs to
       no class: a predicted one is a miss of the true class and no other's false positive.
 
     Raises:
@@ -259,8 +259,11 @@ def _weighted_id_counts(
     num_classes: int,
     axes: tuple[int, ...],
 ) -> Counts:
-    """Counts of id maps with weights. None but ``tn`` is a difference, which would be rounded."""
+    """Counts of id maps with weights: sums of floats, since differences would not be exactly 0."""
     size = num_classes + 1  # and no class
+    if size**2 <= SMALL_TABLE:
+        pairs = _pairs(predictions, labels, where, num_classes, axes, weights)
+        return Counts(*(x[..., :num_classes] for x in _float_counts_from_confusion(pairs)))
 
     def predicted(p: Array, g: Array) -> Array:
         """The class predicted, rightly or wrongly."""
@@ -277,8 +280,9 @@ def _weighted_id_counts(
     tp, fp, fn = (pairs[..., i * size : i * size + num_classes, :] for i in range(3))
     all_pixels = sum_pairs(pairs[..., 2 * size :, :], pairs.ndim - 2)[..., None, :]
     tn = add_pairs(jnp.broadcast_to(all_pixels, tp.shape), -add_pairs(tp, add_pairs(fp, fn)))
-    tp, fp, fn, tn = (pairs.sum(-1) for pairs in (tp, fp, fn, tn))
-    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.maximum(tn, 0))
+    tp, fp, fn, tn, everything = (pairs.sum(-1) for pairs in (tp, fp, fn, tn, all_pixels))
+    rounding = float(np.finfo(tn.dtype).eps) * everything  # none is left if less than this is
+    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.where(tn > rounding, tn, 0))
 
 
 def confusion_matrix(
@@ -307,7 +311,7 @@ def confusion_matrix(
 
     Returns:
       int32 ``[..., C, C]``; with ``weights``, float32 (float64 for weights of float64), right to
-      the last digit or so, without a derivative. A pixel whose true or predicted id is outside [0,
+      the last digit or two, without a derivative. A pixel whose true or predicted id is outside [0,
       C) has no cell. To keep such predictions as misses, which ``counts`` does, give them a class
       of their own: ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
 

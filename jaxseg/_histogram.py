@@ -13,9 +13,9 @@ product of two one-hot matrices, which exist only inside the product.
 
 A float32 that counts pixels stops at 2**24, and a sum of other weights is biased much earlier. So a
 sum of weights is a pair of floats, of which the second is what the first cannot hold. On CPU each
-weight is cut into two numbers of half the digits, whose sums over a block are not rounded, if the
-weights are of similar size. Elsewhere every pixel is compared with every bin, which unlike a
-scatter of floats gives a GPU the same bits in every run.
+weight of a block is cut into its leading digits, which are summed exactly, and a small rest.
+Elsewhere every pixel is compared with every bin, which unlike a scatter of floats gives a GPU the
+same bits in every run.
 """
 
 from __future__ import annotations
@@ -411,10 +411,10 @@ def _weights_by_scatter(indices: Indices, bins: int, tables: int, *maps: Array) 
         *ids, weights = block
         numbers = [index(*ids).astype(jnp.uint32) for index in indices]
         copy = lax.iota(jnp.uint32, weights.size) % copies
-        for half in _halves(weights):
+        for part in _two_parts(weights):
             table = zeros
             for each in numbers:
-                table = table.at[each, copy].add(half, mode="drop")
+                table = table.at[each, copy].add(part, mode="drop")
             pair = _add_pair(pair, (table.sum(-1), zeros[:, 0]))
         return pair
 
@@ -422,11 +422,15 @@ def _weights_by_scatter(indices: Indices, bins: int, tables: int, *maps: Array) 
     return jnp.stack(add(pair, rest) if rest[0].size else pair, -1)
 
 
-def _halves(x: Array) -> Pair:
-    """Two numbers of half the digits, whose sum is exactly ``x``."""
-    exponent_bits, mantissa_bits = (11, 26) if x.dtype == jnp.float64 else (8, 11)
-    high = lax.reduce_precision(x, exponent_bits, mantissa_bits)
-    return high, x - high
+def _two_parts(x: Array) -> Pair:
+    """Two numbers whose sum is ``x``: multiples of one step, so that they sum exactly, and a rest.
+
+    The step is the spacing of floats near a power of two that is about 2**13 times the largest.
+    """
+    exponent_bits = 11 if x.dtype == jnp.float64 else 8
+    large = lax.reduce_precision(x.max() * 2**13, exponent_bits, 0)
+    multiple = (large + x) - large
+    return multiple, x - multiple
 
 
 def _weights_by_comparisons(

@@ -400,6 +400,21 @@ def test_weights_of_many_pixels_lose_none(weight, pixels):
     np.testing.assert_allclose(matrix, [[pixels * float(np.float32(weight))]], rtol=6e-8)
 
 
+@pytest.mark.parametrize("num_classes", [1, 5, 100])
+def test_what_no_pixel_is_weighs_exactly_nothing(num_classes):
+    """A class predicted everywhere has no negatives, whatever the weights add up to."""
+    shape = (90, 100)
+    weights = 10 ** weights_of(shape)
+    filled = np.full(shape, num_classes // 2 or 1, np.uint8)
+    labels = rng(1).integers(0, max(num_classes, 2), shape).astype(np.uint8)
+    kwargs = {"num_classes": num_classes, "weights": weights}
+    c = jaxseg.counts(filled, labels, **kwargs)
+    class_ = num_classes // 2
+    assert c.tn[class_] == c.fn[class_] == 0 < c.fp[class_]
+    assert np.isnan(jaxseg.negative_predictive_value(c)[class_])
+    assert jaxseg.dice(jaxseg.counts(labels, labels, **kwargs)).tolist() == [1] * num_classes
+
+
 def test_running_takes_weighted_counts():
     weights = weights_of(SHAPE)
     one = HARD["counts"](*TWO_MAPS, weights=weights)

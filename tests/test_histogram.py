@@ -285,6 +285,15 @@ def test_weights_are_summed_by_value(axes, shape, bins, form, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.parametrize("form", WEIGHTS_FORMS)
+def test_weights_of_all_sizes_are_summed_within_a_block(form):
+    weights = (10 ** rng(1).uniform(-5, 5, 4000)).astype(np.float32)
+    numbers = rng(2).integers(0, 3, 4000).astype(np.uint8)
+    run = jax.jit(partial(WEIGHTS_FORMS[form], (lambda x: x,), 3, (0,)))
+    got = np.asarray(run(numbers, weights), np.float64).sum(-1)
+    np.testing.assert_allclose(got, np.bincount(numbers, weights.astype(np.float64)), rtol=1e-9)
+
+
 def test_a_pair_holds_what_one_float_cannot():
     numbers = np.zeros(2 * _histogram.WEIGHTS_BLOCK, np.uint8)
     weights = np.repeat(np.float32([2**12, 2**-12]), _histogram.WEIGHTS_BLOCK)
