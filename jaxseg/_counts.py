@@ -37,11 +37,11 @@ SMALL_TABLE = 2**12
 class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
-    Integers if hard (``counts``), floats if soft (``soft_counts``) or weighted. ``a + b`` adds leaf by leaf:
-    the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
-    shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
-    leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
-    float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
+    Integers if hard (``counts``), floats if soft (``soft_counts``) or weighted. ``a + b`` adds leaf
+    by leaf: the counts of two sets of images together. So does ``sum([a, b])``; leaves must have
+    the same shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a``
+    multiply each leaf by a number or by an array that broadcasts to it; an integer leaf times a
+    float is a float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,8 +103,8 @@ def counts(
 
     Returns:
       ``Counts`` of int32 ``[..., C]``; with ``weights``, of float32 (float64 for weights of
-      float64), right to the last digit or two, without a derivative. An id outside [0, C) belongs to
-      no class: a predicted one is a miss of the true class and no other's false positive.
+      float64), right to the last digit or two, without a derivative. An id outside [0, C) belongs
+      to no class: a predicted one is a miss of the true class and no other's false positive.
 
     Raises:
       ValueError: shapes that differ, ``num_classes`` missing or below 1, ``axis`` out of range, an
