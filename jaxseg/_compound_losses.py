@@ -684,7 +684,9 @@ def _region_mean(
     """
     loss = region(counts)
     if pixels.where is not None and pixels.where.ndim == pixels.scores.ndim:
-        share = pixels.mean_weight(loss.dtype)
+        # The counts of a class sum to the weights of its pixels.
+        total = jax.lax.stop_gradient(counts.tp + counts.fp + counts.fn + counts.tn)
+        share = safe_divide(total, pixels.pixel_count().astype(loss.dtype), 0)
         if class_weights is not None:
             share *= along_classes(class_weights, loss)
         return _global_mean(pixels, (share * loss).sum(-1), share.sum(-1))

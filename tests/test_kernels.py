@@ -417,12 +417,14 @@ SECOND = [
     Case(_dice_focal_of, 2, (0,), 7, "mask", True, "two classes", constants="sc"),
     Case(_bce_dice_of, 17, (0, 1, 2), 7, "bool", True, "sigmoid"),
     Case(_dice_ce_of, 3, (0, 1, 2), 7, "ids", True, features=5, constants="c--"),
+    Case(_bce_dice_of, 3, (1, 2), 7, "bool", True, "sigmoid", weights="classes"),
 ]
 
 
 def engine(case: Case, inputs: Inputs) -> Any:
     """``pixel_sums`` of the inputs."""
-    pixels = Pixels(inputs.scores, inputs.labels, inputs.where, case.axes, case.activation, None)
+    arrays = inputs.scores, inputs.labels, inputs.where
+    pixels = Pixels(*arrays, case.axes, case.activation, None, inputs.weights)
     mixes = case.what.mixes_classes
     return pixel_sums(
         case.terms,

@@ -380,3 +380,29 @@ def test_sensitivity_weight_is_of_misses_and_the_rest_of_false_positives():
     too_little = loss(true[:, None].astype(np.float32), more)
     np.testing.assert_allclose(too_much, [0.75 * 6 / 16], rtol=1e-5)
     np.testing.assert_allclose(too_little, [0.25 * 6 / 10], rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_masks_and_weights_of_pixels_and_of_classes_go_together(activation):
+    """A mask or weights of pixels are those of each class; an axis of length 1 is shared."""
+    rng = np.random.default_rng(0)
+    shape = (2, 4, 5, 3)
+    x, masks = rng.random(shape, np.float32), rng.random(shape) < 0.4
+    of_pixels, of_classes = rng.random(shape[:-1]) < 0.7, rng.random(shape) < 0.7
+    weights = rng.uniform(0.2, 3, shape).astype(np.float32)
+    everywhere = lambda x: np.broadcast_to(x, shape)  # noqa: E731
+    pairs = [
+        (of_pixels, weights, of_pixels[..., None], weights),
+        (of_classes, weights[..., 0], of_classes, weights[..., :1]),
+        (of_classes, weights[:, :1, :1, 0], of_classes, weights[:, :1, :1, :1]),
+        (None, weights[:1, :1, :1], True, weights[:1, :1, :1]),
+    ]
+    for where, given, full_where, full_weights in pairs:
+        loss = functools.partial(jaxseg.dice_loss, labels=masks, activation=activation, axis=(1, 2))
+        got = loss(x, where=where, weights=given)
+        want = loss(x, where=everywhere(full_where), weights=everywhere(full_weights))
+        np.testing.assert_array_equal(got, want)
+        assert not np.array_equal(got, loss(x, where=where))

@@ -32,6 +32,7 @@ class Maps(NamedTuple):
     axis: tuple[int, ...] | None
     absent: bool = False  # whether the last class is in no label
     weighted: bool = False  # whether the pixels have weights, some of them 0
+    by_class: bool = False  # whether the weights have a class axis, and the classes a sigmoid
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         rng = np.random.default_rng(7)
@@ -48,13 +49,16 @@ class Maps(NamedTuple):
         if not self.weighted:
             return None
         rng = np.random.default_rng(9)
-        return rng.choice([0.0, 1.0], self.shape, p=[0.2, 0.8]) * rng.uniform(0.2, 3, self.shape)
+        shape = (*self.shape, self.classes) if self.by_class else self.shape
+        return rng.choice([0.0, 1.0], shape, p=[0.2, 0.8]) * rng.uniform(0.2, 3, shape)
 
     def counted(self, where: np.ndarray | None) -> np.ndarray | None:
         """The mask: a weight of 0 is as a mask of False."""
         weights = self.weights()
         if weights is None:
             return where
+        if where is not None and self.by_class:
+            where = where[..., None]
         return weights > 0 if where is None else where & (weights > 0)
 
     def dirty(self) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +66,8 @@ class Maps(NamedTuple):
         x, labels, where = self.arrays()
         where = self.counted(where)
         if where is not None:
-            x = np.where(where[..., None], x, np.nan)
-            if self.form == "ids":
+            x = np.where(where if self.by_class else where[..., None], x, np.nan)
+            if self.form == "ids" and not self.by_class:
                 labels = np.where(where, labels, 255).astype(labels.dtype)
         return x, labels
 
@@ -85,7 +89,9 @@ SMALL = {
     "soft labels": Maps((2, 4, 3), 3, "soft", False, (1, 2)),
     "one class": Maps((2, 4, 3), 1, "ids", False, None),
     "one class, soft labels": Maps((2, 4, 3), 1, "soft", False, None),
+    "weights of classes": Maps((2, 4, 3), 3, "masks", False, (1, 2), weighted=True, by_class=True),
 }
+BY_CLASS = ("dice_loss", "bce_dice_loss")  # the ones of a region and of a compound loss
 
 
 def function_of(name: str, library: Any) -> Callable[..., Any]:
@@ -104,6 +110,7 @@ def inputs_of(name: str, inputs: Mapping[str, Maps] = INPUTS) -> dict[str, Maps]
         for key, maps in inputs.items()
         if not (maps.classes == 1 and not row.one_class)
         and not (maps.form == "soft" and row.hard_labels)
+        and not (maps.by_class and name not in BY_CLASS)
     }
 
 
@@ -140,7 +147,7 @@ def given_to(
     if "spacing" in given:
         given["spacing"] = given["spacing"][: len(maps.shape) - 1]
     given |= {"where": where, "weights": maps.weights(), "axis": maps.axis}
-    given |= {"activation": "sigmoid" if maps.classes == 1 else "softmax"}
+    given |= {"activation": "sigmoid" if maps.classes == 1 or maps.by_class else "softmax"}
     return accepted(function, given)
 
 
