@@ -6,6 +6,7 @@ from jaxseg._boundary_losses import (
     hausdorff_dt_loss,
     hausdorff_erosion_loss,
 )
+from jaxseg._class_weights import effective_number, inverse_frequency, median_frequency
 from jaxseg._compound_losses import (
     bce_dice_loss,
     deep_supervision,
@@ -25,6 +26,7 @@ from jaxseg._counts import (
 from jaxseg._distance import centre_distance, distance_transform, signed_distance
 from jaxseg._labels import check_labels, predict_labels
 from jaxseg._lovasz_losses import lovasz_hinge_loss, lovasz_softmax_loss
+from jaxseg._marginal_logits import marginal_logits
 from jaxseg._moments import Moments, mean, moments, std
 from jaxseg._pixel_losses import (
     border_weights,
@@ -111,9 +113,14 @@ __all__ = [
     "soft_counts",
     "confusion_matrix",
     "counts_from_confusion",
+    # class weights
+    "inverse_frequency",
+    "effective_number",
+    "median_frequency",
     # labels
     "predict_labels",
     "check_labels",
+    "marginal_logits",
     # moments of values per case
     "Moments",
     "moments",

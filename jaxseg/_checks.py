@@ -117,7 +117,9 @@ def check_hard(
             f"One call counts in int32, so fewer than 2**31 pixels; got shape {shape}. "
             "Count in parts."
         )
-    return predictions, labels, check_where(where, shape), normalize_axis(axis, len(shape))
+    per_class = dense and where is not None and np.ndim(where) > len(shape)
+    where = check_where(where, predictions.shape if per_class else shape)
+    return predictions, labels, where, normalize_axis(axis, len(shape))
 
 
 def _dtype_hint(name: str, x: Array, may_be_logits: bool, dense: bool) -> str:
@@ -170,6 +172,32 @@ def check_where(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None
     return where
 
 
+def check_weights(
+    weights: ArrayLike, shape: tuple[int, ...], num_classes: int | None = None
+) -> Array:
+    """Check weights of pixels: floats of the label map's ``shape``; an axis may have length 1.
+
+    With ``num_classes``, those of independent classes, they may have a class axis too. They become
+    float32 or stay float64, and have no gradient.
+    """
+    weights = as_raw_array(weights)
+    if not jnp.issubdtype(weights.dtype, jnp.floating):
+        hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
+        raise TypeError(f"weights must be floating point, got {weights.dtype}. {hint}")
+    full = shape
+    if num_classes is not None and weights.ndim > len(shape):
+        full = (*shape, num_classes)
+    fits = all(n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False))
+    if weights.ndim != len(full) or not fits:
+        lacks_axes = weights.ndim < len(full) and fits
+        hint = f" For weights of all images: jnp.broadcast_to(weights, {full})."
+        raise ValueError(
+            f"weights must have the label map's shape {full}, or 1 along axes that share a weight; "
+            f"got {weights.shape}.{hint if lacks_axes else ''}"
+        )
+    return jax.lax.stop_gradient(at_least_float32(weights))
+
+
 def check_where_and_weights(
     where: ArrayLike | None, weights: ArrayLike | None, shape: tuple[int, ...], classes: str
 ) -> tuple[Array | None, Array | None]:
@@ -188,20 +216,11 @@ def check_where_and_weights(
         mask = given[..., 0] if by_class and shape[-1] == 1 else given
     if weights is None:
         return mask, None
-    weights = as_array(weights)
-    if not jnp.issubdtype(weights.dtype, jnp.floating):
-        hint = "where= takes masks." if weights.dtype == bool else "Cast them to a float dtype."
-        raise TypeError(f"weights must be floating point, got {weights.dtype}. {hint}")
+    weights = as_raw_array(weights)
     by_class = _has_class_axis("weights", weights, shape, classes)
     full = shape if by_class else shape[:-1]
-    fits = all(n in (1, m) for n, m in zip(weights.shape[::-1], full[::-1], strict=False))
-    if weights.ndim != len(full) or not fits:
-        hint = f" For weights of all images: jnp.broadcast_to(weights, {full})."
-        raise ValueError(
-            f"weights must have the label map's shape {shape[:-1]}, or 1 along axes that share a "
-            f"weight; got {weights.shape}.{hint if fits and weights.ndim < len(full) else ''}"
-        )
-    weights = jax.lax.stop_gradient(jnp.broadcast_to(weights, full))
+    weights = check_weights(weights, shape[:-1], shape[-1] if by_class else None)
+    weights = jnp.broadcast_to(weights, full)
     weights = weights[..., 0] if by_class and shape[-1] == 1 else weights
     counted = weights != 0
     if mask is not None:
@@ -224,8 +243,8 @@ def _has_class_axis(name: str, x: Array, shape: tuple[int, ...], classes: str) -
         raise ValueError(
             f"{rule} A class axis needs independent classes, as those of a sigmoid are: in a "
             "softmax the probability of a class depends on all others, so none can be left out. "
-            "For pixels that are only known to be one of several classes, as where some classes "
-            "are not annotated, jaxseg.marginal_labels makes labels."
+            "For labels that stand for several classes, as where some classes are not annotated, "
+            "jaxseg.marginal_logits makes the logits."
         )
     if classes == "whole":
         raise ValueError(f"{rule} This loss does not take the classes one by one.")

@@ -1,5 +1,7 @@
 """Pixel counts per class of label maps, and confusion matrices: exact, in integers.
 
+With weights they are floats.
+
 Scores are functions of these sums (see ``_scores``).
 """
 
@@ -19,7 +21,7 @@ from jax.typing import ArrayLike
 from jaxseg import _checks
 from jaxseg._arithmetic import Leaf, add, multiply
 from jaxseg._checks import Axis
-from jaxseg._histogram import histogram
+from jaxseg._histogram import add_pairs, histogram, sum_pairs, weighted_histogram
 from jaxseg._kernels.blocks import At, Blocks, read, read_classes
 from jaxseg._labels import class_index, masked
 from jaxseg._sharding import on_shards
@@ -35,11 +37,11 @@ SMALL_TABLE = 2**12
 class Counts(NamedTuple):
     """True and false positives and negatives per class, in pixels: four arrays ``[..., C]``.
 
-    Integers if hard (``counts``), floats if soft (``soft_counts``). ``a + b`` adds leaf by leaf:
-    the counts of two sets of images together. So does ``sum([a, b])``; leaves must have the same
-    shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a`` multiply each
-    leaf by a number or by an array that broadcasts to it; an integer leaf times a float is a
-    float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
+    Integers if hard (``counts``), floats if soft (``soft_counts``) or weighted. ``a + b`` adds leaf
+    by leaf: the counts of two sets of images together. So does ``sum([a, b])``; leaves must have
+    the same shapes, but ``Counts(0, 0, 0, 0)`` is the zero of any. ``2 * a`` and ``0.5 * a``
+    multiply each leaf by a number or by an array that broadcasts to it; an integer leaf times a
+    float is a float. Leaves of int32 wrap at 2**31: a ``Running`` does not.
 
     Example:
       >>> import jax.numpy as jnp
@@ -77,29 +79,37 @@ def counts(
     *,
     num_classes: int | None = None,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
 ) -> Counts:
     r"""Pixel counts per class of predicted label maps against true ones, exact in int32.
 
-    .. math:: tp_c = \sum [p = c][g = c], \quad fp_c = \sum [p = c][g \ne c], \quad
-              fn_c = \sum [p \ne c][g = c], \quad tn_c = \sum [p \ne c][g \ne c]
+    .. math:: tp_c = \sum w [p = c][g = c], \quad fp_c = \sum w [p = c][g \ne c], \quad
+              fn_c = \sum w [p \ne c][g = c], \quad tn_c = \sum w [p \ne c][g \ne c]
+
+    where :math:`w`, the weight of a pixel, is 1 without ``weights``.
 
     Args:
       predictions: integer or bool ids ``[...]``, or without ``num_classes`` bool masks ``[...,
         C]``.
       labels: the truth, in the same format and shape.
       num_classes: C, static. With 1, both are masks and id 1 is the class.
-      where: bool ``[...]``; False pixels do not count, whatever they hold.
+      where: bool ``[...]``; False pixels do not count, whatever they hold. For bool masks also
+        ``[..., C]``: a class that is not annotated there does not count.
+      weights: float ``[...]``, how much each pixel counts, finite and at least 0; an axis along
+        which they are the same may have length 1, so ``[B, 1, 1]`` is one weight per image. For
+        bool masks also ``[..., C]``.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
-      ``Counts`` of int32 ``[..., C]``. An id outside [0, C) belongs to no class: a predicted one
-      is a miss of the true class and no other's false positive.
+      ``Counts`` of int32 ``[..., C]``; with ``weights``, of float32 (float64 for weights of
+      float64), right to the last digit or two, without a derivative. An id outside [0, C) belongs
+      to no class: a predicted one is a miss of the true class and no other's false positive.
 
     Raises:
       ValueError: shapes that differ, ``num_classes`` missing or below 1, ``axis`` out of range, an
         empty map, or 2**31 pixels or more.
-      TypeError: float predictions or labels, ``where`` not bool.
+      TypeError: float predictions or labels, ``where`` not bool, ``weights`` not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,6 +120,9 @@ def counts(
       [2, 1, 2]
       >>> jaxseg.counts(predictions, labels, num_classes=3, axis=1).fn.tolist()  # per row
       [[0, 0, 1], [0, 0, 0]]
+      >>> of_rows = jnp.array([[0.5], [2.0]])
+      >>> jaxseg.counts(predictions, labels, num_classes=3, weights=of_rows).tp.tolist()
+      [2.5, 0.5, 4.0]
 
     Note:
       metrax counts in float32, which stops growing at 2**24 pixels, and TorchMetrics' confusion
@@ -119,8 +132,18 @@ def counts(
         predictions, labels, where, axis, dense=num_classes is None
     )
     if num_classes is None:
+        *space, classes = predictions.shape
+        if weights is not None:
+            weights = _checks.check_weights(weights, tuple(space), classes)
+        if weights is not None or (where is not None and where.ndim > len(space)):
+            return _pair_counts(predictions, labels, where, weights, axes=axes)
         return _mask_counts(predictions, labels, where, axes=axes)
     num_classes = _checks.check_num_classes(num_classes)
+    if weights is not None:
+        weights = _checks.check_weights(weights, predictions.shape)
+        return _weighted_id_counts(
+            predictions, labels, where, weights, num_classes=num_classes, axes=axes
+        )
     return _id_counts(predictions, labels, where, num_classes=num_classes, axes=axes)
 
 
@@ -200,34 +223,102 @@ def _id_counts(
     return Counts(tp=tp, fp=predicted - tp, fn=true - tp, tn=pixels_counted - predicted - true + tp)
 
 
+@partial(jax.jit, static_argnames="axes")
+def _pair_counts(
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    weights: Array | None,
+    *,
+    axes: tuple[int, ...],
+) -> Counts:
+    """Counts of bool masks with weights, or a mask per class: histograms of four pairs of bools."""
+    where, weights = (
+        x if x is None or x.ndim == predictions.ndim else x[..., None] for x in (where, weights)
+    )
+
+    def pair(p: Array, g: Array) -> Array:
+        p, g = (_checks.clean_bools(x).astype(jnp.uint8) for x in (p, g))
+        return 2 * p + g
+
+    maps = (predictions, labels)
+    if weights is None:
+        sums = histogram(pair, maps, where, 4, axes)
+    else:
+        sums = weighted_histogram((pair,), maps, weights, where, 4, axes).sum(-1)
+    return Counts(tp=sums[..., 3], fp=sums[..., 2], fn=sums[..., 1], tn=sums[..., 0])
+
+
+@partial(jax.jit, static_argnames=("num_classes", "axes"))
+def _weighted_id_counts(
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    weights: Array,
+    *,
+    num_classes: int,
+    axes: tuple[int, ...],
+) -> Counts:
+    """Counts of id maps with weights: sums of floats, since differences would not be exactly 0."""
+    size = num_classes + 1  # and no class
+    if size**2 <= SMALL_TABLE:
+        pairs = _pairs(predictions, labels, where, num_classes, axes, weights)
+        return Counts(*(x[..., :num_classes] for x in _float_counts_from_confusion(pairs)))
+
+    def predicted(p: Array, g: Array) -> Array:
+        """The class predicted, rightly or wrongly."""
+        p, g = (class_index(x, num_classes).astype(jnp.uint32) for x in (p, g))
+        return jnp.where(p == g, p, size + p)
+
+    def missed(p: Array, g: Array) -> Array:
+        """The true class if another one is predicted, else no class."""
+        p, g = (class_index(x, num_classes).astype(jnp.uint32) for x in (p, g))
+        return 2 * size + jnp.where(p == g, num_classes, g)
+
+    maps, indices = (predictions, labels), (predicted, missed)
+    pairs = weighted_histogram(indices, maps, weights, where, 3 * size, axes)
+    tp, fp, fn = (pairs[..., i * size : i * size + num_classes, :] for i in range(3))
+    all_pixels = sum_pairs(pairs[..., 2 * size :, :], pairs.ndim - 2)[..., None, :]
+    tn = add_pairs(jnp.broadcast_to(all_pixels, tp.shape), -add_pairs(tp, add_pairs(fp, fn)))
+    tp, fp, fn, tn, everything = (pairs.sum(-1) for pairs in (tp, fp, fn, tn, all_pixels))
+    rounding = float(np.finfo(tn.dtype).eps) * everything  # none is left if less than this is
+    return Counts(tp=tp, fp=fp, fn=fn, tn=jnp.where(tn > rounding, tn, 0))
+
+
 def confusion_matrix(
     predictions: ArrayLike,
     labels: ArrayLike,
     *,
     num_classes: int,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     axis: Axis = None,
 ) -> Array:
     r"""Confusion matrix of label maps: rows are true classes, columns predicted ones.
 
-    .. math:: M_{ij} = \sum [g = i][p = j]
+    .. math:: M_{ij} = \sum w [g = i][p = j]
+
+    where :math:`w`, the weight of a pixel, is 1 without ``weights``.
 
     Args:
       predictions: integer or bool ids ``[...]``.
       labels: true ids, in the same shape.
       num_classes: C, static. With 1, both are masks and id 1 is the class.
       where: bool ``[...]``; False pixels do not count, whatever they hold.
+      weights: float ``[...]``, how much each pixel counts, finite and at least 0; an axis along
+        which they are the same may have length 1, so ``[B, 1, 1]`` is one weight per image.
       axis: axes of the label map to sum over; None sums over all axes, the batch included.
 
     Returns:
-      int32 ``[..., C, C]``. A pixel whose true or predicted id is outside [0, C) has no cell. To
-      keep such predictions as misses, which ``counts`` does, give them a class of their own:
-      ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
+      int32 ``[..., C, C]``; with ``weights``, float32 (float64 for weights of float64), right to
+      the last digit or two, without a derivative. A pixel whose true or predicted id is outside [0,
+      C) has no cell. To keep such predictions as misses, which ``counts`` does, give them a class
+      of their own: ``jnp.where((p >= 0) & (p < C), p, C)`` with ``num_classes=C + 1``.
 
     Raises:
       ValueError: shapes that differ, ``num_classes`` below 1 or above 46,339, ``axis`` out of
         range, an empty map, or 2**31 pixels or more.
-      TypeError: float predictions or labels, ``where`` not bool.
+      TypeError: float predictions or labels, ``where`` not bool, ``weights`` not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -250,7 +341,11 @@ def confusion_matrix(
     predictions, labels, where, axes = _checks.check_hard(
         predictions, labels, where, axis, dense=False
     )
-    return _confusion_matrix(predictions, labels, where, num_classes=num_classes, axes=axes)
+    if weights is not None:
+        weights = _checks.check_weights(weights, predictions.shape)
+    return _confusion_matrix(
+        predictions, labels, where, weights, num_classes=num_classes, axes=axes
+    )
 
 
 @partial(jax.jit, static_argnames=("num_classes", "axes"))
@@ -258,17 +353,24 @@ def _confusion_matrix(
     predictions: Array,
     labels: Array,
     where: Array | None,
+    weights: Array | None,
     *,
     num_classes: int,
     axes: tuple[int, ...],
 ) -> Array:
-    return _pairs(predictions, labels, where, num_classes, axes)[..., :num_classes, :num_classes]
+    pairs = _pairs(predictions, labels, where, num_classes, axes, weights)
+    return pairs[..., :num_classes, :num_classes]
 
 
 def _pairs(
-    predictions: Array, labels: Array, where: Array | None, num_classes: int, axes: tuple[int, ...]
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    num_classes: int,
+    axes: tuple[int, ...],
+    weights: Array | None = None,
 ) -> Array:
-    """Pixels of each pair of a true and a predicted class: int32 ``[..., C + 1, C + 1]``.
+    """Pixels, or weights, of each pair of a true and a predicted class: ``[..., C + 1, C + 1]``.
 
     The last row and column are those of no class.
     """
@@ -279,7 +381,11 @@ def _pairs(
         p, g = (class_index(x, num_classes).astype(dtype) for x in (p, g))
         return g * size + p
 
-    table = histogram(pair, (predictions, labels), where, size**2, axes)
+    maps = (predictions, labels)
+    if weights is None:
+        table = histogram(pair, maps, where, size**2, axes)
+    else:
+        table = weighted_histogram((pair,), maps, weights, where, size**2, axes).sum(-1)
     return table.reshape(*table.shape[:-1], size, size)
 
 

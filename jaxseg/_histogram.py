@@ -1,5 +1,7 @@
 """The hard engine: how often a function of the ids of one pixel takes each value, in int32.
 
+With weights, it is how much the pixels of each value weigh, in floats.
+
 The form for CPUs scatters a block's pixels into the table, which is what takes the time. With few
 bins it scatters several pixels at once, into a table of all their combinations, whose marginal sums
 are the histogram.
@@ -8,6 +10,12 @@ On a GPU additions to one address wait for each other, and most maps are mostly 
 neighbouring pixels are added to neighbouring copies of the table; with few bins every pixel is
 compared with every bin. On a TPU, which scatters one pixel after the other, a block's table is a
 product of two one-hot matrices, which exist only inside the product.
+
+A float32 that counts pixels stops at 2**24, and a sum of other weights is biased much earlier. So a
+sum of weights is a pair of floats, of which the second is what the first cannot hold. On CPU each
+weight of a block is cut into its leading digits, which are summed exactly, and a small rest.
+Elsewhere every pixel is compared with every bin, which unlike a scatter of floats gives a GPU the
+same bits in every run.
 """
 
 from __future__ import annotations
@@ -15,11 +23,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jaxseg._numerics import two_sum
 from jaxseg._sharding import Cut, on_shards
 
 # A block's maps and index, in bytes. XLA would compute the index of a few times more by several
@@ -50,8 +61,15 @@ MAX_TOGETHER = 4  # pixels scattered at once
 MAX_COMBINATIONS = 2**18  # bins of their table: 1 MB
 MAX_PRODUCT_BINS = 2**20  # 1,024 rows of each one-hot matrix
 
+WEIGHTS_BLOCK = 2**12  # pixels whose weights are added before they go into the pairs
+WEIGHTS_COPIES = 4  # of a block's table: a float that is added to the last one waits for it
+MAX_WEIGHTED_COMPARED_BINS = 2**14  # comparisons of more take longer than a scatter of blocks
+
 Index = Callable[..., Array]  # elementwise, of one or more maps: unsigned, below the number of bins
+Indices = tuple[Index, ...]
 Maps = tuple[Array, ...]
+Pair = tuple[Array, Array]  # a sum of floats, and what its first number cannot hold
+T = TypeVar("T")  # one or more tables
 Form = Callable[..., Array]  # of the axes to count over, and of maps
 
 
@@ -72,6 +90,35 @@ def histogram(
         masked = partial(_masked, index, bins)
         return histogram(masked, (*maps, where), None, bins + 1, axes, at_once)[..., :bins]
     return _with_batch_axes(partial(_on_shards, index, bins, at_once), axes)(*maps)
+
+
+def weighted_histogram(
+    indices: Indices,
+    maps: Maps,
+    weights: Array,
+    where: Array | None,
+    bins: int,
+    axes: tuple[int, ...],
+) -> Array:
+    """How much the pixels weigh for which one of ``indices`` is each of ``bins`` numbers.
+
+    The result is pairs of floats ``[..., bins, 2]``, whose sums over the last axis are the weights.
+    No two indices of a pixel are equal. ``weights`` and ``where`` have the axes of the maps, but an
+    axis may have length 1.
+    """
+    maps = (*maps, weights) if where is None else (*maps, where, weights)
+    form = partial(_weights_on_shards, indices, bins, where is not None)
+    return _with_batch_axes(form, axes)(*maps)
+
+
+def add_pairs(a: Array, b: Array) -> Array:
+    """Add pairs of floats ``[..., 2]``."""
+    return jnp.stack(_add_pair((a[..., 0], a[..., 1]), (b[..., 0], b[..., 1])), -1)
+
+
+def sum_pairs(pairs: Array, axis: int) -> Array:
+    """Sum pairs of floats ``[..., 2]`` over one axis."""
+    return _sum_pairs(pairs[..., 0], pairs[..., 1], (axis,))
 
 
 def _with_batch_axes(form: Form, axes: tuple[int, ...]) -> Callable[..., Array]:
@@ -121,12 +168,15 @@ def _histogram(index: Index, bins: int, at_once: int, axes: tuple[int, ...], map
 
 def _one_by_one(index: Index, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
     """``_by_scatter`` for each index of the batch axes."""
+    return _each_table(partial(_by_scatter, index, bins), axes, maps)
+
+
+def _each_table(form: Callable[..., Array], axes: tuple[int, ...], maps: Maps) -> Array:
+    """``form(tables, *maps)``, where ``vmap`` makes so many tables, for the batch axes."""
     batch_axes = _batch_axes(maps, axes)
     tables = math.prod(maps[0].shape[a] for a in batch_axes)
     one_by_one = maps[0].size // tables >= CPU_LOOP_PIXELS
-    by_scatter: Callable[..., Array] = partial(
-        _by_scatter, index, bins, 1 if one_by_one else tables
-    )
+    by_scatter: Callable[..., Array] = partial(form, 1 if one_by_one else tables)
     for _ in batch_axes:
         by_scatter = _loop(by_scatter) if one_by_one else jax.vmap(by_scatter)
     return by_scatter(*(x.transpose(*batch_axes, *axes) for x in maps))
@@ -287,13 +337,11 @@ def _by_product_of_long_rows(index: Index, bins: int, axes: tuple[int, ...], *ma
     return table + _by_product(index, bins, axes, *rest)
 
 
-def _add_blocks(
-    add: Callable[[Array, Maps], Array], table: Array, maps: Maps, size: int
-) -> tuple[Array, Maps]:
-    """The table with blocks of ``size`` pixels added, and the pixels left over."""
+def _add_blocks(add: Callable[[T, Maps], T], table: T, maps: Maps, size: int) -> tuple[T, Maps]:
+    """The table or tables with blocks of ``size`` pixels added, and the pixels left over."""
     count = maps[0].size // size
 
-    def add_block(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def add_block(_: Array, carry: tuple[T, Array]) -> tuple[T, Array]:
         table, starts = carry
         # All four are equal. With up to three loop-carried scalars LLVM passes them as arguments to
         # the per-pixel function and does not vectorise it, which takes twice the time; four are
@@ -320,3 +368,87 @@ def _together(bins: int, pixels: int) -> int:
     """How many pixels to scatter at once: their table stays small, also beside the maps."""
     limit = min(MAX_COMBINATIONS, pixels // 8)
     return max(k for k in range(1, MAX_TOGETHER + 1) if k == 1 or bins**k <= limit)
+
+
+def _weights_on_shards(
+    indices: Indices, bins: int, masked: bool, axes: tuple[int, ...], *maps: Array
+) -> Array:
+    shape = maps[0].shape
+    space = [f"a{i}" for i in range(len(shape))]
+    rest = " ".join(name for i, name in enumerate(space) if i not in axes)
+    names = [
+        " ".join(a if n == m else "_" for a, n, m in zip(space, x.shape, shape, strict=True))
+        for x in maps
+    ]
+
+    def local(maps: Maps, cut: Cut | None) -> Array:
+        *ids, weights = (jnp.broadcast_to(x, maps[0].shape) for x in maps)
+        if masked:
+            weights = jnp.where(ids.pop(), weights, jnp.zeros((), weights.dtype))
+        compare = partial(_weights_by_comparisons, indices, bins, axes)
+        if cut is None:
+            return compare(*ids, weights)
+        scatter = partial(_weights_one_by_one, indices, bins, axes)
+        default = compare if bins <= MAX_WEIGHTED_COMPARED_BINS else scatter
+        return lax.platform_dependent(*ids, weights, cpu=scatter, default=default)
+
+    return on_shards(local, maps, names, f"{rest} _ _")
+
+
+def _weights_one_by_one(indices: Indices, bins: int, axes: tuple[int, ...], *maps: Array) -> Array:
+    """``_weights_by_scatter`` for each index of the batch axes."""
+    return _each_table(partial(_weights_by_scatter, indices, bins), axes, maps)
+
+
+def _weights_by_scatter(indices: Indices, bins: int, tables: int, *maps: Array) -> Array:
+    """Weights of all pixels by value; the last map has the weights."""
+    maps = tuple(x.ravel() for x in maps)
+    size = min(maps[0].size, max(1, WEIGHTS_BLOCK // tables))
+    copies = WEIGHTS_COPIES if bins * WEIGHTS_COPIES <= WEIGHTS_BLOCK else 1
+    zeros = jnp.broadcast_to(jnp.where(False, maps[-1][0], 0), (bins, copies))
+
+    def add(pair: Pair, block: Maps) -> Pair:
+        *ids, weights = block
+        numbers = [index(*ids).astype(jnp.uint32) for index in indices]
+        copy = lax.iota(jnp.uint32, weights.size) % copies
+        for part in _two_parts(weights):
+            table = zeros
+            for each in numbers:
+                table = table.at[each, copy].add(part, mode="drop")
+            pair = _add_pair(pair, (table.sum(-1), zeros[:, 0]))
+        return pair
+
+    pair, rest = _add_blocks(add, (zeros[:, 0], zeros[:, 0]), maps, size)
+    return jnp.stack(add(pair, rest) if rest[0].size else pair, -1)
+
+
+def _two_parts(x: Array) -> Pair:
+    """Two numbers whose sum is ``x``: multiples of one step, so that they sum exactly, and a rest.
+
+    The step is the spacing of floats near a power of two that is about 2**13 times the largest.
+    """
+    exponent_bits = 11 if x.dtype == jnp.float64 else 8
+    large = lax.reduce_precision(x.max() * 2**13, exponent_bits, 0)
+    multiple = (large + x) - large
+    return multiple, x - multiple
+
+
+def _weights_by_comparisons(
+    indices: Indices, bins: int, axes: tuple[int, ...], *maps: Array
+) -> Array:
+    *ids, weights = maps
+    each = jnp.arange(bins, dtype=jnp.uint32).reshape(bins, *(1 for _ in weights.shape))
+    found = (index(*ids).astype(jnp.uint32)[None] == each for index in indices)
+    chosen = jnp.where(reduce(jnp.logical_or, found), weights[None], jnp.zeros((), weights.dtype))
+    pairs = _sum_pairs(chosen, jnp.zeros_like(chosen), tuple(a + 1 for a in axes))
+    return jnp.moveaxis(pairs, 0, -2)
+
+
+def _sum_pairs(high: Array, low: Array, axes: tuple[int, ...]) -> Array:
+    zero = np.zeros((), high.dtype)
+    return jnp.stack(lax.reduce((high, low), (zero, zero), _add_pair, axes), -1)
+
+
+def _add_pair(a: Pair, b: Pair) -> Pair:
+    high, error = two_sum(a[0], b[0])
+    return two_sum(high, error + (a[1] + b[1]))

@@ -154,6 +154,7 @@ def check_labels(
     *,
     num_classes: int,
     where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     predictions: ArrayLike | None = None,
 ) -> None:
     r"""Check the values of labels, and of predictions, once per data set, on the host.
@@ -172,6 +173,8 @@ def check_labels(
       labels: integer or bool ids ``[...]``, or dense bool or float ``[..., C]`` in [0, 1].
       num_classes: C. With 1, ids are a mask of 0 and 1.
       where: bool ``[...]``; False pixels may hold anything.
+      weights: float ``[...]`` or ``[..., C]``, of length 1 along axes that share a weight; they
+        must be finite and at least 0. Pixels of weight 0 may hold anything.
       predictions: logits ``[..., C]``; or ids ``[...]``, where -1 (no class) is also right; or bool
         masks ``[..., C]``.
 
@@ -180,9 +183,10 @@ def check_labels(
 
     Raises:
       ValueError: values of valid pixels that are no class; dense labels that are NaN or outside [0,
-        1]; predictions that are probabilities, or ids of no class; shapes that do not fit, empty
-        labels.
-      TypeError: float ids, ``where`` not bool, traced arrays, which have no values.
+        1]; predictions that are probabilities, or ids of no class; weights that are negative or not
+        finite; shapes that do not fit, empty labels.
+      TypeError: float ids, ``where`` not bool, ``weights`` not floating, traced arrays, which have
+        no values.
 
     Example:
       >>> import numpy as np
@@ -197,6 +201,7 @@ def check_labels(
     num_classes = _checks.check_num_classes(num_classes)
     truth = _on_host("labels", labels)
     predicted = None if predictions is None else _on_host("predictions", predictions)
+    weight = None if weights is None else _on_host("weights", weights)
     if truth.size == 0:
         raise ValueError(f"labels must not be empty, got shape {truth.shape}.")
     if predicted is not None and predicted.dtype.kind == "f":
@@ -214,6 +219,8 @@ def check_labels(
             f"predictions must have shape {shape}, or {(*shape, num_classes)} if they are logits "
             f"or masks, to go with labels {truth.shape}; got {predicted.shape}."
         )
+    if weight is not None:
+        mask = _check_weights(weight, mask, shape, num_classes)
 
     if truth.dtype.kind == "f":
         _check_dense(truth, mask)
@@ -268,6 +275,26 @@ def _bounds(x: np.ndarray, where: np.ndarray | None) -> tuple[float, float]:
     if 0 < valid.ndim < x.ndim:
         valid = valid[..., None]
     return float(x.min(initial=0, where=valid)), float(x.max(initial=0, where=valid))
+
+
+def _check_weights(
+    weights: np.ndarray, where: np.ndarray | None, shape: tuple[int, ...], num_classes: int
+) -> np.ndarray | None:
+    """Check the weights of valid pixels; return where pixels are valid and have a weight."""
+    _checks.check_weights(weights, shape, num_classes)
+    full = shape if weights.ndim == len(shape) else (*shape, num_classes)
+    weights = np.broadcast_to(weights, full)
+    low, high = _bounds(weights, where)
+    if not (low >= 0 and high < np.inf):
+        valid = weights.reshape(-1) if where is None else weights[where].reshape(-1)
+        values, numbers = np.unique(valid, return_counts=True)
+        wrong = ~(np.isfinite(values) & (values >= 0))
+        raise ValueError(
+            "weights must be finite and at least 0, but hold "
+            f"{_list_values(values[wrong], numbers[wrong], numbers.sum(), 'values')}."
+        )
+    weighted = np.asarray(weights != 0 if full == shape else weights.any(-1))
+    return weighted if where is None else where & weighted
 
 
 def _check_ids(name: str, ids: np.ndarray, where: np.ndarray | None, num_classes: int) -> None:

@@ -20,6 +20,14 @@ def sum_axis_by_axis(x: Array, axes: tuple[int, ...]) -> Array:
     return x.sum(axes[:1])
 
 
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded sum and its rounding error, which together are exactly a + b."""
+    rounded = a + b
+    part = rounded - a
+    error = (a - (rounded - part)) + (b - part)
+    return rounded, jnp.where(jnp.isfinite(rounded), error, 0)
+
+
 def along_classes(weights: Array, like: Array, class_axis: int = -1) -> Array:
     """Make ``[C]`` broadcast along the class axis of ``like``, in the dtype of ``like``."""
     axis = class_axis % like.ndim

@@ -10,8 +10,9 @@ Optax has the plain cross-entropies, and the focal loss of a sigmoid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Literal
 
 import jax
@@ -155,6 +156,8 @@ def nacl_loss(
     *,
     weight: ArrayLike = 0.1,
     kernel_size: int = 3,
+    kernel: Literal["uniform", "gaussian"] = "uniform",
+    sigma: ArrayLike = 1.0,
     distance: Literal["l1", "l2"] = "l1",
     spatial_axes: tuple[int, ...] | None = None,
     where: ArrayLike | None = None,
@@ -163,10 +166,11 @@ def nacl_loss(
     r"""Neighbour-aware calibration loss: cross-entropy, and a pull on logits by the labels around.
 
     .. math:: -\log p_{n, g_n} + \frac{w}{C} \sum_c \lvert \tau_{nc} - x_{nc} \rvert, \quad
-              \tau_{nc} = \frac{1}{K} \sum_{m \in \mathcal{N}(n)} g_{mc}
+              \tau_{nc} = \sum_{m \in \mathcal{N}(n)} k_{m - n}\, g_{mc}
 
-    with x the logits, and N(n) the K pixels of a cube around pixel n, so that tau is the share of
-    each class among them. Pixels outside the image and masked pixels have no class.
+    with x the logits, and N(n) the pixels of a cube around pixel n, with weights k whose sum is 1.
+    So tau is the share of each class among them. Pixels outside the image and masked pixels have no
+    class.
 
     Args:
       logits: float ``[batch, *space, C]``; with C = 1 the two classes are "not it" and "it".
@@ -174,6 +178,9 @@ def nacl_loss(
         C]``.
       weight: w, the weight of the penalty.
       kernel_size: side of the cube, odd; static.
+      kernel: "uniform" for equal weights, or "gaussian" for a Gaussian function around the pixel,
+        which each pixel's weight is the integral of; static.
+      sigma: of the Gaussian function, in pixels, above 0. A cube of a side of 8 sigma holds it all.
       distance: "l1" as in the formula, or "l2" for the square of the difference.
       spatial_axes: a tuple of the axes of the label map that are space; None is all but the first,
         if there are three or more. One image ``[H, W]``, as in ``jax.vmap`` over images, needs
@@ -185,8 +192,9 @@ def nacl_loss(
       Float32 (float64 for float64 logits) ``[...]``, 0 where masked.
 
     Raises:
-      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance``, a ``kernel_size`` that
-        is even or below 1, a map of two axes without ``spatial_axes``.
+      ValueError, TypeError: as ``cross_entropy_loss``; another ``distance`` or ``kernel``, a
+        ``kernel_size`` that is even or below 1, a ``sigma`` that is not above 0, a map of two axes
+        without ``spatial_axes``.
 
     Example:
       >>> import jax.numpy as jnp
@@ -201,15 +209,24 @@ def nacl_loss(
     References:
       B. Murugesan et al., "Trust your neighbours: penalty-based constraints for model
       calibration", 2023.
+
+    Note:
+      MONAI's Gaussian filter is 8 sigma + 1 pixels wide, whatever its ``kernel_size``. The authors'
+      repository takes samples of a Gaussian with a sigma of 1, and the pixel itself weighs as much
+      as all around it.
     """
     kernel_size = _checks.check_static_integer("kernel_size", kernel_size, 1, 2**31)
     if distance not in ("l1", "l2") or kernel_size % 2 == 0:
         raise ValueError(
             f"distance must be 'l1' or 'l2' and kernel_size odd; got {distance!r}, {kernel_size}."
         )
+    _checks.check_choice("kernel", kernel, ("uniform", "gaussian"))
+    sigma = _checks.check_scalar("sigma", sigma, "above 0", lambda x: x > 0)
     pixels = as_pixels_of_classes(logits, labels, where, weights)
     space = check_spatial_axes(spatial_axes, pixels.scores.ndim - 1)
-    shares = _neighbour_shares(pixels.truth(), space, kernel_size)
+    shares = _neighbour_shares(
+        pixels.truth(), space, kernel_size, sigma if kernel == "gaussian" else None
+    )
 
     loss = _cross_entropy(pixels, None, None)
     weight = _checks.check_scalar("weight", weight).astype(loss.dtype)
@@ -498,17 +515,27 @@ def _penalty(x: Array, shares: Array, valid: Array, distance: str) -> Array:
     return jnp.where(valid, gap.mean(-1), 0)
 
 
-def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int) -> Array:
+def _neighbour_shares(truth: Array, axes: tuple[int, ...], size: int, sigma: Array | None) -> Array:
     """The share of each class in the cube around each pixel, by sums along one axis after another.
 
-    The counts of a bool truth fit in bytes if the cube has fewer than 256 pixels.
+    The counts of a bool truth fit in bytes if the cube has fewer than 256 pixels. With ``sigma``
+    the pixels have the weights of a Gaussian function.
     """
+    steps = range(-(size // 2), size // 2 + 1)
+    if sigma is not None:
+        shares = truth.astype(jnp.float32) if truth.dtype == bool else truth
+        borders = jnp.arange(size + 1, dtype=sigma.dtype) - size / 2
+        weights = jnp.diff(lax.erf(borders / (sigma * math.sqrt(2)))).astype(shares.dtype)
+        weights = weights / weights.sum()
+        for axis in axes:
+            terms = (w * shift(shares, k, axis, 0) for k, w in zip(steps, weights, strict=True))
+            shares = reduce(jnp.add, terms)
+        return shares
     pixels = size ** len(axes)
     shares = truth
     if truth.dtype == bool:
         shares = truth.astype(jnp.uint8 if pixels < 256 else jnp.int32)
     for axis in axes:
-        steps = range(-(size // 2), size // 2 + 1)
         shares = sum((shift(shares, k, axis, 0) for k in steps if k), shares)
     return shares.astype(jnp.float32 if truth.dtype == bool else truth.dtype) / pixels
 

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._checks import AxisName
+from jaxseg._numerics import two_sum
 
 __all__ = ["Running", "running", "total", "psum", "pad_batch"]
 
@@ -325,22 +326,14 @@ def _add_floats(high: Array, low: Array, other_high: Array, other_low: Array) ->
         other_high, remainder = _split(other_high)
         other_low = remainder + other_low
     other_high, other_low = other_high.astype(high.dtype), other_low.astype(low.dtype)
-    rounded, error = _two_sum(high, other_high)
-    return _two_sum(rounded, error + (low + other_low))
+    rounded, error = two_sum(high, other_high)
+    return two_sum(rounded, error + (low + other_low))
 
 
 def _split(x: Array) -> Limbs:
     """Round a float64 to the digits and the range of float32; the second limb is the remainder."""
     near = lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
     return near, jnp.where(jnp.isfinite(near), x - near, 0)
-
-
-def _two_sum(a: Array, b: Array) -> Limbs:
-    """The rounded sum and its rounding error, which together are exactly a + b."""
-    rounded = a + b
-    part = rounded - a
-    error = (a - (rounded - part)) + (b - part)
-    return rounded, jnp.where(jnp.isfinite(rounded), error, 0)
 
 
 def _psum_limbs(high: Array, low: Array, axis_name: AxisName) -> Limbs:
@@ -364,7 +357,7 @@ def _psum_floats(high: Array, low: Array, axis_name: AxisName) -> Limbs:
     leading = jnp.where(jnp.isfinite(large), (large + high) - large, high)
     remainder = jnp.where(jnp.isfinite(large + leading), high - leading, 0)
     leading, remainder = lax.psum((leading, remainder + low), axis_name)
-    return _two_sum(leading, remainder)
+    return two_sum(leading, remainder)
 
 
 def _value(high: Array, low: Array) -> Array:

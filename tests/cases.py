@@ -47,6 +47,7 @@ ARRAYS = (  # no text
     "convert",
     "predict",
     "space",
+    "class weights",
 )
 
 
@@ -136,6 +137,13 @@ def a_skeleton_counts(rng: np.random.Generator) -> tuple[jaxseg.SkeletonCounts]:
     return (jaxseg.SkeletonCounts(*(integers(rng, CLASSES) for _ in range(4))),)
 
 
+def counts_of_an_absent_class(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
+    """Counts of images in which the last class never occurs, and another one in a few."""
+    tp, fp, fn, tn = (integers(rng, CLASSES) for _ in range(4))
+    occurs = np.array([[1, image % 3 == 0, 0] for image in range(MAP[0])], np.int32)
+    return (jaxseg.Counts(tp * occurs, fp, fn * occurs, tn),)
+
+
 def a_matrix(rng: np.random.Generator) -> tuple[np.ndarray]:
     return (integers(rng, CLASSES, CLASSES),)
 
@@ -164,6 +172,7 @@ def also(variant: Variant, name: str = "", **options: Any) -> Variant:
 SQUARED = also(SOFTMAX_IDS, "squared", overlap="squared")
 MINIMUM = also(PROBS_DENSE, "minimum", overlap="minimum")
 WEIGHTS = np.array([1, 2, 4], np.float32)
+SETS = np.array([[True, False, True], [False, True, False]])
 COSTS = [[0.0, 1.0, 3.0], [2.0, 0.0, 1.0], [5.0, 1.0, 0.0]]
 DISTANCES = np.array([[0, 1, 1], [1, 0, 0.3], [1, 0.3, 0]], np.float32)
 
@@ -285,6 +294,7 @@ TERMS = {"dice_weight": 1.0, "ce_weight": 1.0}
 NO_WEIGHTS = {"class_weights": None, "ce_class_weights": None}
 EACH_OVERLAP = ({}, {"overlap": "squared"}, {"overlap": "minimum"})
 REQUIRED = Parameter.empty
+OF_COUNTS = [("", a_counts, {}), ("absent", counts_of_an_absent_class, {})]
 
 TABLE = {
     # statistics
@@ -312,6 +322,15 @@ TABLE = {
         ),
     ),
     "counts_from_confusion": other("convert", lambda rng: (integers(rng, CLASSES, CLASSES),)),
+    # class weights
+    "inverse_frequency": Row("class weights", OF_COUNTS),
+    "effective_number": Row(
+        "class weights",
+        [also(OF_COUNTS[0], beta=0.9), also(OF_COUNTS[1], beta=0.0)],
+        data=["counts"],
+        defaults={"beta": REQUIRED},
+    ),
+    "median_frequency": Row("class weights", OF_COUNTS),
     # labels
     "predict_labels": Row(
         "predict",
@@ -320,6 +339,13 @@ TABLE = {
             ("sigmoid", lambda rng: (logits(rng),), {"activation": "sigmoid"}),
             ("probs", lambda rng: (shares(rng),), {"activation": None}),
         ],
+    ),
+    "marginal_logits": other(
+        "predict",
+        lambda rng: (logits(rng),),
+        options={"sets": SETS},
+        defaults={"sets": REQUIRED},
+        data=["logits"],
     ),
     "check_labels": other(
         "check",
@@ -510,8 +536,19 @@ TABLE = {
         "pixel",
         class_axes=0,
         options={"spatial_axes": (-2, -1)},
-        defaults={"weight": 0.1, "kernel_size": 3, "distance": "l1", "spatial_axes": None},
-        calls=[{}, {"distance": "l2", "weight": 0.3}],
+        defaults={
+            "weight": 0.1,
+            "kernel_size": 3,
+            "kernel": "uniform",
+            "sigma": 1.0,
+            "distance": "l1",
+            "spatial_axes": None,
+        },
+        calls=[
+            {},
+            {"distance": "l2", "weight": 0.3},
+            {"kernel": "gaussian", "kernel_size": 5, "sigma": 0.8},
+        ],
     ),
     "top_k_loss": loss(
         "ordered",

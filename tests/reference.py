@@ -37,33 +37,41 @@ def map_axes(axis: Any, ndim: int) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------- statistics
 
 
-def hard_counts(predictions, labels, num_classes=None, where=None, axis=None):
-    """``(tp, fp, fn, tn)``, each ``[..., C]``."""
+def hard_counts(predictions, labels, num_classes=None, where=None, axis=None, weights=None):
+    """``(tp, fp, fn, tn)``, each ``[..., C]``; ``weights`` may have a class axis too."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if num_classes is not None:
         predictions, labels = one_hot(predictions, num_classes), one_hot(labels, num_classes)
     valid = np.ones(labels.shape, bool)
     if where is not None:
-        valid &= np.asarray(where)[..., None]
+        where = np.asarray(where)
+        valid &= where if where.ndim == labels.ndim else where[..., None]
     cases = ((True, True), (True, False), (False, True), (False, False))
     axes = map_axes(axis, labels.ndim - 1)
-    return tuple(((predictions == p) & (labels == g) & valid).sum(axes) for p, g in cases)
+    found = [(predictions == p) & (labels == g) & valid for p, g in cases]
+    if weights is None:
+        return tuple(x.sum(axes) for x in found)
+    weights = np.asarray(weights, np.float64)
+    weights = weights if weights.ndim == labels.ndim else weights[..., None]
+    return tuple(np.where(x, weights, 0).sum(axes) for x in found)
 
 
-def confusion_matrix(predictions, labels, num_classes, where=None, axis=None):
+def confusion_matrix(predictions, labels, num_classes, where=None, axis=None, weights=None):
     """``[..., C, C]``, rows truth; a pixel with an id outside [0, C) has no cell."""
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     predicted, true = one_hot(predictions, num_classes), one_hot(labels, num_classes)
     axes = map_axes(axis, labels.ndim)
     kept = tuple(n for a, n in enumerate(labels.shape) if a not in axes)
-    matrix = np.zeros((*kept, num_classes, num_classes), np.int64)
+    dtype = np.int64 if weights is None else np.float64
+    weights = np.broadcast_to(1 if weights is None else weights, labels.shape)
+    matrix = np.zeros((*kept, num_classes, num_classes), dtype)
     for pixel in np.ndindex(labels.shape):
         if where is not None and not where[pixel]:
             continue
         place = tuple(i for a, i in enumerate(pixel) if a not in axes)
         for i in np.flatnonzero(true[pixel]):
             for j in np.flatnonzero(predicted[pixel]):
-                matrix[(*place, i, j)] += 1
+                matrix[(*place, i, j)] += weights[pixel]
     return matrix
 
 
@@ -73,6 +81,40 @@ def counts_from_confusion(matrix):
     tp = np.diagonal(matrix, axis1=-2, axis2=-1)
     predicted, truth = matrix.sum(-2), matrix.sum(-1)
     return tp, predicted - tp, truth - tp, matrix.sum((-2, -1))[..., None] - predicted - truth + tp
+
+
+def inverse_frequency(counts):
+    n = (np.asarray(counts[0]) + counts[2]).reshape(-1, counts[0].shape[-1]).sum(0)
+    present = [c for c in range(len(n)) if n[c]]
+    weights = {c: sum(n) / len(present) / n[c] for c in present}
+    return np.array([weights.get(c, max(weights.values(), default=1)) for c in range(len(n))])
+
+
+def effective_number(counts, beta):
+    n = (np.asarray(counts[0]) + counts[2]).reshape(-1, counts[0].shape[-1]).sum(0)
+    number = {c: sum(beta**i for i in range(n[c])) for c in range(len(n)) if n[c]}
+    least = min(number.values(), default=1)
+    weights = [1 / number.get(c, least) for c in range(len(n))]
+    return np.array([len(n) * w / sum(weights) for w in weights])
+
+
+def median_frequency(counts):
+    tp, fp, fn, tn = (np.asarray(x).reshape(-1, counts[0].shape[-1]) for x in counts)
+    frequency = {}
+    for c in range(tp.shape[-1]):
+        images = [i for i in range(len(tp)) if tp[i, c] + fn[i, c]]
+        pixels = sum(tp[i, c] + fp[i, c] + fn[i, c] + tn[i, c] for i in images)
+        if images:
+            frequency[c] = sum(tp[i, c] + fn[i, c] for i in images) / pixels
+    weights = {c: np.median(list(frequency.values())) / f for c, f in frequency.items()}
+    return np.array([weights.get(c, max(weights.values(), default=1)) for c in range(tp.shape[-1])])
+
+
+def marginal_logits(x, sets):
+    """Of ``sets`` ``[K, C]``."""
+    x = np.asarray(x, np.float64)
+    members = [x[..., np.asarray(each)] for each in sets]
+    return np.stack([np.log(np.exp(each).sum(-1)) for each in members], -1)
 
 
 def predict_labels(x, activation="softmax", threshold=0.5):
@@ -653,6 +695,8 @@ def nacl_loss(
     labels,
     weight=0.1,
     kernel_size=3,
+    kernel="uniform",
+    sigma=1.0,
     distance="l1",
     spatial_axes=None,
     where=None,
@@ -660,8 +704,13 @@ def nacl_loss(
 ):
     logits, share = pixels(x, labels, None, where)
     reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    near = [1.0 for _ in reach]
+    if kernel == "gaussian":  # the integral over each pixel
+        below = [math.erf((step - 0.5) / sigma / 2**0.5) for step in (*reach, reach[-1] + 1)]
+        near = np.diff(below)
     for a in space(spatial_axes, x.ndim - 1):
-        share = sum(shifted(share, a, step, 0.0) for step in reach) / kernel_size
+        terms = [w * shifted(share, a, step, 0.0) for w, step in zip(near, reach, strict=True)]
+        share = sum(terms) / sum(near)
     gap = abs(share - logits) if distance == "l1" else (share - logits) ** 2
     return weighted_map(cross_entropy_loss(x, labels) + weight * gap.mean(-1), where, weights)
 

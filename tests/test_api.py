@@ -32,6 +32,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "check": ["labels"],
     "counts": ["counts"],
     "text": ["counts"],
+    "class weights": ["counts"],
     "space": ["mask"],
     "wrapper": ["loss"],
     "matrix": ["matrix"],
@@ -45,7 +46,7 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
 }
 LAST = ["where", "weights", "axis", "axis_name"]  # in this order, where a function has them
 NEEDED = {  # what every function of the kind has
-    "hard": ["num_classes", "where", "axis"],
+    "hard": ["num_classes", "where", "weights", "axis"],
     "check": ["num_classes", "where"],
     "soft": ["activation", "where", "weights", "axis"],
     "region": ["activation", "smooth", *LAST],

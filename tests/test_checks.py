@@ -259,7 +259,7 @@ def test_a_class_axis_of_masks_and_weights_needs_independent_classes(argument: s
     jaxseg.bce_dice_loss(X, M, **per_class)
     rule = f"{argument} must have the label map's shape (2, 3, 4), got (2, 3, 4, 3)."
     for loss in (jaxseg.dice_loss, DICE_CE, jaxseg.cross_entropy_loss, jaxseg.top_k_loss):
-        fragments = (rule, "in a softmax", "jaxseg.marginal_labels")
+        fragments = (rule, "in a softmax", "jaxseg.marginal_logits")
         assert_raises(ValueError, fragments, loss, _x=X, _y=Y, **per_class)
     for loss in (jaxseg.boundary_loss, jaxseg.lovasz_softmax_loss, jaxseg.cldice_loss):
         call = partial(loss, activation="sigmoid")

@@ -271,6 +271,183 @@ def test_numpy_int64_confusion_above_two_to_the_31_is_not_cut():
     np.testing.assert_allclose(scores, [3 * 2**33 / union[0], 2**32 / union[1]], rtol=1e-6)
 
 
+# ---------------------------------------------------------------------------------- weights
+
+WEIGHT_SHAPES = [SHAPE, (2, 1, 1), (1, 3, 5), (1, 1, 1)]
+
+
+def weights_of(shape, seed: int = 4) -> np.ndarray:
+    return (rng(seed).gamma(2, size=shape) * (rng(seed + 1).random(shape) < 0.8)).astype(np.float32)
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize(
+    ("num_classes", "shape"), [*zip([1, 2, 5, 300], WEIGHT_SHAPES, strict=True)]
+)
+def test_weighted_counts_equal_the_reference(num_classes, shape, axis):
+    predictions, labels = (random_ids(np.int32, num_classes, seed=s) for s in (1, 2))
+    where = None if num_classes == 2 else rng(3).random(SHAPE) < 0.7
+    weights = weights_of(shape)
+    kwargs = {"where": where, "weights": weights, "axis": axis}
+    c = jaxseg.counts(predictions, labels, num_classes=num_classes, **kwargs)
+    assert {leaf.dtype for leaf in c} == {jnp.float32.dtype}
+    expected = reference.hard_counts(predictions, labels, num_classes, **kwargs)
+    assert_counts(c, expected, rtol=2e-7)
+    if num_classes <= 5:
+        matrix = jaxseg.confusion_matrix(predictions, labels, num_classes=num_classes, **kwargs)
+        assert matrix.dtype == jnp.float32
+        expected = reference.confusion_matrix(predictions, labels, num_classes, **kwargs)
+        np.testing.assert_allclose(matrix, expected, rtol=2e-7)
+
+
+@pytest.mark.parametrize("axis", [None, (1, 2)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_class_that_is_not_annotated_does_not_count(weighted, axis):
+    predictions, labels = rng(1).random((2, *SHAPE, 3)) < 0.5
+    where = rng(2).random((*SHAPE, 3)) < 0.7
+    where[0, ..., 1] = False
+    kwargs = {"where": where, "axis": axis, "weights": weights_of(SHAPE) if weighted else None}
+    c = jaxseg.counts(predictions, labels, **kwargs)
+    assert c.tp.dtype == (jnp.float32 if weighted else jnp.int32)
+    assert_counts(c, reference.hard_counts(predictions, labels, **kwargs), rtol=2e-7)
+
+
+@pytest.mark.parametrize("shape", [(*SHAPE, 1), (*SHAPE, 2), (3, 5, 3)], ids=str)
+def test_a_mask_of_classes_has_the_shape_of_the_maps(shape):
+    masks = np.zeros((*SHAPE, 3), bool)
+    with pytest.raises(ValueError, match="where must have the label map's shape"):
+        jaxseg.counts(masks, masks, where=np.ones(shape, bool))
+    with pytest.raises(ValueError, match="where must have the label map's shape"):
+        jaxseg.counts(masks[..., 0], masks[..., 0], where=masks, num_classes=2)
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [SHAPE, (2, 1, 1), (*SHAPE, 3), (2, 1, 1, 3), (*SHAPE, 1)], ids=str
+)
+def test_weighted_counts_of_masks_equal_the_reference(shape, axis):
+    predictions, labels = rng(1).random((2, *SHAPE, 3)) < 0.5
+    where = rng(2).random(SHAPE) < 0.7
+    kwargs = {"where": where, "weights": weights_of(shape), "axis": axis}
+    c = jaxseg.counts(predictions, labels, **kwargs)
+    assert_counts(c, reference.hard_counts(predictions, labels, **kwargs), rtol=2e-7)
+
+
+TWO_MAPS = random_ids(np.uint8, 3, seed=1), random_ids(np.uint8, 3, seed=2)
+HARD = {  # of predictions, labels and further arguments
+    "counts": lambda *maps, **kwargs: jaxseg.counts(*maps, num_classes=3, **kwargs),
+    "masks": lambda *maps, **kwargs: jaxseg.counts(
+        *(reference.one_hot(np.asarray(x), 3) for x in maps), **kwargs
+    ),
+    "matrix": lambda *maps, **kwargs: jaxseg.confusion_matrix(*maps, num_classes=3, **kwargs),
+}
+each_hard = pytest.mark.parametrize("name", HARD)
+
+
+def assert_equal(actual, expected) -> None:
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@each_hard
+def test_weights_that_are_integers_repeat_pixels(name):
+    weights = rng(5).integers(0, 9, SHAPE)
+    repeated = [np.repeat(x.ravel(), weights.ravel()) for x in TWO_MAPS]
+    assert_equal(HARD[name](*TWO_MAPS, weights=weights.astype(np.float32)), HARD[name](*repeated))
+
+
+@each_hard
+def test_weights_of_zero_and_one_are_a_mask(name):
+    where = rng(5).random(SHAPE) < 0.6
+    expected = HARD[name](*TWO_MAPS, where=where, axis=(1, 2))
+    assert_equal(HARD[name](*TWO_MAPS, weights=where.astype(np.float32), axis=(1, 2)), expected)
+    unknown = np.where(where, 1, np.nan).astype(np.float32)  # where they do not count
+    assert_equal(HARD[name](*TWO_MAPS, weights=unknown, where=where, axis=(1, 2)), expected)
+
+
+@each_hard
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_weights_of_other_floats(name, dtype):
+    weights = weights_of(SHAPE).astype(dtype)
+    result = HARD[name](*TWO_MAPS, weights=weights)
+    assert_equal(result, HARD[name](*TWO_MAPS, weights=weights.astype(np.float32)))
+    with jax.enable_x64(True):
+        wide = HARD[name](*TWO_MAPS, weights=jnp.asarray(weights, jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype("float64")}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result, wide)
+
+
+@each_hard
+def test_weights_under_vmap_are_those_per_image(name):
+    if name == "masks":
+        maps = [reference.one_hot(x, 3) for x in TWO_MAPS]
+        run = jaxseg.counts
+    else:
+        maps, run = TWO_MAPS, HARD[name]
+    weights = weights_of(SHAPE)
+    of_one = lambda p, g, w: run(p, g, weights=w)  # noqa: E731
+    assert_equal(jax.vmap(of_one)(*maps, weights), run(*maps, weights=weights, axis=(1, 2)))
+    shared = jax.vmap(of_one, in_axes=(0, 0, None))(*maps, weights[0])
+    of_all = np.broadcast_to(weights[:1], SHAPE)
+    assert_equal(shared, run(*maps, weights=of_all, axis=(1, 2)))
+
+
+@pytest.mark.parametrize(("weight", "pixels"), [(1.0, 2**24 + 2**12), (0.1, 2**20)])
+def test_weights_of_many_pixels_lose_none(weight, pixels):
+    """A plain sum in float32 stops at 2**24, and is wrong in the third digit of the other."""
+    ids = jnp.ones(pixels, jnp.uint8)
+    weights = jnp.full(1, weight, jnp.float32)
+    matrix = jaxseg.confusion_matrix(ids, ids, num_classes=1, weights=weights)
+    np.testing.assert_allclose(matrix, [[pixels * float(np.float32(weight))]], rtol=6e-8)
+
+
+@pytest.mark.parametrize("num_classes", [1, 5, 100])
+def test_what_no_pixel_is_weighs_exactly_nothing(num_classes):
+    """A class predicted everywhere has no negatives, whatever the weights add up to."""
+    shape = (90, 100)
+    weights = 10 ** weights_of(shape)
+    filled = np.full(shape, num_classes // 2 or 1, np.uint8)
+    labels = rng(1).integers(0, max(num_classes, 2), shape).astype(np.uint8)
+    kwargs = {"num_classes": num_classes, "weights": weights}
+    c = jaxseg.counts(filled, labels, **kwargs)
+    class_ = num_classes // 2
+    assert c.tn[class_] == c.fn[class_] == 0 < c.fp[class_]
+    assert np.isnan(jaxseg.negative_predictive_value(c)[class_])
+    assert jaxseg.dice(jaxseg.counts(labels, labels, **kwargs)).tolist() == [1] * num_classes
+
+
+def test_running_takes_weighted_counts():
+    weights = weights_of(SHAPE)
+    one = HARD["counts"](*TWO_MAPS, weights=weights)
+    state = sum([jaxseg.running(one)] * 3, start=0)
+    assert_counts(jaxseg.total(state), [3 * np.float64(leaf) for leaf in one], rtol=1e-12)
+
+
+def test_weights_have_no_derivative():
+    loss = lambda w: HARD["counts"](*TWO_MAPS, weights=w).tp.sum()  # noqa: E731
+    assert not jax.jit(jax.grad(loss))(jnp.ones(SHAPE)).any()
+
+
+WRONG_WEIGHTS = [  # weights, whether the maps are masks, the error and what it says
+    (np.ones((3, 5), np.float32), False, ValueError, r"jnp\.broadcast_to\(weights, \(2, 3, 5\)\)"),
+    (np.float32(2), False, ValueError, "label map's shape"),
+    (np.ones((2, 3, 4), np.float32), False, ValueError, r"got \(2, 3, 4\)"),
+    (np.ones((*SHAPE, 3), np.float32), False, ValueError, "label map's shape"),
+    (np.ones((*SHAPE, 2), np.float32), True, ValueError, r"label map's shape \(2, 3, 5, 3\)"),
+    (np.ones(SHAPE, bool), False, TypeError, "where= takes masks"),
+    (np.ones(SHAPE, int), True, TypeError, "Cast them to a float dtype"),
+    (np.ones(SHAPE, complex), False, TypeError, "floating point"),
+]
+
+
+@pytest.mark.parametrize(("weights", "masks", "error", "message"), WRONG_WEIGHTS)
+def test_wrong_weights_are_refused(weights, masks, error, message):
+    for name in ("masks",) if masks else ("counts", "matrix"):
+        with pytest.raises(error, match=message):
+            HARD[name](*TWO_MAPS, weights=weights)
+        with pytest.raises(error, match=message):
+            jax.jit(lambda w, name=name: HARD[name](*TWO_MAPS, weights=w))(weights)
+
+
 # ---------------------------------------------------------------------------------- soft counts
 
 

@@ -257,6 +257,63 @@ def test_few_bins_take_several_pixels_at_once():
     assert _histogram._together(9, 100) == 1  # a table of 81 is a lot beside 100 pixels
 
 
+# ------------------------------------------------------------------------------ weights
+
+WEIGHTS_FORMS = {
+    "scatter": _histogram._weights_one_by_one,
+    "comparisons": _histogram._weights_by_comparisons,
+}
+
+
+@pytest.mark.parametrize("form", WEIGHTS_FORMS)
+@pytest.mark.parametrize("bins", [1, 4, 145])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((5, 3, 7), (0, 1, 2)), ((2, 90, 11), (1, 2)), ((2, 9, 11), (0, 2)), ((2, 3), ())],
+    ids=str,
+)
+def test_weights_are_summed_by_value(axes, shape, bins, form, monkeypatch):
+    monkeypatch.setattr(_histogram, "WEIGHTS_BLOCK", 64)
+    jax.clear_caches()
+    numbers = rng(1).integers(0, bins, shape).astype(np.uint8)
+    weights = rng(2).gamma(2, size=shape).astype(np.float32)
+    indices = (lambda x: x, lambda x: x.astype(jnp.uint16) + bins)
+    pairs = jax.jit(partial(WEIGHTS_FORMS[form], indices, 2 * bins, axes))(numbers, weights)
+    each = np.where(numbers[..., None] == np.arange(bins), weights[..., None], np.float64(0))
+    expected = np.concatenate([each.sum(axes)] * 2, -1)
+    np.testing.assert_allclose(np.asarray(pairs, np.float64).sum(-1), expected, rtol=1e-13)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("form", WEIGHTS_FORMS)
+def test_weights_of_all_sizes_are_summed_within_a_block(form):
+    weights = (10 ** rng(1).uniform(-5, 5, 4000)).astype(np.float32)
+    numbers = rng(2).integers(0, 3, 4000).astype(np.uint8)
+    run = jax.jit(partial(WEIGHTS_FORMS[form], (lambda x: x,), 3, (0,)))
+    got = np.asarray(run(numbers, weights), np.float64).sum(-1)
+    np.testing.assert_allclose(got, np.bincount(numbers, weights.astype(np.float64)), rtol=1e-9)
+
+
+def test_a_pair_holds_what_one_float_cannot():
+    numbers = np.zeros(2 * _histogram.WEIGHTS_BLOCK, np.uint8)
+    weights = np.repeat(np.float32([2**12, 2**-12]), _histogram.WEIGHTS_BLOCK)
+    for form in WEIGHTS_FORMS.values():
+        pairs = form((lambda x: x,), 1, (0,), jnp.asarray(numbers), jnp.asarray(weights))
+        assert np.asarray(pairs, np.float64).sum(-1).tolist() == [2**24 + 1]
+
+
+@pytest.mark.parametrize("bins", [4, 2**14 + 1])
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_platform_of_the_program_decides_the_sum_of_weights(platform, bins):
+    maps = [jax.ShapeDtypeStruct((4, 32, 32), d) for d in (np.uint16, np.float32)]
+    run = lambda x, w: _histogram.weighted_histogram(  # noqa: E731
+        (lambda x: x,), (x,), w, None, bins, (0, 1, 2)
+    )
+    text = jax.jit(run).trace(*maps).lower(lowering_platforms=(platform,)).as_text()
+    # There are several devices, and for TPUs XLA cuts the maps of an Auto mesh by itself.
+    assert ("stablehlo.scatter" in text) == (platform == "cpu" or (platform == "cuda" and bins > 4))
+
+
 # ------------------------------------------------------------------------------ compiled
 
 

@@ -15,7 +15,10 @@ import reference
 import jaxseg
 from jaxseg.integrations.keras import SegmentationMetric, as_loss
 
+saved = keras.saving.register_keras_serializable("tests")
 
+
+@saved
 def valid(labels):
     return labels != 255
 
@@ -24,6 +27,7 @@ def pixels(c):
     return c.tp[0] + c.fp[0] + c.fn[0] + c.tn[0]
 
 
+@saved
 def mean_iou(c):
     return jnp.nanmean(jaxseg.iou(c))
 
@@ -237,20 +241,108 @@ def test_sums_beyond_32_bits_are_exact():
     assert [v.dtype for v in metric.variables] == ["int32"] * 4 + ["uint32"] * 4
 
 
-def test_weights_of_pixels_are_for_a_pixel_loss():
-    """Any others have no meaning, and Keras would broadcast them."""
-    logits, weights = logits_of(3), np.random.default_rng(4).random((4, 6, 5)).astype(np.float32)
-    pixel_loss = as_loss(jaxseg.cross_entropy_loss, where=valid)
-    expected = (jaxseg.cross_entropy_loss(logits, IDS, where=IDS != 255) * weights).mean()
-    np.testing.assert_allclose(pixel_loss(IDS, logits, weights), expected, rtol=1e-6)
-    for loss, weight in (
-        (pixel_loss, weights[:, 0, 0]),
-        (as_loss(jaxseg.dice_loss), weights),
-        (as_loss(jaxseg.dice_loss), np.ones(3, np.float32)),
-        (as_loss(jaxseg.dice_ce_loss), weights[:, 0, 0]),
-    ):
-        with pytest.raises(ValueError, match="sample_weight must have the label map's shape"):
-            loss(IDS, logits, weight)
+@saved
+def pixel_loss(logits, labels, *, where=None):
+    return jaxseg.cross_entropy_loss(logits, labels, where=where)
+
+
+def weighted_mean_loss(logits, labels, *, where=None, weights=None):
+    losses = jaxseg.cross_entropy_loss(logits, labels, where=where)
+    weights = jnp.broadcast_to(jnp.ones((1, 1, 1)) if weights is None else weights, losses.shape)
+    return jnp.average(losses, weights=weights)
+
+
+def weights_of(shape) -> np.ndarray:
+    return np.random.default_rng(4).random(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 6, 5, 1), (4,)], ids=str)
+def test_a_sample_weight_of_a_loss(shape):
+    """Of pixels or of images: a loss takes it as weights, or is multiplied by it."""
+    logits, weights = logits_of(3), weights_of(shape)
+    of_pixels = np.broadcast_to(weights.reshape(4, *shape[1:3] or (1, 1)), IDS.shape)
+    losses = np.asarray(jaxseg.cross_entropy_loss(logits, IDS, where=IDS != 255))
+    got = as_loss(pixel_loss, where=valid)(IDS, logits, weights)
+    np.testing.assert_allclose(got, (losses * of_pixels).mean(), rtol=1e-6)
+    got = as_loss(weighted_mean_loss, where=valid)(IDS, logits, weights)
+    np.testing.assert_allclose(got, np.average(losses, weights=of_pixels), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [jaxseg.dice_ce_loss, jaxseg.dice_loss], ids=lambda f: f.__name__)
+def test_a_sample_weight_goes_into_the_sums(loss):
+    logits, weights = logits_of(3), weights_of(4)
+    expected = loss(logits, IDS, where=IDS != 255, weights=weights[:, None, None]).mean()
+    got = as_loss(loss, where=valid)(IDS, logits, weights)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    zero_at_void = (IDS != 255).astype(np.float32)
+    np.testing.assert_allclose(
+        as_loss(loss)(IDS, logits, zero_at_void), as_loss(loss, where=valid)(IDS, logits), rtol=1e-6
+    )
+
+
+def test_a_loss_that_takes_no_weights():
+    def mean_loss(logits, labels, *, where=None):
+        return pixel_loss(logits, labels).mean()
+
+    with pytest.raises(ValueError, match=r"mean_loss takes no weights, .* shape \(\)"):
+        as_loss(mean_loss)(IDS, logits_of(3), weights_of(4))
+    for shape in ((3,), (6, 5), (4, 6, 5, 3)):
+        with pytest.raises(ValueError, match=r"sample_weight must have .* \(4, 6, 5\)"):
+            as_loss(pixel_loss)(IDS, logits_of(3), weights_of(shape))
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 5), (4, 6, 5, 1), (4,), None], ids=str)
+def test_a_sample_weight_of_a_metric(shape):
+    logits = logits_of(3)
+    metric = SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid, weighted=True)
+    assert {v.dtype for v in metric.variables} == {"float32"}
+    weights = None if shape is None else weights_of(shape)
+    for i in range(0, 4, 2):
+        part = None if weights is None else weights[i : i + 2]
+        metric.update_state(IDS[i : i + 2], logits[i : i + 2], part)
+    of_pixels = np.ones((4, 1, 1)) if shape is None else weights.reshape(4, *shape[1:3] or (1, 1))
+    expected = reference.hard_counts(logits.argmax(-1), IDS, 3, where=IDS != 255, weights=of_pixels)
+    np.testing.assert_allclose(metric_counts(metric), expected, rtol=1e-6)
+    np.testing.assert_allclose(metric.result()["miou"], score("iou", expected).mean(), rtol=1e-6)
+
+
+def test_weights_of_zero_leave_void_pixels_out():
+    """As Keras marks them, where no where= is given."""
+    logits, weights = logits_of(3), (IDS != 255).astype(np.float32)
+    metric = SegmentationMetric(mean_iou, num_classes=3, weighted=True)
+    metric.update_state(IDS, logits, weights)
+    expected = reference.hard_counts(logits.argmax(-1), IDS, 3, where=IDS != 255)
+    np.testing.assert_allclose(metric_counts(metric), expected, rtol=1e-6)
+    assert metric.result() > 0
+    with pytest.raises(ValueError, match="hold 255"):
+        SegmentationMetric(mean_iou, num_classes=3, weighted=True).update_state(IDS, logits)
+
+
+def test_fit_with_weights():
+    """Images, then pixels; logs are those of the weighted pixels of an epoch."""
+    images, labels = data()
+    model = network(3)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        as_loss(weighted_mean_loss, where=valid),
+        weighted_metrics=[
+            SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid, weighted=True)
+        ],
+    )
+    predictions = model.predict(images, verbose=0).argmax(-1)
+    for weights in (weights_of(10), weights_of((10, 6, 5))):
+        logs = model.fit(images, labels, sample_weight=weights, batch_size=5, verbose=0).history
+        expected = reference.hard_counts(
+            predictions,
+            labels,
+            3,
+            where=labels != 255,
+            weights=weights.reshape(10, *weights.shape[1:] or (1, 1)),
+        )
+        np.testing.assert_allclose(logs["miou"][0], score("iou", expected).mean(), rtol=1e-5)
+    logs = model.fit(images, labels, batch_size=5, verbose=0).history
+    expected = reference.hard_counts(predictions, labels, 3, where=labels != 255)
+    np.testing.assert_allclose(logs["miou"][0], score("iou", expected).mean(), rtol=1e-5)
 
 
 def test_any_function_is_a_loss():
@@ -267,7 +359,7 @@ def test_any_function_is_a_loss():
 
 def test_errors(monkeypatch):
     metric = SegmentationMetric({"dice": jaxseg.dice}, num_classes=3)
-    with pytest.raises(ValueError, match="no sample_weight; where="):
+    with pytest.raises(ValueError, match="made with weighted=True"):
         metric.update_state(IDS, logits_of(3), np.ones(4))
     with pytest.raises(ValueError, match=r"the score 'dice' has shape \(3,\): reduce it"):
         metric.result()
@@ -283,12 +375,82 @@ def test_errors(monkeypatch):
             make()
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras'
-def test_a_saved_model_is_compiled_anew(tmp_path):
+@saved
+def mean_soft_dice(c):
+    return jaxseg.dice(c).mean()
+
+
+KERAS_WARNS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@KERAS_WARNS
+def test_a_saved_model_is_compiled_when_it_is_loaded(tmp_path):
+    """With a soft Dice, a partial function, arrays among the arguments, and scores of all kinds."""
     images, labels = data()
+    soft_counts = functools.partial(jaxseg.soft_counts, activation="softmax")
+    weights = np.array([0.5, 1, 2], np.float32)
+    model = network(3)
+    model.compile(
+        keras.optimizers.SGD(0.1),
+        as_loss(jaxseg.dice_ce_loss, where=valid, ce_class_weights=weights, smooth=0.5),
+        metrics=[
+            SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid, name="mine"),
+            SegmentationMetric(
+                mean_soft_dice, num_classes=3, where=valid, statistic=soft_counts, name="soft_dice"
+            ),
+        ],
+    )
+    model.fit(images, labels, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    result = again.evaluate(images, labels, verbose=0, return_dict=True)
+    assert set(result) == {"loss", "miou", "soft_dice"}
+    expected = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert result == pytest.approx(expected, rel=1e-6)
+    again.fit(images, labels, verbose=0)
+
+
+@KERAS_WARNS
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: as_loss(jaxseg.dice_loss, where=valid, axis=(1, 2)),
+        lambda: as_loss(functools.partial(jaxseg.dice_loss, smooth=0.5), where=valid),
+        lambda: as_loss(pixel_loss),
+        lambda: SegmentationMetric(mean_iou, num_classes=3, where=valid, ndim=3, name="mine"),
+        lambda: SegmentationMetric(
+            {"soft": mean_soft_dice},
+            num_classes=3,
+            where=valid,
+            statistic=functools.partial(jaxseg.soft_counts, activation="softmax"),
+        ),
+    ],
+)
+def test_a_loss_and_a_metric_are_made_again_of_their_configuration(make):
+    thing = make()
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(thing))
+    assert type(restored) is type(thing)
+    logits = logits_of(3)
+    if isinstance(thing, keras.losses.Loss):
+        assert restored(IDS, logits) == thing(IDS, logits)
+        return
+    assert restored.name == thing.name
+    for metric in (thing, restored):
+        metric.update_state(IDS, logits)
+    assert restored.result() == thing.result()
+
+
+@KERAS_WARNS
+def test_a_saved_model_is_compiled_anew(tmp_path):
+    """Functions that are not registered are saved by name, and are not found again."""
+    images, labels = data()
+
+    def local_iou(c):
+        return mean_iou(c)
+
     options = {
         "loss": as_loss(jaxseg.dice_ce_loss, where=valid),
-        "metrics": [SegmentationMetric({"miou": mean_iou}, num_classes=3, where=valid)],
+        "metrics": [SegmentationMetric({"miou": local_iou}, num_classes=3, where=valid)],
     }
     model = network(3)
     model.compile(keras.optimizers.SGD(0.1), **options)

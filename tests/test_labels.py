@@ -364,9 +364,39 @@ def test_errors_of_shape_and_type(labels, options, error, message):
         jaxseg.check_labels(labels, **options)
 
 
-@pytest.mark.parametrize("name", ["labels", "where", "predictions"])
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.where(IDS == 1, np.nan, 1).astype(np.float32), r"but hold nan \("),
+        (np.where(IDS == 1, -0.5, 1).astype(np.float32), r"but hold -0.5 \("),
+        (np.float32([1, np.inf])[:, None, None], r"but hold inf \(20 of 40 values\)"),
+        (np.ones((4, 5), np.float32), r"jnp\.broadcast_to\(weights, \(2, 4, 5\)\)"),
+    ],
+)
+def test_weights_are_finite_and_at_least_zero(weights, message):
+    with pytest.raises(ValueError, match=message):
+        jaxseg.check_labels(IDS, num_classes=3, weights=weights)
+    if weights.shape == IDS.shape:
+        jaxseg.check_labels(IDS, num_classes=3, weights=weights, where=IDS != 1)
+    with pytest.raises(TypeError, match="weights must be floating"):
+        jaxseg.check_labels(IDS, num_classes=3, weights=IDS)
+
+
+def test_pixels_of_weight_zero_may_hold_anything():
+    weights = (VOID != 255).astype(np.float32)
+    jaxseg.check_labels(VOID, num_classes=3, weights=weights)
+    with pytest.raises(ValueError, match="hold 255"):
+        jaxseg.check_labels(VOID, num_classes=3, weights=weights + 1)
+    masks = np.float32([[0.0, 7.0], [1.0, 0.5]])
+    with pytest.raises(ValueError, match="dense labels must be in"):  # of some weight
+        jaxseg.check_labels(masks, num_classes=2, weights=np.float32([[0, 1], [1, 1]]))
+    jaxseg.check_labels(masks, num_classes=2, weights=np.float32([[0, 0], [1, 1]]))
+
+
+@pytest.mark.parametrize("name", ["labels", "where", "weights", "predictions"])
 def test_traced_arrays_have_no_values(name):
-    given = {"labels": IDS, "where": IDS < 3, "predictions": IDS}
+    weights = np.ones(IDS.shape, np.float32)
+    given = {"labels": IDS, "where": IDS < 3, "weights": weights, "predictions": IDS}
 
     @jax.jit
     def step(x):
@@ -385,5 +415,6 @@ def test_it_takes_no_memory_of_its_own(monkeypatch):
     monkeypatch.setattr(np, "unique", refused)
     jaxseg.check_labels(IDS, num_classes=3)
     jaxseg.check_labels(VOID, num_classes=3, where=VOID != 255)
+    jaxseg.check_labels(IDS, num_classes=3, weights=np.ones(IDS.shape, np.float32))
     with pytest.raises(AssertionError, match="counted"):
         jaxseg.check_labels(VOID, num_classes=3)

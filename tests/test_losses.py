@@ -49,6 +49,8 @@ def test_half_precision_of_a_512_plane_is_within_a_percent_of_float64(name):
         (lambda x, y: jaxseg.top_k_loss(x, y, fraction=0.0), "fraction must be in"),
         (lambda x, y: jaxseg.ohem_loss(x, y, min_kept=0), "at least 1"),
         (lambda x, y: jaxseg.nacl_loss(x, y, kernel_size=2), "kernel_size odd"),
+        (lambda x, y: jaxseg.nacl_loss(x, y, kernel="mean"), "kernel must be one of 'uniform'"),
+        (lambda x, y: jaxseg.nacl_loss(x, y, sigma=0.0), "sigma must be above 0"),
         (lambda x, y: jaxseg.lovasz_softmax_loss(x, y, classes="some"), "'present' or 'all'"),
         (lambda x, y: jaxseg.boundary_loss(x, y, spacing=(1.0, 2.0, 3.0)), "one for each of 2"),
         (lambda x, y: jaxseg.boundary_loss(x, y, spacing=-1.0), "must be positive"),

@@ -162,6 +162,43 @@ def test_a_mask_leaves_examples_or_pixels_out(mask, where):
     np.testing.assert_array_equal(sums(metric), expected)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 6, 5), (4, 1, 1), None], ids=str)
+def test_weights_of_examples_or_pixels(shape):
+    logits, labels = noise((4, 6, 5, 3)), jnp.asarray(data(4)[1])
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3, weighted=True)
+    weights = None if shape is None else np.random.default_rng(5).random(shape, np.float32)
+    update = nnx.jit(lambda metric, **batch: metric.update(**batch))
+    for _ in range(2):
+        update(metric, logits=logits, labels=labels, where=labels != 255, weights=weights)
+    each = np.ones((4, 1, 1)) if shape is None else weights.reshape(4, *shape[1:] or (1, 1))
+    expected = reference.hard_counts(
+        np.asarray(logits).argmax(-1), labels, 3, where=labels != 255, weights=2 * each
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), tuple(sums(metric)), expected
+    )
+
+
+def test_weights_of_soft_counts():
+    logits, labels = noise((4, 6, 5, 3)), jnp.asarray(data(4)[1] % 3)
+    soft = functools.partial(jaxseg.soft_counts, activation="softmax")
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3, statistic=soft, weighted=True)
+    weights = np.random.default_rng(5).random(4, np.float32)
+    metric.update(logits=logits, labels=labels, weights=weights)
+    expected = soft(logits, labels, weights=weights[:, None, None])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums(metric), expected)
+
+
+def test_weights_need_a_weighted_metric():
+    outputs = {"logits": np.zeros((4, 6, 5, 3), np.float32), "labels": np.zeros((4, 6, 5), int)}
+    with pytest.raises(ValueError, match="made with weighted=True"):
+        SegmentationMetric(jaxseg.dice, num_classes=3).update(**outputs, weights=np.ones(4))
+    metric = SegmentationMetric(jaxseg.dice, num_classes=3, weighted=True)
+    for weights in (np.ones(3, np.float32), np.ones((6, 5), np.float32)):
+        with pytest.raises(ValueError, match="weights must have the label map's shape"):
+            metric.update(**outputs, weights=weights)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -101,7 +101,8 @@ def test_clu(batches, capsys):
         np.testing.assert_allclose(values[{"iou": "miou"}.get(name, name)].value, score, rtol=1e-6)
 
 
-def test_keras():
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras'
+def test_keras(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     images, labels = data()
     names = run("keras", 0, images=images, labels=labels)
@@ -121,6 +122,18 @@ def test_keras():
     np.testing.assert_allclose(result["dice"], dice[0], rtol=1e-6)
     names["dice"].update_state(names["masks"], np.asarray(jax.nn.sigmoid(logits)))
     np.testing.assert_allclose(names["dice"].result(), dice[0], rtol=1e-6)
+
+    monkeypatch.chdir(tmp_path)
+    names = run("keras", 3, 4, **names)
+    logits = names["model"].predict(images, verbose=0)
+    result = names["model"].evaluate(images, names["masks"], verbose=0, return_dict=True)
+    probs, masks = reference.sigmoid(logits), labels[..., None] == 2
+    for name, counts in (
+        ("soft_dice", reference.soft_counts(probs, masks.astype(float))),
+        ("weighted_dice", reference.hard_counts(logits >= 0, masks)),
+    ):
+        expected = reference.per_class(reference.dice, counts)[0]
+        np.testing.assert_allclose(result[name], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("library", "block"), [("equinox", 0), ("flax.linen", 1)])

@@ -84,6 +84,23 @@ def test_only_sums_cross_devices(name, layout, axis_type):
 
 @each_mesh
 @pytest.mark.parametrize("layout", ["batch", "rows and columns"])
+@pytest.mark.parametrize("shape", [SHAPE, (8, 1, 1)], ids=str)
+@each_function
+def test_only_weighted_sums_cross_devices(name, shape, layout, axis_type):
+    function, maps = FUNCTIONS[name]
+    mesh = mesh_of(axis_type, axis_type)
+    weights = RNG.integers(0, 5, shape).astype(np.float32)
+    arrays = placed((*maps, WHERE), mesh, LAYOUTS[layout])
+    arrays = (*arrays, placed(weights, mesh, LAYOUTS[layout] if shape == SHAPE else P()))
+    run = jax.jit(lambda p, g, m, w: function(p, g, where=m, weights=w)).lower(*arrays).compile()
+    want = REFERENCE[name](*maps, where=WHERE, weights=weights)
+    assert_equal(tuple(run(*arrays)), tuple(want))
+    ((found, kind),) = collectives(run)
+    assert (kind, found.partition("[")[0]) == ("all-reduce", "f32")
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows and columns"])
 @each_function
 def test_counts_of_each_image_are_summed_where_an_image_is_cut(name, layout, axis_type):
     function, maps = FUNCTIONS[name]

@@ -15,12 +15,19 @@ from jaxseg._counts import Counts, counts
 from jaxseg._labels import membership, predict_labels
 from jaxseg._running import Running, running, total
 
-StatisticFunction = Callable[..., object]  # (logits, labels, *, where=None) -> pytree of sums
+# (logits, labels, *, where=None) -> pytree of sums; with weights=None too, if it is weighted
+StatisticFunction = Callable[..., object]
 Score = Callable[..., object]  # (statistic) -> array, or pytree of arrays
 Scores = Score | Mapping[str, Score]
 
 
-def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None) -> Counts:
+def hard_counts(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Counts:
     """``Counts`` of predicted classes, pooled over the batch: the adapters' default statistic.
 
     The predicted class is that of the largest logit; with C = 1 it is the sigmoid's mask. Labels
@@ -34,13 +41,15 @@ def hard_counts(logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None
         if num_classes > 1:
             predictions = membership(predictions, num_classes)
         masks = labels if labels.dtype == bool else labels >= 0.5
-        return counts(predictions, masks, where=where)
+        return counts(predictions, masks, where=where, weights=weights)
     if num_classes == 1:
         predictions = predictions[..., 0]
-    return counts(predictions, labels, num_classes=num_classes, where=where)
+    return counts(predictions, labels, num_classes=num_classes, where=where, weights=weights)
 
 
-def zero_sum(statistic: StatisticFunction, num_classes: int, ndim: int, dense: bool) -> Running:
+def zero_sum(
+    statistic: StatisticFunction, num_classes: int, ndim: int, dense: bool, weighted: bool
+) -> Running:
     """The empty sum of a statistic, with the shapes that it has for one pixel."""
     pixels = (1,) * ndim
     shape = (*pixels, _checks.check_num_classes(num_classes))
@@ -49,6 +58,7 @@ def zero_sum(statistic: StatisticFunction, num_classes: int, ndim: int, dense: b
         jax.ShapeDtypeStruct(shape, jnp.float32),
         jax.ShapeDtypeStruct(shape, bool) if dense else jax.ShapeDtypeStruct(pixels, jnp.int32),
         where=jax.ShapeDtypeStruct(pixels, bool),
+        **({"weights": jax.ShapeDtypeStruct(pixels, jnp.float32)} if weighted else {}),
     )
     return running(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums))
 
@@ -68,6 +78,22 @@ def join_masks(
         )
     mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
     return mask if where is None else where & mask
+
+
+def weights_argument(
+    weights: ArrayLike | None, weighted: bool, shape: tuple[int, ...]
+) -> dict[str, Array]:
+    """The keyword ``weights`` of a statistic: of pixels or of examples ``[B]``; 1 by default."""
+    if not weighted:
+        if weights is None:
+            return {}
+        raise ValueError("A metric that takes weights is made with weighted=True: it sums floats.")
+    if weights is None:
+        return {"weights": jnp.ones((1,) * len(shape), jnp.float32)}
+    weights = jnp.asarray(weights)
+    if weights.shape == shape[:1]:
+        weights = weights.reshape(*weights.shape, *(1 for _ in shape[1:]))
+    return {"weights": _checks.check_weights(weights, shape)}
 
 
 def compute_scores(scores: Scores, state: Running) -> Any:

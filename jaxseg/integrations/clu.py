@@ -26,6 +26,7 @@ def segmentation_metric(
     statistic: StatisticFunction = hard_counts,
     ndim: int = 3,
     dense: bool = False,
+    weighted: bool = False,
 ) -> type[metrics.Metric]:
     """Make a metric class that computes scores from the exact sum of a statistic over all pixels.
 
@@ -37,17 +38,22 @@ def segmentation_metric(
         classes: the largest logit's, or with C = 1 the sigmoid's mask.
       ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
+      weighted: whether pixels or examples have weights, which the statistic takes as ``weights``.
+        The default statistic then counts in floats.
 
     Returns:
       A class for ``clu.metrics.Collection``. Its ``from_model_output`` takes ``logits`` and
       ``labels``, and optionally ``where``, bool ``[...]``, and ``mask``, bools or numbers ``[B]``
-      or ``[...]``; examples and pixels of 0 do not count. ``compute`` gives a dict of scores, or
-      one value; ``compute_value`` gives one scalar only, since clu's writers take nothing else. The
-      same arguments give the same class. Its instances can be pickled if the functions are defined
-      at the top level of a module, and so can a collection that is defined there.
+      or ``[...]``; examples and pixels of 0 do not count. If it is weighted, ``weights``, floats
+      ``[B]`` or ``[...]``, say how much they count; these are 1 by default. ``compute`` gives a
+      dict of scores, or one value; ``compute_value`` gives one scalar only, since clu's writers
+      take nothing else. The same arguments give the same class. Its instances can be pickled if the
+      functions are defined at the top level of a module, and so can a collection that is defined
+      there.
 
     Raises:
-      ValueError, TypeError: what the statistic raises for the labels of one pixel.
+      ValueError, TypeError: what the statistic raises for the labels of one pixel; later, weights
+        for a metric that is not weighted.
 
     Example:
       >>> import jax.numpy as jnp
@@ -67,6 +73,7 @@ def segmentation_metric(
         statistic,
         ndim,
         dense,
+        weighted,
     )
 
 
@@ -77,10 +84,11 @@ def _metric_class(
     statistic: StatisticFunction,
     ndim: int,
     dense: bool,
+    weighted: bool,
 ) -> type[metrics.Metric]:
     scores = scores_or_items if callable(scores_or_items) else dict(scores_or_items)
-    arguments = (scores_or_items, num_classes, statistic, ndim, dense)
-    zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+    arguments = (scores_or_items, num_classes, statistic, ndim, dense, weighted)
+    zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense, weighted)
 
     @flax.struct.dataclass
     class SegmentationMetric(metrics.Metric):
@@ -98,10 +106,13 @@ def _metric_class(
             labels: ArrayLike,
             where: ArrayLike | None = None,
             mask: ArrayLike | None = None,
+            weights: ArrayLike | None = None,
             **_: object,
         ) -> SegmentationMetric:
-            where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
-            return cls(state=zero + statistic(logits, labels, where=where))
+            shape = jnp.shape(logits)[:-1]
+            where = _evaluation.join_masks(where, mask, shape)
+            given = _evaluation.weights_argument(weights, weighted, shape)
+            return cls(state=zero + statistic(logits, labels, where=where, **given))
 
         def merge(self, other: SegmentationMetric) -> SegmentationMetric:
             return type(self)(state=self.state + other.state)

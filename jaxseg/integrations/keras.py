@@ -6,16 +6,19 @@ for ``where``. Here ids become integers again, and ``where`` is a function of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+import jaxseg
 from jaxseg import Running, check_labels
 from jaxseg._checks import Nested, as_array, at_least_float32
 from jaxseg.integrations import _evaluation
@@ -25,6 +28,7 @@ __all__ = ["as_loss", "SegmentationMetric"]
 
 LossFunction = Callable[..., Array]  # (logits, labels, *, where, **options)
 Where = Callable[[Array], Array] | None
+FUNCTIONS = ("scores", "statistic", "where")  # of a metric
 
 
 def as_loss(loss: LossFunction, *, where: Where = None, **options: object) -> keras.losses.Loss:
@@ -39,12 +43,15 @@ def as_loss(loss: LossFunction, *, where: Where = None, **options: object) -> ke
     Returns:
       ``keras.losses.Loss``. ``y_true`` are ids ``[...]`` or ``[..., 1]``, integers in any dtype, or
       dense ``[..., C]``; ``y_pred`` are logits ``[..., C]``. Keras takes the mean of a loss that is
-      not a scalar, over classes or pixels.
+      not a scalar, over classes or pixels. ``sample_weight`` is ``[B]``, or has the label map's
+      shape, and is the loss's ``weights``; a pixel loss without that argument is multiplied by it.
+      A saved model is loaded with the loss if the functions are jaxseg's, or are registered with
+      ``keras.saving.register_keras_serializable``.
 
     Raises:
       RuntimeError: Keras runs on another backend.
-      ValueError: in a call, a ``sample_weight`` that is not one per pixel, for a pixel loss; in the
-        first call that is not traced, for jaxseg's losses, what ``jaxseg.check_labels`` finds.
+      ValueError: in a call, a ``sample_weight`` of another shape, or for a loss that takes none; in
+        the first call that is not traced, for jaxseg's losses, what ``jaxseg.check_labels`` finds.
 
     Example:
       >>> import jaxseg
@@ -59,38 +66,68 @@ def as_loss(loss: LossFunction, *, where: Where = None, **options: object) -> ke
     return _Loss(loss, where, options)
 
 
+class _Weighted(NamedTuple):
+    """Labels with their weights, as Keras passes them on to ``call``."""
+
+    labels: Array
+    weights: Array
+
+
+@keras.saving.register_keras_serializable("jaxseg", "Loss")
 class _Loss(keras.losses.Loss):
     """A class, since Keras would squeeze the class axis of what it passes to a function."""
 
     def __init__(self, loss: LossFunction, where: Where, options: dict[str, object]) -> None:
         super().__init__(name=getattr(loss, "__name__", type(loss).__name__))
         self._loss, self._where, self._options = loss, where, options
+        self._takes_weights = "weights" in inspect.signature(loss).parameters
         self._checked = False
 
     def __reduce__(self) -> tuple[object, ...]:
         return _Loss, (self._loss, self._where, self._options)
 
-    def __call__(self, y_true: Nested, y_pred: Nested, sample_weight: object = None) -> Array:
-        if sample_weight is not None:
-            logits, given = jnp.asarray(y_pred), jnp.asarray(sample_weight).shape
-            pixels = logits.shape[:-1]
-            losses = jax.eval_shape(self.call, jnp.asarray(y_true), logits).shape
-            if not given == losses == pixels:
-                raise ValueError(
-                    f"sample_weight must have the label map's shape {pixels}, and so must the "
-                    f"loss, got {given} and {losses}; where= leaves pixels out."
-                )
-        return super().__call__(y_true, y_pred, sample_weight)
+    def get_config(self) -> dict[str, object]:
+        """What a saved model holds."""
+        functions = {"loss": _to_config(self._loss), "where": _to_config(self._where)}
+        return {**functions, "options": keras.saving.serialize_keras_object(self._options)}
 
-    def call(self, y_true: Nested, y_pred: Nested) -> Array:
-        logits = jnp.asarray(y_pred)
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> _Loss:
+        """Read what ``get_config`` gave."""
+        options = keras.saving.deserialize_keras_object(config["options"])
+        return cls(_from_config(config["loss"]), _from_config(config["where"]), options)
+
+    def __call__(
+        self, y_true: Nested, y_pred: Nested, sample_weight: ArrayLike | None = None
+    ) -> Array:
+        if sample_weight is None:
+            return super().__call__(y_true, y_pred)
+        logits, labels = jnp.asarray(y_pred), jnp.asarray(y_true)
+        pixels = logits.shape[:-1]
+        weights = _as_weights(sample_weight, pixels)
+        if self._takes_weights:
+            return super().__call__(_Weighted(labels, weights), logits)
+        losses = jax.eval_shape(self.call, labels, logits).shape
+        if losses != pixels:
+            raise ValueError(
+                f"{self.name} takes no weights, and a loss of shape {losses} cannot be multiplied "
+                f"by those of pixels {pixels}; where= leaves pixels out."
+            )
+        return super().__call__(labels, logits, jnp.broadcast_to(weights, pixels))
+
+    def call(self, y_true: Nested | _Weighted, y_pred: Nested) -> Array:
+        logits, options = jnp.asarray(y_pred), self._options
+        weights = None
+        if isinstance(y_true, _Weighted):
+            y_true, weights = y_true
+            options = {**options, "weights": weights}
         labels = _as_labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
         if logits.shape[-1] == 1 and labels.ndim < logits.ndim:  # a mask may be soft
             labels = at_least_float32(as_array(y_true)).reshape(*labels.shape, 1)
-        loss = self._loss(logits, labels, where=where, **self._options)
+        loss = self._loss(logits, labels, where=where, **options)
         if not self._checked and self._is_from_jaxseg():
-            self._checked = _check_known(labels, where, logits, self._takes_logits())
+            self._checked = _check_known(labels, where, weights, logits, self._takes_logits())
         return loss
 
     def _is_from_jaxseg(self) -> bool:
@@ -103,6 +140,7 @@ class _Loss(keras.losses.Loss):
         return (given | self._options).get("activation", "") is not None
 
 
+@keras.saving.register_keras_serializable("jaxseg")
 class SegmentationMetric(keras.metrics.Metric):
     """Scores of all pixels of an epoch, from the exact sum of a statistic.
 
@@ -118,14 +156,17 @@ class SegmentationMetric(keras.metrics.Metric):
         255``.
       ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether ``y_true`` is dense; needed only for a statistic that takes no ids.
+      weighted: whether ``update_state`` takes a ``sample_weight``, ``[B]`` or of the label map's
+        shape, as those of ``weighted_metrics`` do: it is the statistic's ``weights``. The default
+        statistic then counts in floats.
       name: the metric's name.
 
     Raises:
       RuntimeError: Keras runs on another backend.
-      ValueError: in ``update_state``, a ``sample_weight``; in ``result``, a score that is not a
-        scalar. With the default statistic also labels of valid pixels that are no class: in the
-        first ``update_state`` that is not traced, else in ``result``, which ``fit`` and
-        ``evaluate`` call when an epoch ends.
+      ValueError: in ``update_state``, a ``sample_weight`` for a metric that is not weighted, or of
+        another shape; in ``result``, a score that is not a scalar. With the default statistic also
+        labels of valid pixels that are no class: in the first ``update_state`` that is not traced,
+        else in ``result``, which ``fit`` and ``evaluate`` call when an epoch ends.
 
     Example:
       >>> import jaxseg
@@ -147,22 +188,25 @@ class SegmentationMetric(keras.metrics.Metric):
         where: Where = None,
         ndim: int = 3,
         dense: bool = False,
+        weighted: bool = False,
         name: str | None = None,
     ) -> None:
         _check_backend()
         super().__init__(name=name)
         self._constructor = partial(
             SegmentationMetric,
-            scores,
+            scores=scores,
             num_classes=num_classes,
             statistic=statistic,
             where=where,
             ndim=ndim,
             dense=dense,
+            weighted=weighted,
             name=self.name,
         )
         self._scores, self._statistic, self._where = scores, statistic, where
-        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        self._weighted = weighted
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense, weighted)
         limbs, self._structure = jax.tree.flatten(zero)
         self._limbs = [self.add_variable(x.shape, "zeros", dtype=x.dtype.name) for x in limbs]
         self._num_classes, self._checked, self._outside = num_classes, False, None
@@ -172,20 +216,36 @@ class SegmentationMetric(keras.metrics.Metric):
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (self._constructor, [np.asarray(v.value) for v in self.variables])
 
-    def update_state(self, y_true: Nested, y_pred: Nested, sample_weight: object = None) -> None:
+    def get_config(self) -> dict[str, object]:
+        """What a saved model holds."""
+        arguments = self._constructor.keywords
+        functions = {name: _to_config(arguments[name]) for name in FUNCTIONS}
+        return arguments | functions
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SegmentationMetric:
+        """Read what ``get_config`` gave."""
+        functions = {name: _from_config(config[name]) for name in FUNCTIONS}
+        return cls(**config | functions)
+
+    def update_state(
+        self, y_true: Nested, y_pred: Nested, sample_weight: ArrayLike | None = None
+    ) -> None:
         """Add a batch."""
-        if sample_weight is not None:
-            raise ValueError(
-                "Counts are of whole pixels, so there is no sample_weight; "
-                "where= says which labels count."
-            )
         logits = jnp.asarray(y_pred)
         labels = _as_labels(y_true, logits.shape)
         where = None if self._where is None else self._where(labels)
-        state = self._state() + self._statistic(logits, labels, where=where)
+        pixels = logits.shape[:-1]
+        weights = None if sample_weight is None else _as_weights(sample_weight, pixels)
+        given = _evaluation.weights_argument(weights, self._weighted, pixels)
+        state = self._state() + self._statistic(logits, labels, where=where, **given)
         if self._outside is not None:
-            self._checked = self._checked or _check_known(labels, where, logits, False)
-            self._outside.assign(_widen(self._outside.value, labels, where, logits.shape))
+            self._checked = self._checked or _check_known(labels, where, weights, logits, False)
+            valid = where
+            if weights is not None:
+                weighs = jnp.broadcast_to(weights != 0, pixels)
+                valid = weighs if where is None else where & weighs
+            self._outside.assign(_widen(self._outside.value, labels, valid, logits.shape))
         for limb, value in zip(self._limbs, jax.tree.leaves(state), strict=True):
             limb.assign(value)
 
@@ -218,13 +278,66 @@ def _restore(make: partial[SegmentationMetric], values: list[np.ndarray]) -> Seg
     return metric
 
 
-def _check_known(labels: Array, where: Array | None, logits: Array, are_logits: bool) -> bool:
+def _check_known(
+    labels: Array, where: Array | None, weights: Array | None, logits: Array, are_logits: bool
+) -> bool:
     """Check labels, and logits if ``are_logits``, unless traced; return whether labels were."""
-    if isinstance(labels, jax.core.Tracer) or isinstance(where, jax.core.Tracer):
+    if any(isinstance(x, jax.core.Tracer) for x in (labels, where, weights)):
         return False
     predictions = None if isinstance(logits, jax.core.Tracer) or not are_logits else logits
-    check_labels(labels, num_classes=logits.shape[-1], where=where, predictions=predictions)
+    check_labels(
+        labels,
+        num_classes=logits.shape[-1],
+        where=where,
+        weights=weights,
+        predictions=predictions,
+    )
     return True
+
+
+def _to_config(function: object) -> Any:
+    """What a saved model holds of a function, of a dict of them, or of None."""
+    if function is None:
+        return None
+    if isinstance(function, Mapping):
+        return {"functions": {name: _to_config(each) for name, each in function.items()}}
+    if isinstance(function, partial) and not function.args:
+        options = keras.saving.serialize_keras_object(function.keywords)
+        return {"partial": _to_config(function.func), "options": options}
+    name = getattr(function, "__name__", "")
+    if function is hard_counts or getattr(jaxseg, name, None) is function:
+        return {"jaxseg": name}
+    return keras.saving.serialize_keras_object(function)
+
+
+def _from_config(config: Any) -> Any:
+    """The function of which ``_to_config`` made this."""
+    if config is None:
+        return None
+    if "functions" in config:
+        return {name: _from_config(each) for name, each in config["functions"].items()}
+    if "partial" in config:
+        options = keras.saving.deserialize_keras_object(config["options"])
+        return partial(_from_config(config["partial"]), **options)
+    if "jaxseg" in config:
+        name = config["jaxseg"]
+        return hard_counts if name == hard_counts.__name__ else getattr(jaxseg, name)
+    return keras.saving.deserialize_keras_object(config)
+
+
+def _as_weights(sample_weight: ArrayLike, pixels: tuple[int, ...]) -> Array:
+    """Weights of pixels, or of images ``[B, 1, 1]``: float32."""
+    weights = as_array(sample_weight).astype(jnp.float32)
+    if weights.shape == (*pixels, 1):
+        weights = weights[..., 0]
+    if weights.shape == pixels[:1]:
+        weights = weights.reshape(*weights.shape, *(1 for _ in pixels[1:]))
+    if weights.ndim != len(pixels) or any(n not in (1, m) for n, m in zip(weights.shape, pixels)):
+        raise ValueError(
+            f"sample_weight must have the label map's shape {pixels}, or that of its images "
+            f"{pixels[:1]}; got {jnp.shape(sample_weight)}."
+        )
+    return weights
 
 
 def _widen(limits: Array, labels: Array, where: Array | None, shape: tuple[int, ...]) -> Array:

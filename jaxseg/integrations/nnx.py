@@ -32,9 +32,12 @@ class SegmentationMetric(nnx.Metric):
         largest logit's, or with C = 1 the sigmoid's mask.
       ndim: number of axes of the label map with its batch axis: 3 for images.
       dense: whether labels are ``[..., C]``; needed only for a statistic that takes no ids.
+      weighted: whether pixels or examples have weights, which the statistic takes as ``weights``.
+        The default statistic then counts in floats.
 
     Raises:
-      ValueError, TypeError: what the statistic raises for the labels of one pixel.
+      ValueError, TypeError: what the statistic raises for the labels of one pixel; in ``update``,
+        weights for a metric that is not weighted.
 
     Example:
       >>> import jax.numpy as jnp
@@ -55,10 +58,11 @@ class SegmentationMetric(nnx.Metric):
         statistic: StatisticFunction = hard_counts,
         ndim: int = 3,
         dense: bool = False,
+        weighted: bool = False,
     ) -> None:
         self.scores = scores if callable(scores) else tuple(scores.items())  # to be hashed
-        self.statistic = statistic
-        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense)
+        self.statistic, self.weighted = statistic, weighted
+        zero = _evaluation.zero_sum(statistic, num_classes, ndim, dense, weighted)
         self.state = nnx.metrics.MetricState(zero)
 
     def reset(self) -> None:
@@ -72,6 +76,7 @@ class SegmentationMetric(nnx.Metric):
         labels: ArrayLike,
         where: ArrayLike | None = None,
         mask: ArrayLike | None = None,
+        weights: ArrayLike | None = None,
         **_: object,
     ) -> None:
         """Add a batch; other keywords, which are for other metrics, are ignored.
@@ -81,9 +86,12 @@ class SegmentationMetric(nnx.Metric):
           labels: ids ``[...]``, or dense ``[..., C]``.
           where: bool ``[...]``; False pixels do not count.
           mask: bools or numbers, ``[B]`` or ``[...]``; examples or pixels of 0 do not count.
+          weights: floats, ``[B]`` or ``[...]``, if the metric is weighted; 1 by default.
         """
-        where = _evaluation.join_masks(where, mask, jnp.shape(logits)[:-1])
-        batch = self.statistic(logits, labels, where=where)
+        shape = jnp.shape(logits)[:-1]
+        where = _evaluation.join_masks(where, mask, shape)
+        given = _evaluation.weights_argument(weights, self.weighted, shape)
+        batch = self.statistic(logits, labels, where=where, **given)
         self._set_sum(self._sum() + batch)
 
     def compute(self) -> Any:

@@ -230,6 +230,9 @@ def monai_calls(x: dict[str, np.ndarray]) -> Calls:
         "NACLLoss(classes=4, dim=2, distance_type='l2', kernel_size=5, alpha=0.3)"
         "(logits, labels[:, 0])",
         "NACLLoss(classes=3, dim=3)(volume_logits, volume_labels[:, 0])",
+        "NACLLoss(classes=4, dim=2, kernel_ops='gaussian')(logits, labels[:, 0])",
+        "NACLLoss(classes=3, dim=3, kernel_ops='gaussian', sigma=0.5)"
+        "(volume_logits, volume_labels[:, 0])",
         f"BoundaryLoss({ids}){data}",
         f"BoundaryLoss({ids}, include_background=False){data}",
         f"BoundaryLoss(sigmoid=True){masks}",
