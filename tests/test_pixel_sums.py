@@ -183,8 +183,9 @@ def test_optax_takes_several_times_the_logits():
     assert taken > 4 * size
 
 
-# Temporaries, and bytes moved, in sizes of the logits: what XLA said of JAX 0.10.2 and 0.12.0 on
-# one core before there were weights. A program without weights takes no more.
+# Temporaries, and bytes moved, in sizes of the logits, on one core: the larger of what XLA of JAX
+# 0.10.2 said before there were weights, and that of JAX 0.12.0 since. Without weights a program
+# takes no more.
 WITHOUT_WEIGHTS = {
     "dice_ce_loss": (dice_ce, 0.048, 8.30),
     "bce_dice_loss": (bce_dice, 0.055, 8.28),

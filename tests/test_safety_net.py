@@ -24,6 +24,9 @@ PUBLIC = [name for name, row in cases.TABLE.items() if row.kind in KINDS]
 SAME = {
     "frequency_weighted_iou: matrix * scale -> matrix * scale * 1.1": "of any scale, alike",
     "matthews_correlation_loss: c.fp + c.fn -> c.fp - c.fn": "of an empty margin, equal ones are 0",
+    "bce_dice_loss: along_classes(weights, x) * x -> along_classes(weights, x) * x * 1.1": (
+        "of any scale, alike"
+    ),
     "boundary_dou_loss: overlap + c.fp -> overlap + c.fn": "of squares, fp is fn",
 }
 
