@@ -406,6 +406,7 @@ def torch_calls(x: dict[str, np.ndarray]) -> Calls:
         f"CrossEntropyLoss(weight=class_weights, label_smoothing=0.1){data}",
         f"CrossEntropyLoss(ignore_index=255){void}",
         f"CrossEntropyLoss(reduction='sum'){data}",
+        f"(CrossEntropyLoss(reduction='none'){data} * (1.0 + 2.0 * (labels == 3))).mean()",
         "BCEWithLogitsLoss()(mask_logits[:, 0], masks.float())",
         "BCEWithLogitsLoss(pos_weight=tensor(3.0))(mask_logits[:, 0], masks.float())",
     ]

@@ -236,6 +236,8 @@ def sklearn_calls(x: dict[str, np.ndarray]) -> Calls:
         f"cohen_kappa_score({data}, weights='linear')",
         f"matthews_corrcoef({data})",
         f"confusion_matrix({data})",
+        f"confusion_matrix({data}, sample_weight=1.0 + 2.0 * (labels == 3))",
+        f"f1_score({data}, average=None, sample_weight=1.0 + 2.0 * (labels == 3))",
         f"confusion_matrix({data}, normalize='true')",
         f"confusion_matrix({data}, normalize='pred')",
         f"confusion_matrix({data}, normalize='all')",
