@@ -660,7 +660,10 @@ def deep_supervision(
 
 
 def _bce_dice_of(
-    x: Pixel, pos_weight: Array | None, true_share: Array | None, spread: Array | None
+    x: Pixel,
+    pos_weight: Array | None = None,
+    true_share: Array | None = None,
+    spread: Array | None = None,
 ) -> tuple[Counts, Array, Array]:
     """Soft counts, the binary cross-entropy of smoothed labels, and its weight."""
     log_p = x.log_p if pos_weight is None else pos_weight * x.log_p

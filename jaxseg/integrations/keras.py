@@ -73,7 +73,6 @@ class _Weighted(NamedTuple):
     weights: Array
 
 
-@keras.saving.register_keras_serializable("jaxseg", "Loss")
 class _Loss(keras.losses.Loss):
     """A class, since Keras would squeeze the class axis of what it passes to a function."""
 
@@ -140,7 +139,6 @@ class _Loss(keras.losses.Loss):
         return (given | self._options).get("activation", "") is not None
 
 
-@keras.saving.register_keras_serializable("jaxseg")
 class SegmentationMetric(keras.metrics.Metric):
     """Scores of all pixels of an epoch, from the exact sum of a statistic.
 
@@ -269,6 +267,11 @@ class SegmentationMetric(keras.metrics.Metric):
 
     def _state(self) -> Running:
         return jax.tree.unflatten(self._structure, [limb.value for limb in self._limbs])
+
+
+# So that ``load_model`` finds them. (As decorators they would hide the classes from Sphinx.)
+keras.saving.register_keras_serializable("jaxseg", "Loss")(_Loss)
+keras.saving.register_keras_serializable("jaxseg")(SegmentationMetric)
 
 
 def _restore(make: partial[SegmentationMetric], values: list[np.ndarray]) -> SegmentationMetric:

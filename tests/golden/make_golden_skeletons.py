@@ -13,7 +13,6 @@ import pathlib
 
 import numpy as np
 from scipy import ndimage
-from skimage.morphology import skeletonize
 
 HERE = pathlib.Path(__file__).parent
 
@@ -39,6 +38,8 @@ def masks(shape: tuple[int, ...], number: int, rng: np.random.Generator) -> np.n
 
 
 def main() -> None:
+    from skimage.morphology import skeletonize
+
     rng = np.random.default_rng(20261127)
     golden = {
         "planes": masks((21, 23), 20, rng),
