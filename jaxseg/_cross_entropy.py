@@ -47,7 +47,8 @@ def neg_log_p_of_class(logits: Array, ids: Array) -> tuple[Array, Array]:
         else:  # a TPU reduces faster over an axis
             forms = {"tpu": at_once, "default": partial(_of_class, classes, 1)}
         kernel = class_kernel()
-        if kernel is not None and not names and logits.dtype.itemsize <= 4:
+        is_served = logits.dtype.itemsize <= 4 and arrays[0].size < 2**31  # offsets are int32
+        if kernel is not None and not names and is_served:
             forms["cuda"] = kernel
         result: tuple[Array, Array] = lax.platform_dependent(*arrays, **forms)
         return result
