@@ -99,7 +99,10 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
     """
     mask = check_mask(mask)
     space, spacings = tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim)
-    return distances_along(mask, space, spacings) - distances_along(~mask, space, spacings)
+    to_mask = distances_along(mask, space, spacings)
+    # Always so, but known after the first: both transforms use the same memory.
+    outside = ~mask & (to_mask >= 0)
+    return to_mask - distances_along(outside, space, spacings)
 
 
 def centre_distance(predictions: ArrayLike, labels: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -397,7 +400,8 @@ def axis_spacings(spacing: Spacing, ndim: int) -> Array | tuple[Array, ...]:
     """Check the spacing: one scalar for all axes, or a tuple of one scalar per axis."""
     if isinstance(spacing, np.ndarray | np.generic):
         spacing = spacing.tolist()
-    if np.ndim(spacing) == 0 or not isinstance(spacing, Sequence | Array):
+    is_number = isinstance(spacing, Array) and spacing.ndim == 0
+    if is_number or isinstance(spacing, str) or not isinstance(spacing, Sequence | Array):
         return _check_spacing(spacing)
     if len(spacing) != ndim:
         raise ValueError(
