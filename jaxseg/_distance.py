@@ -14,12 +14,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxseg import _checks
+from jaxseg._kernels import forms
 from jaxseg._sharding import Cut, on_shards, placed_as, uncut
 
 __all__ = ["centre_distance", "distance_transform", "signed_distance"]
 
 Spacing = ArrayLike | Sequence[float]
 Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
+# The minimum of squares and of the squared steps from them, along an axis, of a step's length.
+Least = Callable[[Array, int, Array | None], Array]
 
 _FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
@@ -204,9 +207,12 @@ def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> A
     names = " ".join("_" if a in axes else f"a{a}" for a in range(mask.ndim))
 
     def local(arrays: tuple[Array, ...], _: Cut | None) -> Array:
-        squares: Array = lax.platform_dependent(
-            *arrays, cpu=partial(_by_blocks, axes), default=partial(_by_rows, axes)
-        )
+        each = {
+            "cpu": partial(_by_blocks, axes),
+            "cuda": partial(_by_rows, axes, forms.distance_kernel() or _offer_rows),
+            "default": partial(_by_rows, axes, _offer_rows),
+        }
+        squares: Array = lax.platform_dependent(*arrays, **each)
         return squares
 
     if steps is None:
@@ -214,20 +220,21 @@ def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> A
     return on_shards(local, (mask, steps), (names, "_"), names)
 
 
-def _by_rows(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
-    """The form of all platforms but CPU: in a loop, each row of pixels is offered to all others."""
+def _by_rows(axes: tuple[int, ...], least: Least, mask: Array, steps: Array | None = None) -> Array:
+    """The form of all platforms but CPU: each row of pixels is offered to all others."""
     first, *others = axes
+    each = [None] * len(axes) if steps is None else list(steps)
     if mask.shape[first] <= _MOST_COMPARED:
-        here = _of_steps(jnp.where(mask, 0, jnp.int32(_FAR)), steps)
-        squares = _offer_rows(here, steps, 0, first)
+        here = _of_steps(jnp.where(mask, 0, jnp.int32(_FAR)), each[0])
+        squares = least(here, first, each[0])
     else:
-        squares = _of_steps(_steps_to(mask, first), steps)
-    for i, axis in enumerate(others, 1):
-        squares = _offer_rows(squares, steps, i, axis)
+        squares = _of_steps(_steps_to(mask, first), each[0])
+    for axis, step in zip(others, each[1:], strict=True):
+        squares = least(squares, axis, step)
     return squares
 
 
-def _offer_rows(squares: Array, steps: Array | None, i: int, axis: int) -> Array:
+def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
     """The minimum of ``squares[j] + ((i - j) step)^2`` over j along ``axis``."""
     n = squares.shape[axis]
     at = jnp.arange(n, dtype=jnp.int32).reshape(n, *(1 for _ in squares.shape[axis + 1 :]))
@@ -235,7 +242,7 @@ def _offer_rows(squares: Array, steps: Array | None, i: int, axis: int) -> Array
 
     def offer(row: Array, least: Array) -> Array:
         value = lax.dynamic_index_in_dim(squares, row, axis)
-        return jnp.minimum(least, value + _square(at - row, steps, i))
+        return jnp.minimum(least, value + _square(at - row, step))
 
     return lax.fori_loop(0, n, offer, squares, unroll=8)
 
@@ -265,15 +272,16 @@ def _by_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -
 
 def _sweep_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
     first, *others = axes
+    each = [None] * len(axes) if steps is None else list(steps)
     none = mask.shape[first]
 
     def squared(away: Array) -> Array:
-        return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), steps)
+        return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), each[0])
 
     x = _steps_on_cpu(mask, first)
     read: Callable[[Array], Array] = squared
-    for i, axis in enumerate(others, 1):
-        x, read = _sweep(x, read, steps, i, axis), _same
+    for axis, step in zip(others, each[1:], strict=True):
+        x, read = _sweep(x, read, axis, step), _same
     return read(x)
 
 
@@ -300,9 +308,7 @@ def _steps_on_cpu(mask: Array, axis: int) -> Array:
     return away.reshape(mask.shape)
 
 
-def _sweep(
-    x: Array, read: Callable[[Array], Array], steps: Array | None, i: int, axis: int
-) -> Array:
+def _sweep(x: Array, read: Callable[[Array], Array], axis: int, step: Array | None) -> Array:
     """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block."""
     shape = x.shape
     x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
@@ -317,14 +323,14 @@ def _sweep(
         left = jnp.minimum(k % across * width, after - width)
         block = lax.dynamic_slice(x, (top, 0, left), (height, n, width))
         lines = read(block).swapaxes(0, 1).reshape(n, height * width)
-        least = _least_of_lines(lines, steps, i).reshape(n, height, width).swapaxes(0, 1)
+        least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
         return lax.dynamic_update_slice(out, least, (top, 0, left))
 
-    start = _like(x, 0, jnp.int32 if steps is None else jnp.float32)
+    start = _like(x, 0, jnp.int32 if step is None else jnp.float32)
     return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
 
 
-def _least_of_lines(lines: Array, steps: Array | None, i: int) -> Array:
+def _least_of_lines(lines: Array, step: Array | None) -> Array:
     """The minimum of ``lines[j] + ((i - j) step)^2`` over j, for lines ``[n, lines]``.
 
     Results come in tiles of rows, offers in groups of rows. The least value of a group tells how
@@ -340,7 +346,7 @@ def _least_of_lines(lines: Array, steps: Array | None, i: int) -> Array:
     ahead = group_starts[None] - tile_starts[:, None]
     nearest = jnp.maximum(0, jnp.maximum(ahead - (rows - 1), -ahead - (offers - 1)))
     farthest = jnp.maximum(ahead + (offers - 1), rows - 1 - ahead)
-    nearest, farthest = _square(nearest, steps, i), _square(farthest, steps, i)
+    nearest, farthest = _square(nearest, step), _square(farthest, step)
 
     def least_of_group(k: Array, least: Array) -> Array:
         group = lax.dynamic_slice_in_dim(lines, group_starts[k], offers).min(0, keepdims=True)
@@ -365,7 +371,7 @@ def _least_of_lines(lines: Array, steps: Array | None, i: int) -> Array:
             for row in range(offers):
                 j = group_starts[k] + row
                 value = lax.dynamic_index_in_dim(lines, j, 0)
-                least = jnp.minimum(least, value + _square(tile_starts[t] - j + at, steps, i))
+                least = jnp.minimum(least, value + _square(tile_starts[t] - j + at, step))
             return least
 
         tile = lax.fori_loop(first[t], last[t], offer, _like(lines[:rows], _far(lines)))
@@ -374,15 +380,15 @@ def _least_of_lines(lines: Array, steps: Array | None, i: int) -> Array:
     return lax.fori_loop(0, tiles, of_tile, _like(lines, 0))
 
 
-def _of_steps(count: Array, steps: Array | None) -> Array:
+def _of_steps(count: Array, step: Array | None) -> Array:
     """The square of so many steps along the first axis; of ``_FAR`` steps, that of no pixel."""
-    square = _square(count, steps, 0)
+    square = _square(count, step)
     return jnp.where(count < _FAR, square, _far(square))
 
 
-def _square(count: Array, steps: Array | None, i: int) -> Array:
-    """The square of so many steps along axis number ``i``."""
-    return count * count if steps is None else (count.astype(jnp.float32) * steps[i]) ** 2
+def _square(count: Array, step: Array | None) -> Array:
+    """The square of so many steps."""
+    return count * count if step is None else (count.astype(jnp.float32) * step) ** 2
 
 
 def _far(squares: Array) -> Array:

@@ -1,5 +1,7 @@
 """Distance transforms: exact, in one, two and three dimensions, with spacing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from scipy import ndimage
 
 import jaxseg
 from jaxseg import _distance
+from jaxseg._kernels import distance_gpu
 
 
 @pytest.mark.parametrize("shape", [(7,), (8, 20), (20, 8), (5, 6, 7)], ids=str)
@@ -250,6 +253,9 @@ def test_spatial_axes_are_a_tuple_of_different_axes(axes, error, rule):
             call()
 
 
+KERNEL = partial(distance_gpu.least_along, interpret=True)
+
+
 def some_masks(shape):
     """One pixel in a corner, a few, half of all, all pixels, and none."""
     rng = np.random.default_rng(5)
@@ -318,16 +324,20 @@ def test_small_blocks_give_what_large_ones_give(shape, steps, least_row, monkeyp
         np.testing.assert_allclose(squares, expected, rtol=4e-7)
 
 
-@pytest.mark.parametrize("most_compared", [0, 512])
+@pytest.mark.parametrize(
+    ("most_compared", "least"),
+    [(0, _distance._offer_rows), (512, _distance._offer_rows), (512, KERNEL)],
+    ids=["long", "loop", "kernel"],
+)
 @pytest.mark.parametrize("steps", [None, (0.7, 1.9, 0.4)], ids=["pixels", "steps"])
-def test_the_form_of_other_platforms_gives_that_of_cpus(steps, most_compared, monkeypatch):
+def test_the_forms_of_other_platforms_give_that_of_cpus(steps, most_compared, least, monkeypatch):
     monkeypatch.setattr(_distance, "_MOST_COMPARED", most_compared)
     steps = None if steps is None else jnp.array(steps)
     rows, blocks = (
-        jax.jit(jax.vmap(lambda mask, form=form: form((0, 1, 2), mask, steps)))
-        for form in (_distance._by_rows, _distance._by_blocks)
+        jax.jit(jax.vmap(lambda mask, form=form: form((0, 1, 2), mask=mask, steps=steps)))
+        for form in (partial(_distance._by_rows, least=least), _distance._by_blocks)
     )
-    masks = np.stack(some_masks((9, 18, 11)))
+    masks = np.stack(some_masks((9, 18, 35)))
     expected = blocks(masks)
     assert expected.dtype == (jnp.int32 if steps is None else jnp.float32)
     compare = np.testing.assert_array_equal if steps is None else np.testing.assert_allclose
