@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxseg import _checks
-from jaxseg._sharding import placed_as, uncut
+from jaxseg._kernels import forms
+from jaxseg._sharding import Cut, on_shards, placed_as, uncut
 
 __all__ = ["centre_distance", "distance_transform", "signed_distance"]
 
 Spacing = ArrayLike | Sequence[float]
 Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
-_Round = tuple[Array, Array, Array, Array]  # whether one changed, k, the minima, those that move
+# The minimum of squares and of the squared steps from them, along an axis, of a step's length.
+Least = Callable[[Array, int, Array | None], Array]
 
 _FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
+
+# On CPU, of lines side by side; XLA shares an operation on a tile among the cores.
+_LINES, _TILE, _GROUP = 512, 64, 16
+_LEAST_ROW = 16  # pixels of a row for which a loop over the rows is faster than cumulative maxima
+# On other platforms, the longest axis for which comparisons are faster than cumulative maxima.
+_MOST_COMPARED = 512
 
 
 def distance_transform(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -93,7 +102,10 @@ def signed_distance(mask: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
     """
     mask = check_mask(mask)
     space, spacings = tuple(range(mask.ndim)), axis_spacings(spacing, mask.ndim)
-    return distances_along(mask, space, spacings) - distances_along(~mask, space, spacings)
+    to_mask = distances_along(mask, space, spacings)
+    # Always so, but known after the first: both transforms use the same memory.
+    outside = ~mask & (to_mask >= 0)
+    return to_mask - distances_along(outside, space, spacings)
 
 
 def centre_distance(predictions: ArrayLike, labels: ArrayLike, *, spacing: Spacing = 1.0) -> Array:
@@ -167,36 +179,235 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
 
     Every pixel may need every other along these axes, so a device gets all of them.
     """
-    distances = _distances_along(uncut(mask, axes), axes, spacings)
-    return placed_as(distances, jax.typeof(mask).sharding.spec)
-
-
-def _distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> Array:
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
         raise ValueError(f"A spatial axis can have up to 2**30 pixels; got shape {mask.shape}.")
-    steps = _steps_to(mask, axes[0])
+    whole = uncut(mask, axes)
     if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
-        squares = jnp.where(steps < _FAR, steps * steps, _FAR)
-        for axis in axes[1:]:
-            squares = _sweep(squares, axis, 1)
-        lengths = _root(squares) * jnp.asarray(spacings, jnp.float32)
-        return jnp.where(squares < _FAR, lengths, jnp.inf)
-    per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
-    # Dividing by a power of two rounds nothing, and squares stay in range.
-    unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
-    first, *others = per_axis / unit
-    squares = jnp.where(steps < _FAR, (steps.astype(jnp.float32) * first) ** 2, jnp.inf)
-    for axis, step in zip(axes[1:], others, strict=True):
-        squares = _sweep(squares, axis, step)
-    return jnp.sqrt(squares) * unit
+        squares = _squares_along(whole, axes, None)
+        are_floats = sum((n - 1) ** 2 for n in sides) <= 2**24
+        roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
+        lengths = roots * jnp.asarray(spacings, jnp.float32)
+        distances = jnp.where(squares < _FAR, lengths, jnp.inf)
+    else:
+        per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
+        # Dividing by a power of two rounds nothing, and squares stay in range.
+        unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
+        distances = jnp.sqrt(_squares_along(whole, axes, per_axis / unit)) * unit
+    return placed_as(distances, jax.typeof(mask).sharding.spec)
+
+
+def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> Array:
+    """Squared distances, on each device of its shard: int32 of pixels, or float32 of ``steps``.
+
+    Axis by axis, each pixel becomes the minimum over its whole line. That is more arithmetic than
+    the lower envelope of parabolas needs, but nothing in it depends on the pixel, so a CPU's
+    vectors and a GPU's threads are all busy.
+    """
+    names = " ".join("_" if a in axes else f"a{a}" for a in range(mask.ndim))
+
+    def local(arrays: tuple[Array, ...], _: Cut | None) -> Array:
+        each = {
+            "cpu": partial(_by_blocks, axes),
+            "cuda": partial(_by_rows, axes, forms.distance_kernel() or _offer_rows),
+            "default": partial(_by_rows, axes, _offer_rows),
+        }
+        squares: Array = lax.platform_dependent(*arrays, **each)
+        return squares
+
+    if steps is None:
+        return on_shards(local, (mask,), (names,), names)
+    return on_shards(local, (mask, steps), (names, "_"), names)
+
+
+def _by_rows(axes: tuple[int, ...], least: Least, mask: Array, steps: Array | None = None) -> Array:
+    """The form of all platforms but CPU: each row of pixels is offered to all others."""
+    first, *others = axes
+    each = [None] * len(axes) if steps is None else list(steps)
+    if mask.shape[first] <= _MOST_COMPARED:
+        here = _of_steps(jnp.where(mask, 0, jnp.int32(_FAR)), each[0])
+        squares = least(here, first, each[0])
+    else:
+        squares = _of_steps(_steps_to(mask, first), each[0])
+    for axis, step in zip(others, each[1:], strict=True):
+        squares = least(squares, axis, step)
+    return squares
+
+
+def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
+    """The minimum of ``squares[j] + ((i - j) step)^2`` over j along ``axis``."""
+    n = squares.shape[axis]
+    at = jnp.arange(n, dtype=jnp.int32).reshape(n, *(1 for _ in squares.shape[axis + 1 :]))
+    at = lax.expand_dims(at, range(axis))
+
+    def offer(row: Array, least: Array) -> Array:
+        value = lax.dynamic_index_in_dim(squares, row, axis)
+        return jnp.minimum(least, value + _square(at - row, step))
+
+    return lax.fori_loop(0, n, offer, squares, unroll=8)
+
+
+def _by_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
+    """The form of CPUs: in blocks of lines that fit a cache, and of these the rows that may count.
+
+    Under ``vmap`` the batch is one more axis: a loop that ends sooner for one image than for
+    another would do for all what it does for any, and copy its carry.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run(mask: Array, *steps: Array) -> Array:
+        return _sweep_blocks(axes, mask, *steps)
+
+    @run.def_vmap
+    def batch(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:
+        if batched[1:] == [True]:
+            masks, steps = arrays
+            masks = masks if batched[0] else jnp.broadcast_to(masks, (size, *masks.shape))
+            return lax.map(lambda each: _by_blocks(axes, *each), (masks, steps)), True
+        return _by_blocks(tuple(a + 1 for a in axes), *arrays), True
+
+    squares: Array = run(mask) if steps is None else run(mask, steps)
+    return squares
+
+
+def _sweep_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
+    first, *others = axes
+    each = [None] * len(axes) if steps is None else list(steps)
+    none = mask.shape[first]
+
+    def squared(away: Array) -> Array:
+        return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), each[0])
+
+    x = _steps_on_cpu(mask, first)
+    read: Callable[[Array], Array] = squared
+    for axis, step in zip(others, each[1:], strict=True):
+        x, read = _sweep(x, read, axis, step), _same
+    return read(x)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _steps_on_cpu(mask: Array, axis: int) -> Array:
+    """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none."""
+    n = mask.shape[axis]
+    dtype = jnp.int16 if n < 2**15 else jnp.int32
+    rows = mask.reshape(math.prod(mask.shape[:axis]), n, -1)
+    if rows.shape[2] < _LEAST_ROW:
+        return jnp.minimum(_steps_to(mask, axis), n).astype(dtype)
+
+    def go(away: Array, to: Array, came_from: Array) -> Array:
+        before = lax.dynamic_index_in_dim(away, came_from, 1)
+        nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), jnp.minimum(before, n - 1) + 1)
+        return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
+
+    away = jnp.where(rows, 0, n).astype(dtype)
+    away = lax.fori_loop(1, n, lambda i, away: go(away, i, i - 1), away)
+    away = lax.fori_loop(1, n, lambda i, away: go(away, n - 1 - i, n - i), away)
+    return away.reshape(mask.shape)
+
+
+def _sweep(x: Array, read: Callable[[Array], Array], axis: int, step: Array | None) -> Array:
+    """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block."""
+    shape = x.shape
+    x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    before, n, after = x.shape
+    width = min(after, _LINES)
+    height = min(before, max(1, _LINES // width))
+    across = -(-after // width)
+
+    def of_block(k: Array, out: Array) -> Array:
+        # The last blocks lie over those before them where the sides are not whole multiples.
+        top = jnp.minimum(k // across * height, before - height)
+        left = jnp.minimum(k % across * width, after - width)
+        block = lax.dynamic_slice(x, (top, 0, left), (height, n, width))
+        lines = read(block).swapaxes(0, 1).reshape(n, height * width)
+        least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
+        return lax.dynamic_update_slice(out, least, (top, 0, left))
+
+    start = _like(x, 0, jnp.int32 if step is None else jnp.float32)
+    return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
+
+
+def _least_of_lines(lines: Array, step: Array | None) -> Array:
+    """The minimum of ``lines[j] + ((i - j) step)^2`` over j, for lines ``[n, lines]``.
+
+    Results come in tiles of rows, offers in groups of rows. The least value of a group tells how
+    small and how large its best offer to a tile may be. A group whose best is larger than
+    another's worst, in each of the lines, has nothing to offer.
+    """
+    n = lines.shape[0]
+    rows, offers = min(n, _TILE), min(n, _GROUP)
+    tiles, groups = -(-n // rows), -(-n // offers)
+    # The last of each ends at the last row, and lies over the one before.
+    tile_starts = jnp.minimum(jnp.arange(tiles, dtype=jnp.int32) * rows, n - rows)
+    group_starts = jnp.minimum(jnp.arange(groups, dtype=jnp.int32) * offers, n - offers)
+    ahead = group_starts[None] - tile_starts[:, None]
+    nearest = jnp.maximum(0, jnp.maximum(ahead - (rows - 1), -ahead - (offers - 1)))
+    farthest = jnp.maximum(ahead + (offers - 1), rows - 1 - ahead)
+    nearest, farthest = _square(nearest, step), _square(farthest, step)
+
+    def least_of_group(k: Array, least: Array) -> Array:
+        group = lax.dynamic_slice_in_dim(lines, group_starts[k], offers).min(0, keepdims=True)
+        return lax.dynamic_update_slice_in_dim(least, group, k, 0)
+
+    least = lax.fori_loop(0, groups, least_of_group, lines[:groups])
+    worst = lax.fori_loop(
+        0,
+        groups,
+        lambda k, worst: jnp.minimum(worst, least[k][None] + farthest[:, k, None]),
+        _like(lines[:tiles], _far(lines)),
+        unroll=min(groups, 8),
+    )
+    best = least[None] + nearest[..., None]
+    counts = ((best <= worst[:, None]) & (least < _far(lines))[None]).any(-1)
+    first = jnp.argmax(counts, 1)
+    last = jnp.where(counts.any(1), groups - jnp.argmax(counts[:, ::-1], 1), 0)
+    at = lax.iota(jnp.int32, rows)[:, None]
+
+    def of_tile(t: Array, out: Array) -> Array:
+        def offer(k: Array, least: Array) -> Array:
+            for row in range(offers):
+                j = group_starts[k] + row
+                value = lax.dynamic_index_in_dim(lines, j, 0)
+                least = jnp.minimum(least, value + _square(tile_starts[t] - j + at, step))
+            return least
+
+        tile = lax.fori_loop(first[t], last[t], offer, _like(lines[:rows], _far(lines)))
+        return lax.dynamic_update_slice_in_dim(out, tile, tile_starts[t], 0)
+
+    return lax.fori_loop(0, tiles, of_tile, _like(lines, 0))
+
+
+def _of_steps(count: Array, step: Array | None) -> Array:
+    """The square of so many steps along the first axis; of ``_FAR`` steps, that of no pixel."""
+    square = _square(count, step)
+    return jnp.where(count < _FAR, square, _far(square))
+
+
+def _square(count: Array, step: Array | None) -> Array:
+    """The square of so many steps."""
+    return count * count if step is None else (count.astype(jnp.float32) * step) ** 2
+
+
+def _far(squares: Array) -> Array:
+    """What stands for no pixel among such squares."""
+    return jnp.asarray(_FAR if squares.dtype == jnp.int32 else jnp.inf, squares.dtype)
+
+
+def _like(x: Array, value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+    """As ``jnp.full_like``; in a ``shard_map``, it varies over the same mesh axes as ``x``."""
+    x = x if dtype is None else x.astype(dtype)
+    return jnp.where(False, x, jnp.asarray(value, x.dtype))
 
 
 def axis_spacings(spacing: Spacing, ndim: int) -> Array | tuple[Array, ...]:
     """Check the spacing: one scalar for all axes, or a tuple of one scalar per axis."""
     if isinstance(spacing, np.ndarray | np.generic):
         spacing = spacing.tolist()
-    if np.ndim(spacing) == 0 or not isinstance(spacing, Sequence | Array):
+    is_number = isinstance(spacing, Array) and spacing.ndim == 0
+    if is_number or isinstance(spacing, str) or not isinstance(spacing, Sequence | Array):
         return _check_spacing(spacing)
     if len(spacing) != ndim:
         raise ValueError(
@@ -257,29 +468,6 @@ def _steps_to(mask: Array, axis: int) -> Array:
     after = lax.cummin(jnp.where(mask, index, 2 * _FAR - 1), axis, reverse=True)
     nearest = jnp.minimum(index - before, after - index)
     return jnp.minimum(nearest, _FAR)
-
-
-def _sweep(squares: Array, axis: int, step: ArrayLike) -> Array:
-    """The minimum of ``squares[y] + ((x - y) step)^2`` over y along ``axis``.
-
-    In round k the value of a pixel reaches the pixels k steps away, if it was the minimum in those
-    between: where another value is less, it is less in all pixels behind too. When a round changes
-    nothing, no later one does.
-    """
-    far = jnp.asarray(_FAR if squares.dtype == jnp.int32 else jnp.inf, squares.dtype)
-    step = jnp.asarray(step, squares.dtype)
-
-    def next_round(state: _Round) -> _Round:
-        _, k, least, moving = state
-        moved = jnp.minimum(shift(moving, 1, axis, far), shift(moving, -1, axis, far))
-        square = moved + (k.astype(step.dtype) * step) ** 2
-        nearer = square < least
-        least, moving = jnp.where(nearer, square, least), jnp.where(nearer, moved, far)
-        return nearer.any(), k + 1, least, moving
-
-    # Always True, but computed from ``squares``: in a shard_map it varies over the same mesh axes.
-    start = ((squares >= 0).any(), jnp.ones((), jnp.int32), squares, squares)
-    return lax.while_loop(lambda state: state[0], next_round, start)[2]
 
 
 def _root(squares: Array) -> Array:

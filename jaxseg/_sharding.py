@@ -153,7 +153,8 @@ def _on_auto_mesh(
             in_axes = [0 if is_batched else None for is_batched in batched]
             return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
 
-        name = f"{max(name for each in axes for name in each.split())}v"  # no other axis has it
+        names = [name for each in axes for name in each.split() if name != "_"]
+        name = f"{max(names, default='')}v"  # no other axis has it
         mapped_axes = [
             f"{name} {each}" if is_batched else each
             for each, is_batched in zip(axes, batched, strict=True)

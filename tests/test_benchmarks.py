@@ -13,14 +13,16 @@ NEEDS = {
     "MONAI strided": ("torch", "monai"),
     "TorchMetrics": ("torch", "torchmetrics"),
     "metrax": ("metrax",),
+    "edt": ("edt",),
 }
-NOT_JAX = ("np.bincount", "NumPy loop", "MONAI", "MONAI strided", "TorchMetrics")
+NOT_JAX = ("np.bincount", "NumPy loop", "MONAI", "MONAI strided", "TorchMetrics", "SciPy", "edt")
 ALWAYS = {
     "Dice + CE": ("jaxseg", "plain JAX", "Optax"),
     "Dice": ("jaxseg", "plain JAX", "Optax"),
     "Confusion matrix": ("jaxseg", "np.bincount", "jnp.bincount"),
     "IoU of each class": ("jaxseg", "jaxseg counts", "NumPy loop"),
     "Evaluation": ("jaxseg", "np.bincount"),
+    "Distance transform": ("jaxseg", "SciPy"),
 }
 
 
@@ -87,8 +89,9 @@ def check_peers(rows, markdown):
 
 def check_markdown(text):
     headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings[:5] == [
-        *("## Loss", "## Counting", "## Evaluation", "## Startup", "## Memory of every loss")
+    assert headings[:6] == [
+        *("## Loss", "## Counting", "## Evaluation", "## Distance", "## Startup"),
+        "## Memory of every loss",
     ]
     assert "4 batches of `[8, 16, 32]`, 19 classes, where" in text
     assert "plain JAX / jaxseg" in text and "`[2, 16, 16, 1]`, bfloat16, dense, where" in text

@@ -6,6 +6,7 @@ environments that have one, and runs them.
 
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,6 +127,35 @@ def test_losses_of_a_pixel_on_h200(name, classes, moved, uncached):
     found = sums.need(made("h200", step, *specs), specs, gradient=True)
     # The temporaries are two or three maps of one number per pixel, and the sums of a mean.
     assert found.within(sums.Need(0.05 + 3 / classes, moved)), found
+
+
+# ---------------------------------------------------------------------------------- distances
+
+
+@devices
+@pytest.mark.parametrize("shape", [(2048, 2048), (256, 256, 256), (3, 16, 100, 100, 50)], ids=str)
+def test_distances_on_h200(shape, uncached):
+    mask = jax.ShapeDtypeStruct(shape, jnp.bool_)
+    space = tuple(range(len(shape) == 5, len(shape)))  # one batch axis
+    for spacing in (1.0, tuple(1.0 + a for a in space)):
+        transform = partial(jaxseg.distance_transform, spacing=spacing)
+        found = made("h200", jax.vmap(transform) if len(shape) == 5 else transform, mask)
+        assert found.temporaries <= 24 * mask.size
+
+
+@devices
+def test_distances_on_h200_with_a_spacing_per_image(uncached):
+    masks = jax.ShapeDtypeStruct((4, 64, 64, 64), jnp.bool_)
+    steps = jax.ShapeDtypeStruct((4,), jnp.float32)
+    transform = jax.vmap(lambda mask, a: jaxseg.distance_transform(mask, spacing=(a, 1.0, 2.0)))
+    assert made("h200", transform, masks, steps).temporaries <= 24 * masks.size
+
+
+@devices
+@pytest.mark.parametrize("shape", [(2048, 2048), (256, 256, 256)], ids=str)
+def test_distances_on_a_tpu(shape, uncached):
+    mask = jax.ShapeDtypeStruct(shape, jnp.bool_)
+    assert made("tpu", jaxseg.distance_transform, mask).temporaries <= 24 * mask.size
 
 
 # ---------------------------------------------------------------------------------- counting

@@ -1,5 +1,7 @@
 """Distance transforms: exact, in one, two and three dimensions, with spacing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 import jaxseg
+from jaxseg import _distance
+from jaxseg._kernels import distance_gpu
 
 
 @pytest.mark.parametrize("shape", [(7,), (8, 20), (20, 8), (5, 6, 7)], ids=str)
@@ -247,6 +251,138 @@ def test_spatial_axes_are_a_tuple_of_different_axes(axes, error, rule):
     ):
         with pytest.raises(error, match=rule):
             call()
+
+
+KERNEL = partial(distance_gpu.least_along, interpret=True)
+
+
+def some_masks(shape):
+    """One pixel in a corner, a few, half of all, all pixels, and none."""
+    rng = np.random.default_rng(5)
+    few, far = rng.random(shape) < 0.03, np.zeros(shape, bool)
+    few.flat[rng.integers(few.size)] = far.flat[0] = True
+    return [far, few, rng.random(shape) < 0.5, np.ones(shape, bool), np.zeros(shape, bool)]
+
+
+def expected_distances(mask, spacing=1.0):
+    """SciPy's, but inf where no pixel is True."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return ndimage.distance_transform_edt(~mask, sampling=spacing)
+
+
+def check_against_scipy(shape, spacing=1.0):
+    for mask in some_masks(shape):
+        got = jaxseg.distance_transform(mask, spacing=spacing)
+        np.testing.assert_allclose(got, expected_distances(mask, spacing), rtol=4e-7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((1,), 1.0),
+        ((1, 1), 1.0),
+        ((17, 16), 1.0),
+        ((4, 65, 66), 1.0),
+        ((3, 2, 40, 33), 1.0),
+        ((3, 2, 7, 33), (0.5, 3.0, 2.0, 0.7)),
+        ((4_100,), 1.0),
+        ((3, 4_100), 1.0),
+        ((4_100, 3), (1.0, 3.0)),
+        ((1_030, 3, 5), 1.0),
+        ((3, 1_030, 5), 1.0),
+        ((3, 5, 1_030), (2.0, 0.5, 3.0)),
+        ((1_030, 20), 1.0),
+    ],
+    ids=str,
+)
+def test_distances_of_any_mask_are_those_of_scipy(shape, spacing):
+    check_against_scipy(shape, spacing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("height", range(1, 18))
+def test_distances_are_those_of_scipy_whatever_the_shape(height):
+    for width in range(1, 18):
+        check_against_scipy((height, width))
+
+
+@pytest.mark.parametrize("shape", [(13,), (7, 11), (5, 7, 6), (3, 4, 5, 6)], ids=str)
+@pytest.mark.parametrize("steps", [None, (0.7, 1.0, 1.9, 0.4)], ids=["pixels", "steps"])
+@pytest.mark.parametrize("least_row", [1, 10_000])
+def test_small_blocks_give_what_large_ones_give(shape, steps, least_row, monkeypatch):
+    # So small that an image of this size has blocks, tiles and groups that lie over each other.
+    for name, value in {"_LINES": 4, "_TILE": 3, "_GROUP": 2, "_LEAST_ROW": least_row}.items():
+        monkeypatch.setattr(_distance, name, value)
+    axes, each = tuple(range(len(shape))), None if steps is None else jnp.array(steps[: len(shape)])
+    run = jax.jit(lambda mask: _distance._sweep_blocks(axes, mask, each))
+    for mask in some_masks(shape):
+        squares = np.asarray(run(mask))
+        far = np.inf if steps else _distance._FAR
+        expected = expected_distances(mask, 1.0 if steps is None else steps[: len(shape)]) ** 2
+        expected = np.where(mask.any(), expected, far)
+        np.testing.assert_allclose(squares, expected, rtol=4e-7)
+
+
+@pytest.mark.parametrize(
+    ("most_compared", "least"),
+    [(0, _distance._offer_rows), (512, _distance._offer_rows), (512, KERNEL)],
+    ids=["long", "loop", "kernel"],
+)
+@pytest.mark.parametrize("steps", [None, (0.7, 1.9, 0.4)], ids=["pixels", "steps"])
+def test_the_forms_of_other_platforms_give_that_of_cpus(steps, most_compared, least, monkeypatch):
+    monkeypatch.setattr(_distance, "_MOST_COMPARED", most_compared)
+    steps = None if steps is None else jnp.array(steps)
+    rows, blocks = (
+        jax.jit(jax.vmap(lambda mask, form=form: form((0, 1, 2), mask=mask, steps=steps)))
+        for form in (partial(_distance._by_rows, least=least), _distance._by_blocks)
+    )
+    masks = np.stack(some_masks((9, 18, 35)))
+    expected = blocks(masks)
+    assert expected.dtype == (jnp.int32 if steps is None else jnp.float32)
+    compare = np.testing.assert_array_equal if steps is None else np.testing.assert_allclose
+    compare(rows(masks), expected, **({} if steps is None else {"rtol": 4e-7}))
+
+
+def test_each_image_of_a_batch_may_have_its_spacing():
+    masks = np.stack(some_masks((6, 7)))
+    scales = jnp.arange(1.0, 1 + len(masks))
+    transform = lambda mask, a: jaxseg.distance_transform(mask, spacing=(a, 2.0))  # noqa: E731
+    got = jax.vmap(transform)(masks, scales)
+    for each, mask, a in zip(got, masks, scales, strict=True):
+        np.testing.assert_allclose(each, expected_distances(mask, (float(a), 2.0)), rtol=4e-7)
+    got = jax.vmap(transform, (None, 0))(masks[1], scales)
+    for each, a in zip(got, scales, strict=True):
+        np.testing.assert_allclose(each, expected_distances(masks[1], (float(a), 2.0)), rtol=4e-7)
+    by_two = jax.vmap(jax.vmap(jaxseg.distance_transform, -1, -1))(masks.reshape(5, 1, 6, 7))
+    assert by_two.shape == (5, 1, 6, 7)
+
+
+def test_distances_in_a_shard_map_that_checks_what_varies():
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    masks = np.stack(some_masks((20, 40))[:4])
+    spec = jax.sharding.PartitionSpec("batch")
+    for transform in (
+        jaxseg.distance_transform,
+        lambda mask: jaxseg.distance_transform(mask, spacing=(1.0, 2.0)),
+    ):
+        each = jax.vmap(transform)
+        got = jax.jit(jax.shard_map(each, mesh=mesh, in_specs=spec, out_specs=spec))(masks)
+        np.testing.assert_array_equal(got, each(masks))
+
+
+def test_scalar_spacing_has_a_derivative():
+    mask = some_masks((5, 8))[1]
+    slope = jax.grad(lambda s: jaxseg.distance_transform(mask, spacing=s).sum())(2.0)
+    np.testing.assert_allclose(slope, expected_distances(mask).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (600, 700), (6, 60, 60, 60)], ids=str)
+def test_temporaries_are_24_bytes_per_pixel_or_fewer(shape):
+    mask = jax.ShapeDtypeStruct(shape, bool)
+    for function in (jaxseg.distance_transform, jaxseg.signed_distance):
+        compiled = jax.jit(function).lower(mask).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes <= 24 * np.prod(shape)
 
 
 # ---------------------------------------------------------------------------------- centres

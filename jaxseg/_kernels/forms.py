@@ -54,6 +54,15 @@ def class_kernel() -> Callable[..., tuple[Array, Array]] | None:
     return kernel
 
 
+def distance_kernel() -> Callable[[Array, int, Array | None], Array] | None:
+    """The kernel for "cuda" of a distance transform along one axis, if there is one."""
+    if not gpu_gets_kernel():
+        return None
+    kernel: Callable[[Array, int, Array | None], Array]
+    kernel = import_module("jaxseg._kernels.distance_gpu").least_along
+    return kernel
+
+
 def gpu_gets_kernel() -> bool:
     """Whether a program for "cuda" gets the kernel.
 

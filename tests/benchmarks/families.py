@@ -50,6 +50,11 @@ class EvaluationCase(NamedTuple):
     where: bool = True
 
 
+class DistanceCase(NamedTuple):
+    shape: tuple[int, ...]  # of a mask
+    mask: str  # a key of MASKS
+
+
 LOSS_CASES = [
     *(LossCase((4, 256, 256, c)) for c in (1, 2, 4, 11, 19, 32)),
     *(LossCase((2, 128, 128, c)) for c in (117, 150)),
@@ -79,6 +84,21 @@ QUICK_COUNTING_CASES = [
 
 EVALUATION_CASES = [EvaluationCase((8, 1024, 2048), 19)]
 QUICK_EVALUATION_CASES = [EvaluationCase((8, 16, 32), 19)]
+
+# The edge of an object, one pixel in a corner, and a few pixels anywhere: near, far and in between.
+MASKS: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
+    "edge of a ball": lambda shape: np.abs(from_centre(shape) - 0.35 * shape[0]) < 0.5,
+    "one far pixel": lambda shape: np.arange(math.prod(shape)).reshape(shape) == 1,
+    "a few pixels": lambda shape: (
+        np.random.default_rng(0).random(shape) < 5 / math.prod(shape) ** (2 / 3)
+    ),
+}
+DISTANCE_CASES = [
+    DistanceCase(shape, mask)
+    for shape in (*((n, n, n) for n in (64, 128, 160, 256)), (512, 512), (2048, 2048))
+    for mask in MASKS
+]
+QUICK_DISTANCE_CASES = [DistanceCase((12, 12, 12), "edge of a ball")]
 
 STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
@@ -299,6 +319,45 @@ def check(case: Any, tasks: dict[str, Steps], value: Callable[[Any], Any], rtol:
             np.testing.assert_allclose(found, values["jaxseg"], rtol=rtol, err_msg=message)
 
 
+def distance(rounds: int, quick: bool) -> Rows:
+    """The distance transform of a mask."""
+    return [
+        row
+        for case in (QUICK_DISTANCE_CASES if quick else DISTANCE_CASES)
+        for row in distance_rows(case, rounds)
+    ]
+
+
+def distance_rows(case: DistanceCase, rounds: int) -> Rows:
+    print(case, file=sys.stderr)
+    mask = MASKS[case.mask](case.shape)
+    tasks: dict[str, Steps] = {
+        "Distance transform": {
+            "jaxseg": jax_step(jaxseg.distance_transform, jax.device_put(mask, jax.devices()[0])),
+            **peers.distance_steps(mask),
+        }
+    }
+    check(case, tasks, np.asarray, rtol=1e-6)
+    size = 4 * mask.size
+    return rows_of(
+        tasks,
+        baseline=jax_step(jnp.copy, jnp.ones(case.shape, jnp.float32)),
+        baseline_bytes=2 * size,
+        moved_bytes=mask.nbytes + size,
+        input_bytes=mask.nbytes,
+        rounds=rounds,
+        family="distance",
+        **case._asdict(),
+        pixels=mask.size,
+    )
+
+
+def from_centre(shape: tuple[int, ...]) -> np.ndarray:
+    """Distance of each pixel from the centre of the image."""
+    index = np.indices(shape, np.float32)
+    return np.sqrt(sum((x - (n - 1) / 2) ** 2 for x, n in zip(index, shape, strict=True)))
+
+
 def startup(rounds: int, quick: bool) -> Rows:
     """Import, and the first call of every loss."""
     program = (
@@ -370,6 +429,7 @@ FAMILIES = {
     "loss": loss,
     "counting": counting,
     "evaluation": evaluation,
+    "distance": distance,
     "startup": startup,
     "memory": memory,
 }

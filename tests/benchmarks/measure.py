@@ -15,7 +15,18 @@ import jaxseg
 
 LEAST_SECONDS = 0.02  # of a turn on a GPU or TPU
 
-PACKAGES = ("jax", "jaxlib", "optax", "numpy", "torch", "monai", "torchmetrics", "google-metrax")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "optax",
+    "numpy",
+    "torch",
+    "monai",
+    "torchmetrics",
+    "google-metrax",
+    "scipy",
+    "edt",
+)
 
 
 class Step(NamedTuple):

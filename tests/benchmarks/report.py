@@ -18,6 +18,7 @@ def markdown(results: dict[str, Any]) -> str:
         ("loss", "Loss", timed),
         ("counting", "Counting", timed),
         ("evaluation", "Evaluation", timed),
+        ("distance", "Distance", timed),
         ("startup", "Startup", startup),
         ("memory", "Memory of every loss", memory),
     ):
@@ -39,7 +40,7 @@ def table(header: Iterable[str], body: Iterable[Iterable[str]]) -> str:
 def timed(rows: list[Row]) -> list[str]:
     """Four tables for each task: a row for each case, a column for each contender."""
     parts = []
-    baseline = "copy" if rows[0]["family"] == "loss" else "sum"
+    baseline = "copy" if rows[0]["family"] in ("loss", "distance") else "sum"
     for task in unique(row["task"] for row in rows):
         of_task = [row for row in rows if row["task"] == task]
         rounds = max(row.get("rounds", 0) for row in of_task)
@@ -95,6 +96,8 @@ def cases(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 def case_label(row: Row) -> str:
     shape = f"`{list(row['shape'])}`"
+    if row["family"] == "distance":
+        return f"{shape}, {row['mask']}"
     if row["family"] != "loss":
         shape += f", {row['classes']} classes"
     if row["family"] == "evaluation":
