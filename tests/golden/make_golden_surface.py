@@ -147,7 +147,8 @@ def medpy_calls(x: Names) -> Calls:
 def surface_distance_calls(x: Names) -> Calls:
     import surface_distance
 
-    names = {**x, **{n: v for n, v in vars(surface_distance).items() if n.startswith("compute")}}
+    names = {n: v for n, v in vars(surface_distance).items() if n.startswith("compute")}
+    names |= {**x, "np": np}
     kinds = [
         ("labels, predictions", (1.0, 1.0)),
         ("labels, predictions", FLAT),
@@ -157,7 +158,7 @@ def surface_distance_calls(x: Names) -> Calls:
         "compute_robust_hausdorff({}, 100)",
         "compute_robust_hausdorff({}, 95)",
         "compute_average_surface_distance({})",
-        "compute_surface_overlap_at_tolerance({}, 1.0)",
+        "np.mean(compute_surface_overlap_at_tolerance({}, 1.0))",
         "compute_surface_dice_at_tolerance({}, 1.0)",
     )
     return (
