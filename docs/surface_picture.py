@@ -43,25 +43,25 @@ def outline(axes, mask, colour, label) -> None:
 def flat(axes, here, there, title):
     """One mask's edge pixels by distance, and the other mask's outline."""
     image = axes.imshow(distances(here, there), cmap=COLOURS, vmin=0, vmax=3.2)
-    outline(axes, there, "#d62728", "outline of the other mask")
+    outline(axes, there, "#d62728", "outline of the other")
     axes.set(title=title, xticks=[], yticks=[])
     axes.set(xlim=(0, 19), ylim=(18.5, -0.5))
-    axes.legend(loc="lower left", fontsize=7, frameon=False)
+    axes.legend(loc="center", fontsize=7, frameon=False, handlelength=1)
     return image
 
 
 def balls() -> tuple[np.ndarray, np.ndarray]:
-    """A ball, and one with a bump, 44 voxels wide."""
-    x = np.stack(np.mgrid[:44, :44, :44]) - 21.5
+    """A ball with a bump, and a ball."""
+    x = np.stack(np.mgrid[:34, :34, :34]) - 15.5
     radius = np.linalg.norm(x, axis=0)
     towards = np.tensordot(np.array([0.5, -0.7, 0.5]), x, 1) / np.maximum(radius, 1)
-    return radius <= 13 + 5 * np.exp(8 * (towards - 0.995)), radius <= 14
+    return radius <= 10 + 6 * np.exp(8 * (towards - 0.995)), radius <= 11
 
 
 def main() -> None:
     predictions, labels = masks()
-    figure = plt.figure(figsize=(10, 3.6), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, subplot_kw=None)
+    figure = plt.figure(figsize=(10, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
     flat(left, predictions, labels, "from the prediction's edge")
     image = flat(middle, labels, predictions, "from the truth's edge")
     figure.colorbar(image, ax=[left, middle], label="distance (pixels)", shrink=0.85)
@@ -70,16 +70,13 @@ def main() -> None:
     right.remove()
     solid = figure.add_subplot(place, projection="3d")
     values = distances(*balls())
-    points = np.argwhere(~np.isnan(values))
-    colours = values[tuple(points.T)]
-    shown = solid.scatter(
-        *points.T, c=colours, cmap=COLOURS, s=9, marker="s", linewidths=0, alpha=1, vmin=0
-    )
-    solid.set(title="a predicted ball with a bump")
-    solid.set_box_aspect((1, 1, 1), zoom=1.35)
-    solid.view_init(25, -75)
+    colours = plt.cm.ScalarMappable(plt.Normalize(0, np.nanmax(values)), COLOURS)
+    solid.voxels(~np.isnan(values), facecolors=colours.cmap(colours.norm(values)))
+    solid.set(title="in 3-D: a predicted ball with a bump")
+    solid.set_box_aspect((1, 1, 1), zoom=1.4)
+    solid.view_init(25, -65)
     solid.set_axis_off()
-    figure.colorbar(shown, ax=solid, label="distance (voxels)", shrink=0.85)
+    figure.colorbar(colours, ax=solid, label="distance (voxels)", shrink=0.85)
     figure.savefig(HERE / "surface.png", dpi=100)
 
 
