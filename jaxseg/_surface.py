@@ -472,7 +472,11 @@ def _edges(mask: Any, where: Any = None, xp: Any = jnp) -> Any:
 def _masks(ids: Array, num_classes: int | None) -> Array:
     """Bool ``[C, *space]`` of ids; one mask, cleaned, without ``num_classes``."""
     ids = uncut(ids, range(ids.ndim))
-    return _checks.clean_bools(ids) if num_classes is None else membership(ids, num_classes, 0)
+    return (
+        _checks.clean_bools(ids)
+        if num_classes is None
+        else membership(ids, num_classes, -1 - ids.ndim)
+    )
 
 
 @partial(jax.jit, static_argnames="num_classes")
@@ -629,9 +633,8 @@ def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
     shapes = [shape for shape in _boxes if len(shape) == len(extent)]
     fits = [s for s in shapes if all(a >= b for a, b in zip(s, extent))]
     nearest = min(fits, key=math.prod, default=None)
-    if nearest is not None and math.prod(nearest) <= max(
-        2**15, math.prod(extent) * 2 ** (1 + len(shapes) / 2)
-    ):
+    most = math.prod(extent) * (2 ** (1 + len(shapes) / 2) if len(shapes) < 6 else math.inf)
+    if nearest is not None and math.prod(nearest) <= max(2**15, most):
         return nearest
     if len(shapes) < 2:
         shape = tuple(-(-n // 16) * 16 for n in extent)
