@@ -168,6 +168,8 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
         last.remove("weights")
     if name == "check_labels":  # what it can check besides comes after
         last.append("predictions")
+    if name == "surface_distances":  # what the statistic holds comes after what it is of
+        last.append("element_areas")
     assert names[len(names) - len(last) :] == last
     # A loss with one number per class leaves the mean over the classes to the caller.
     weights = {argument for argument in names if "class_weights" in argument}

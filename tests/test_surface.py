@@ -1,6 +1,8 @@
 """Surface distances and their scores: as SciPy has them, of empty masks, masked, and in boxes."""
 
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import reference
 from scipy import ndimage
 
 import jaxseg
-from jaxseg import _surface
+from jaxseg import _surface, _surface_elements
 
 SHAPES = [(17,), (8, 20), (20, 8), (7, 8, 9), (4, 5, 6, 3)]
 METHODS = ("max", "pooled", "mean", "directed")
@@ -24,7 +26,7 @@ def blobs(shape: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
 def lists(d: jaxseg.SurfaceDistances) -> list[np.ndarray]:
     """The distances in both directions, without the places that hold none."""
     p, g, held_p, held_g = (np.asarray(x) for x in d)
-    return [p[held_p], g[held_g]]
+    return [p[held_p > 0], g[held_g > 0]]
 
 
 def scores(d: jaxseg.SurfaceDistances) -> dict[str, np.ndarray]:
@@ -322,3 +324,61 @@ def test_bools_of_bytes_of_255():
     odd = [np.where(x, np.uint8(255), np.uint8(0)).view(bool) for x in (p, g)]
     assert_equal_scores(jaxseg.surface_distances(*odd), jaxseg.surface_distances(p, g))
     assert_equal_scores(on_grid(*odd), jaxseg.surface_distances(p, g))
+
+
+# ---------------------------------------------------------------------------------- elements
+
+PEER = json.loads((Path(__file__).parent / "golden" / "elements.json").read_text())
+
+
+def ellipsoids(ndim: int) -> list[np.ndarray]:
+    """Those of ``golden/make_golden_elements.py``."""
+    grid = np.ogrid[tuple(slice(0, 30 - 5 * a) for a in range(ndim))]
+    return [
+        sum(((x - c) / r) ** 2 for x, c, r in zip(grid, centre, radii, strict=False)) <= 1
+        for centre, radii in (((9, 11, 8), (12, 7, 6)), ((11, 10, 9), (9, 9, 5)))
+    ]
+
+
+@pytest.mark.parametrize("peer", PEER, ids=["2-D", "3-D"])
+def test_areas_are_those_of_surface_distance(peer):
+    """The area of each code, and all scores, in a box and on the grid (T71, T75, T76, T80)."""
+    found = _surface_elements.areas(np.array(peer["spacing"], np.float32), np)
+    np.testing.assert_allclose(found, peer["areas"], atol=2e-6)
+    options = {"spacing": tuple(peer["spacing"]), "element_areas": True}
+    masks, want = ellipsoids(len(peer["spacing"])), peer["scores"]
+    for d in (jaxseg.surface_distances(*masks, **options), on_grid(*masks, **options)):
+        for percentile in (50, 95, 100):
+            name = "hd" if percentile == 100 else f"hd{percentile}"
+            hd = jaxseg.hausdorff_distance(d, percentile=percentile)
+            np.testing.assert_allclose(hd, want[name], rtol=1e-5)
+        mean = jaxseg.average_surface_distance(d, method="directed")
+        np.testing.assert_allclose(mean, want["average"], rtol=1e-5)
+        np.testing.assert_allclose(jaxseg.surface_dice(d, tolerance=1.01), want["dice"], rtol=1e-5)
+
+
+def test_one_voxel_has_eight_corners():
+    """T80: as surface-distance's own test, 1.5 for a shift by 2; empty masks as without areas."""
+    p, g = np.zeros((2, 9, 8, 7), bool)
+    p[5, 6, 4] = g[5, 6, 2] = True
+    for make in (jaxseg.surface_distances, on_grid):
+        d = make(p, g, spacing=(3.0, 2.0, 1.0), element_areas=True)
+        assert [len(x) for x in lists(d)] == [8, 8]
+        np.testing.assert_allclose(jaxseg.average_surface_distance(d), 1.5)
+        assert jaxseg.hausdorff_distance(d) == 2.0
+        assert jaxseg.surface_dice(d, tolerance=1.0) == 0.5
+        for empty, value in ((p, math.inf), (~p & p, math.nan)):
+            d = make(empty, p & ~p, element_areas=True)
+            np.testing.assert_array_equal(jaxseg.hausdorff_distance(d, percentile=95), value)
+    with pytest.raises(ValueError, match="two or three axes"):
+        jaxseg.surface_distances(p[0, 0], g[0, 0], element_areas=True)
+
+
+def test_elements_at_the_border_of_where_are_none():
+    bar = np.zeros((5, 9), bool)
+    bar[1:4, 2:] = True
+    where = np.ones_like(bar)
+    where[:, 6:] = False
+    for make in (jaxseg.surface_distances, on_grid):
+        d = make(bar, bar, where=where, element_areas=True)
+        np.testing.assert_allclose(np.asarray(d.prediction_weights).sum(), 3 + 3 + 2 + 2**0.5 - 1)
