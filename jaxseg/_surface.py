@@ -173,9 +173,9 @@ def surface_distances(
     if element_areas and p.ndim not in (2, 3):
         raise ValueError(f"element_areas takes two or three axes, got shape {p.shape}.")
     spacings = axis_spacings(spacing, p.ndim)
-    if all(_is_known(x) for x in jax.tree.leaves((p, g, where, spacings))):
-        with jax.ensure_compile_time_eval():
-            return _of_known(p, g, where, spacings, num_classes, element_areas)
+    # The zero tells whether operations on known values are traced here.
+    if all(_is_known(x) for x in jax.tree.leaves((p, g, where, spacings, jnp.zeros(())))):
+        return _of_known(p, g, where, spacings, num_classes, element_areas)
     return _of_grid(p, g, where, spacings, num_classes, element_areas)
 
 
@@ -467,8 +467,8 @@ def _tolerance(tolerance: ArrayLike, distances: SurfaceDistances) -> Array | np.
     return x
 
 
-def _is_known(x: Array | None) -> bool:
-    return not isinstance(x, jax.core.Tracer) and (x is None or x.is_fully_addressable)
+def _is_known(x: Array) -> bool:
+    return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
 
 
 # ---------------------------------------------------------------------------------- surfaces
@@ -510,16 +510,17 @@ def _of_grid(
     where = None if where is None else _masks(where, None)
 
     def of_pair(p: Array, g: Array) -> SurfaceDistances:
-        surfaces, space = [_edges(x, where) for x in (p, g)], tuple(range(p.ndim))
-        weights = surfaces
+        found: list[Array] = []
+        p, g = ((elements if element_areas else _edges)(x, where) for x in (p, g))
+        for _ in range(2):  # one transform after the other, so that one needs memory at a time
+            surface = g != jnp.zeros((), g.dtype)
+            distances = distances_along(surface, tuple(range(p.ndim)), spacings)
+            distances = jnp.where(p != jnp.zeros((), p.dtype), distances, 0)
+            p, g, *found = lax.optimization_barrier((g, p, *found, distances))
+        weights = [p, g]
         if element_areas:
-            codes = [elements(x, where) for x in (p, g)]
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
-            surfaces, weights = [x != jnp.uint8(0) for x in codes], [area[x] for x in codes]
-        found = [
-            jnp.where(here, distances_along(there, space, spacings), 0)
-            for here, there in zip(surfaces, surfaces[::-1], strict=True)
-        ]
+            weights = [area[code] for code in weights]
         return SurfaceDistances(*(x.ravel() for x in (*found, *weights)))
 
     of_pairs = of_pair if num_classes is None else jax.vmap(of_pair)
@@ -676,12 +677,12 @@ def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
     most = math.prod(extent) * (2 ** (1 + len(shapes) / 2) if len(shapes) < 6 else math.inf)
     if nearest is not None and math.prod(nearest) <= max(2**15, most):
         return nearest
-    if len(shapes) < 2:
+    if len(shapes) < 3:
         shape = tuple(-(-n // 16) * 16 for n in extent)
     else:
         longest = 1 << (max(extent) - 1).bit_length()
         longest = longest if max(extent) > longest * 3 // 4 else longest * 3 // 4
-        few = len(shapes) < 5
+        few = len(shapes) < 4
         shape = tuple(longest // 2 if few and 2 * n <= longest else longest for n in extent)
     _boxes.append(shape)
     return shape
@@ -732,62 +733,68 @@ def _run_jitted(
     return value.astype(jnp.float32)
 
 
-def _sides(d: SurfaceDistances) -> list[tuple[Any, Any]]:
+Side = tuple[Any, Any]  # distances and weights of one direction
+
+
+def _sides(d: SurfaceDistances) -> list[Side]:
     return [(d.from_predictions, d.prediction_weights), (d.from_labels, d.label_weights)]
 
 
-def _pool(xp: Any, d: SurfaceDistances) -> tuple[Any, Any]:
-    return xp.concatenate(d[:2], -1), xp.concatenate(d[2:], -1)
+def _of_sides(
+    xp: Any, d: SurfaceDistances, score: Callable[[list[Side]], Any], method: str, one: float
+) -> Any:
+    """A score of both directions together, or of each: their mean, the larger, or both.
 
+    NaN where both surfaces are empty, ``one`` where one of them is.
+    """
+    sides = _sides(d)
+    empty = [~_held(w).any(-1) for _, w in sides]
 
-def _hausdorff(xp: Any, d: SurfaceDistances, part: Fraction, method: str) -> Any:
+    def or_empty(value: Any) -> Any:
+        value = xp.where(empty[0] | empty[1], one, value)
+        return xp.where(empty[0] & empty[1], math.nan, value)
+
     if method == "pooled":
-        return _or_empty(xp, d, _percentile(xp, *_pool(xp, d), part))
-    p, g = (_percentile(xp, x, w, part) for x, w in _sides(d))
-    return _joined(xp, d, p, g, method)
-
-
-def _average(xp: Any, d: SurfaceDistances, method: str) -> Any:
-    def mean(x: Any, w: Any) -> Any:
-        return _sum(xp, _weighted(xp, x, w)) / _at_least_one(xp, _sum(xp, w))
-
-    if method == "pooled":
-        return _or_empty(xp, d, mean(*_pool(xp, d)))
-    p, g = (mean(x, w) for x, w in _sides(d))
-    return _joined(xp, d, p, g, method)
-
-
-def _surface_dice(xp: Any, d: SurfaceDistances, tolerance: Any, method: str) -> Any:
-    if method == "pooled":
-        return _or_empty(xp, d, _part_within(xp, *_pool(xp, d), tolerance), one=0.0)
-    p, g = (_part_within(xp, x, w, tolerance) for x, w in _sides(d))
-    return _or_empty(xp, d, (p + g) / 2, one=0.0)
-
-
-def _boundary_f_score(xp: Any, d: SurfaceDistances, tolerance: Any) -> Any:
-    p, g = (_part_within(xp, x, w, tolerance) for x, w in _sides(d))
-    return _or_empty(xp, d, 2 * p * g / xp.where(p + g == 0, 1, p + g), one=0.0)
-
-
-def _joined(xp: Any, d: SurfaceDistances, p: Any, g: Any, method: str) -> Any:
-    """Both directions: their mean, the larger, or both along a last axis."""
-    p, g = _or_empty(xp, d, p), _or_empty(xp, d, g)
+        return or_empty(score(sides))
+    p, g = (or_empty(score([side])) for side in sides)
     if method == "directed":
         return xp.stack([p, g], -1)
     return (p + g) / 2 if method == "mean" else xp.maximum(p, g)
 
 
-def _or_empty(xp: Any, d: SurfaceDistances, value: Any, one: float = math.inf) -> Any:
-    """``value``; NaN where both surfaces are empty, ``one`` where one of them is."""
-    empty = [~_held(w).any(-1) for w in d[2:]]
-    value = xp.where(empty[0] | empty[1], one, value)
-    return xp.where(empty[0] & empty[1], math.nan, value)
+def _hausdorff(xp: Any, d: SurfaceDistances, part: Fraction, method: str) -> Any:
+    return _of_sides(xp, d, lambda sides: _percentile(xp, sides, part), method, math.inf)
 
 
-def _part_within(xp: Any, x: Any, w: Any, tolerance: Any) -> Any:
+def _average(xp: Any, d: SurfaceDistances, method: str) -> Any:
+    def mean(sides: list[Side]) -> Any:
+        total = sum(_sum(xp, xp.where(_held(w), _times(x, w), 0)) for x, w in sides)
+        return total / _size(xp, sides)
+
+    return _of_sides(xp, d, mean, method, math.inf)
+
+
+def _surface_dice(xp: Any, d: SurfaceDistances, tolerance: Any, method: str) -> Any:
+    return _of_sides(xp, d, lambda sides: _part_within(xp, sides, tolerance), method, 0.0)
+
+
+def _boundary_f_score(xp: Any, d: SurfaceDistances, tolerance: Any) -> Any:
+    both = _of_sides(xp, d, lambda sides: _part_within(xp, sides, tolerance), "directed", 0.0)
+    p, g = both[..., 0], both[..., 1]
+    return 2 * p * g / xp.where(p + g == 0, 1, p + g)
+
+
+def _part_within(xp: Any, sides: list[Side], tolerance: Any) -> Any:
     """The part of a surface that is within a tolerance of the other."""
-    within = _sum(xp, xp.where(x <= tolerance[..., None], w, xp.zeros_like(w)))
-    return within / _at_least_one(xp, _sum(xp, w))
+    limit = tolerance[..., None]
+    within = sum(_sum(xp, xp.where(x <= limit, w, xp.zeros_like(w))) for x, w in sides)
+    return within / _size(xp, sides)
+
+
+def _size(xp: Any, sides: list[Side]) -> Any:
+    """The sum of the weights, or 1 if it is 0."""
+    total = sum(_sum(xp, w) for _, w in sides)
+    return xp.where(total == 0, xp.ones_like(total), total)
 
 
 def _held(w: Any) -> Any:
@@ -795,12 +802,12 @@ def _held(w: Any) -> Any:
     return w if w.dtype == bool else w > 0
 
 
-def _weighted(xp: Any, x: Any, w: Any) -> Any:
-    return xp.where(_held(w), x if w.dtype == bool else x * w, 0)  # inf * 0 is NaN
+def _times(x: Any, w: Any) -> Any:
+    return x if w.dtype == bool else x * w
 
 
-def _at_least_one(xp: Any, total: Any) -> Any:
-    return xp.where(total == 0, xp.ones_like(total), total)
+def _count(xp: Any, w: Any) -> Any:
+    return w.sum(-1, dtype=xp.int32)
 
 
 def _sum(xp: Any, x: Any) -> Any:
@@ -808,32 +815,33 @@ def _sum(xp: Any, x: Any) -> Any:
     if xp is np:
         return x.sum(-1, dtype=np.float64)
     if x.dtype == bool:
-        return x.sum(-1, dtype=jnp.int32).astype(jnp.float32)
+        return _count(jnp, x).astype(jnp.float32)
     width = math.isqrt(x.shape[-1]) + 1
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % width)])
     return lax.optimization_barrier(x.reshape(*x.shape[:-1], -1, width).sum(-1)).sum(-1)
 
 
-def _percentile(xp: Any, x: Any, w: Any, part: Fraction) -> Any:
+def _percentile(xp: Any, sides: list[Side], part: Fraction) -> Any:
     """NumPy's percentile of the distances; with areas, the least that holds that part of them."""
     if part == 1:
-        return xp.where(_held(w), x, 0).max(-1)
-    if w.dtype != bool:
-        return _least(xp, x, w, float(part) * _sum(xp, w))
-    last = w.sum(-1, dtype=xp.int32) - 1
+        return reduce(xp.maximum, [xp.where(_held(w), x, 0).max(-1) for x, w in sides])
+    if sides[0][1].dtype != bool:
+        return _least(xp, sides, float(part) * sum(_sum(xp, w) for _, w in sides))
+    last = sum(_count(xp, w) for _, w in sides) - 1
     whole, rest = last // part.denominator, last % part.denominator
     below = whole * part.numerator + rest * part.numerator // part.denominator
     between = (rest * part.numerator % part.denominator).astype(xp.float32) / part.denominator
-    low, high = (_least(xp, x, w, k) for k in (below + 1, xp.minimum(below + 2, last + 1)))
+    low, high = (_least(xp, sides, k) for k in (below + 1, xp.minimum(below + 2, last + 1)))
     return xp.where(high == low, low, low + (high - low) * between)
 
 
-def _least(xp: Any, x: Any, w: Any, enough: Any) -> Any:
+def _least(xp: Any, sides: list[Side], enough: Any) -> Any:
     """The least distance within which the weights sum to enough.
 
     Floats that are not negative are ordered as their 31 bits are, each of which is found in turn.
     """
     if xp is np:
+        x, w = (np.concatenate(leaves, -1) for leaves in zip(*sides))
         order = np.argsort(np.where(_held(w), x, np.inf), -1)
         x, w = (np.take_along_axis(leaf, order, -1) for leaf in (x, w))
         sums = np.cumsum(w, -1, dtype=np.int64 if w.dtype == bool else np.float64)
@@ -844,11 +852,11 @@ def _least(xp: Any, x: Any, w: Any, enough: Any) -> Any:
     def next_bit(k: Array, least: Array) -> Array:
         below = least + (1 << (30 - k)) - 1  # the largest with this bit 0
         limit = lax.bitcast_convert_type(below, jnp.float32)[..., None]
-        inside = jnp.where(x <= limit, w, jnp.zeros_like(w))
-        sums = inside.sum(-1, dtype=jnp.int32) if w.dtype == bool else _sum(jnp, inside)
+        inside = [jnp.where(x <= limit, w, jnp.zeros_like(w)) for x, w in sides]
+        sums = sum(_count(jnp, w) if w.dtype == bool else _sum(jnp, w) for w in inside)
         return jnp.where(sums >= enough, least, below + 1)
 
-    start = jnp.zeros_like(x[..., 0], jnp.int32)
+    start = jnp.zeros_like(sides[0][0][..., 0], jnp.int32)
     return lax.bitcast_convert_type(lax.fori_loop(0, 31, next_bit, start), jnp.float32)
 
 

@@ -381,4 +381,6 @@ def test_elements_at_the_border_of_where_are_none():
     where[:, 6:] = False
     for make in (jaxseg.surface_distances, on_grid):
         d = make(bar, bar, where=where, element_areas=True)
-        np.testing.assert_allclose(np.asarray(d.prediction_weights).sum(), 3 + 3 + 2 + 2**0.5, rtol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(d.prediction_weights).sum(), 3 + 3 + 2 + 2**0.5, rtol=1e-6
+        )
