@@ -145,7 +145,9 @@ def table(title: str) -> dict[str, list[str]]:
     part = PAGE.partition(f"\n## {title}\n")[2]
     block = re.search(r"(?:^\|.*\n)+", part, flags=re.MULTILINE)
     assert block
-    rows = [[cell.strip() for cell in line.strip("| \n").split("|")] for line in block[0].splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("| \n").split("|")] for line in block[0].splitlines()
+    ]
     return {row[0]: row[1:] for row in rows[2:]}
 
 
