@@ -142,7 +142,7 @@ def test_one_pixel_beside_another(inputs):
 
 def table(title: str) -> dict[str, list[str]]:
     """The rows of the first table under a title of ``docs/surface.md``, by their first cell."""
-    part = PAGE.partition(f"\n## {title}\n")[2]
+    part = PAGE.partition(f"# {title}\n")[2]
     block = re.search(r"(?:^\|.*\n)+", part, flags=re.MULTILINE)
     assert block
     rows = [
@@ -200,3 +200,22 @@ def test_table_of_empty_masks(tool):
 def recorded_or_error(peer: str, call: str) -> Any:
     value = PEERS[peer]["cases"][call]["value"]
     return [value] if isinstance(value, str) and "Error" in value else recorded(peer, call)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 1.0, 1.0), (3.0, 1.0, 1.0)], ids=str)
+def test_table_of_discs_and_balls(spacing):
+    """Concentric ones with radii of 15 and 30."""
+    ends = [round(33 / step) for step in spacing]
+    axes = [step * np.arange(-end, end + 1) for step, end in zip(spacing, ends, strict=True)]
+    radius = np.sqrt(sum(x**2 for x in np.meshgrid(*axes, indexing="ij")))
+    values = []
+    for element_areas in (False, True):
+        distances = jaxseg.surface_distances(
+            radius <= 30, radius <= 15, spacing=spacing, element_areas=element_areas
+        )
+        values.append(jaxseg.hausdorff_distance(distances).item())
+        values.append(jaxseg.average_surface_distance(distances).item())
+    shape = "disc" if len(spacing) == 2 else "ball"
+    line = [shape, ", ".join(f"{step:g}" for step in spacing), *(f"{x:.2f}" for x in values)]
+    assert f"| {' | '.join(line)} |" in PAGE
