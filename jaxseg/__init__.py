@@ -96,6 +96,16 @@ from jaxseg._skeleton import (
     topology_precision,
     topology_sensitivity,
 )
+from jaxseg._surface import (
+    SurfaceDistances,
+    average_surface_distance,
+    boundary_f_score,
+    boundary_iou,
+    edges,
+    hausdorff_distance,
+    surface_dice,
+    surface_distances,
+)
 from jaxseg._topology_losses import (
     cldice_loss,
     dice_cldice_loss,
@@ -221,4 +231,13 @@ __all__ = [
     "distance_transform",
     "signed_distance",
     "centre_distance",
+    # surfaces
+    "edges",
+    "SurfaceDistances",
+    "surface_distances",
+    "hausdorff_distance",
+    "average_surface_distance",
+    "surface_dice",
+    "boundary_f_score",
+    "boundary_iou",
 ]

@@ -47,6 +47,7 @@ ARRAYS = (  # no text
     "convert",
     "predict",
     "space",
+    "surface",
     "class weights",
 )
 
@@ -135,6 +136,15 @@ def a_counts(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
 
 def a_skeleton_counts(rng: np.random.Generator) -> tuple[jaxseg.SkeletonCounts]:
     return (jaxseg.SkeletonCounts(*(integers(rng, CLASSES) for _ in range(4))),)
+
+
+def a_surface(rng: np.random.Generator) -> tuple[jaxseg.SurfaceDistances]:
+    """Distances of surfaces of up to 14 elements, two images of which have none or one surface."""
+    distances = rng.integers(0, 40, (2, *MAP[:1], 14)).astype(np.float32) / 4
+    held = rng.random((2, *MAP[:1], 14)) < 0.7
+    held[:, 0] = held[0, 1] = False
+    distances[1, 1] = np.inf
+    return (jaxseg.SurfaceDistances(*distances, *held),)
 
 
 def counts_of_an_absent_class(rng: np.random.Generator) -> tuple[jaxseg.Counts]:
@@ -294,6 +304,7 @@ TERMS = {"dice_weight": 1.0, "ce_weight": 1.0}
 NO_WEIGHTS = {"class_weights": None, "ce_class_weights": None}
 EACH_OVERLAP = ({}, {"overlap": "squared"}, {"overlap": "minimum"})
 REQUIRED = Parameter.empty
+SIDES = ("max", "pooled", "mean", "directed")
 OF_COUNTS = [("", a_counts, {}), ("absent", counts_of_an_absent_class, {})]
 
 TABLE = {
@@ -733,6 +744,50 @@ TABLE = {
     "signed_distance": other("space", lambda rng: (ids(rng) == 0,)),
     "centre_distance": other(
         "space", lambda rng: (ids(rng) == 0, ids(rng) == 1), data=["predictions", "labels"]
+    ),
+    # surfaces
+    "edges": other("space", lambda rng: (ids(rng) == 0,)),
+    "surface_distances": other(
+        "surfaces",
+        lambda rng: (ids(rng) == 0, ids(rng) == 1),
+        defaults={"num_classes": None, "spacing": 1.0, "element_areas": False},
+        tested="test_surface.py::test_distances_are_those_of_scipy",
+    ),
+    "hausdorff_distance": Row(
+        "surface",
+        [("", a_surface, {})],
+        class_axes=0,
+        defaults={"percentile": 100.0, "method": "max"},
+        calls=[{"percentile": q, "method": m} for q in (95, 100) for m in SIDES],
+    ),
+    "average_surface_distance": Row(
+        "surface",
+        [("", a_surface, {})],
+        class_axes=0,
+        defaults={"method": "pooled"},
+        calls=[{"method": m} for m in SIDES[1:]],
+    ),
+    "surface_dice": Row(
+        "surface",
+        [("", a_surface, {"tolerance": 2.0})],
+        (0, 1),
+        class_axes=0,
+        defaults={"tolerance": REQUIRED, "method": "pooled"},
+        calls=[{}, {"method": "mean"}],
+    ),
+    "boundary_f_score": Row(
+        "surface",
+        [("", a_surface, {"tolerance": 2.0})],
+        (0, 1),
+        class_axes=0,
+        defaults={"tolerance": REQUIRED},
+    ),
+    "boundary_iou": other(
+        "surfaces",
+        lambda rng: (ids(rng) == 0, ids(rng) == 1),
+        options={"method": "distance", "width": 1.0},
+        defaults={"num_classes": None, "method": "erosion", "width": None, "spacing": 1.0},
+        tested="test_surface.py::test_boundary_iou_is_that_of_the_bands",
     ),
 }
 

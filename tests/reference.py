@@ -969,6 +969,77 @@ def centre_distance(predictions, labels, spacing=1.0):
     return np.linalg.norm((centres[0] - centres[1]) * per_axis(spacing, labels.ndim))
 
 
+# ---------------------------------------------------------------------------------- surfaces
+
+
+def edges(mask, where=None):
+    valid = np.ones(mask.shape, bool) if where is None else where
+    return mask & valid & ~ndimage.binary_erosion(mask | ~valid)
+
+
+def surface_distances(predictions, labels, spacing=1.0, where=None):
+    """Distances of the edge pixels of each mask to the other's, in two lists."""
+    surfaces = [edges(x, where) for x in (predictions, labels)]
+    return [
+        distance_transform(there, spacing)[here]
+        for here, there in zip(surfaces, surfaces[::-1], strict=True)
+    ]
+
+
+def of_sides(score, distances, method, one=inf):
+    """A score of each image, of both lists of its distances or of each by itself."""
+
+    def of_image(p, g, held_p, held_g):
+        sides = p[held_p], g[held_g]
+        empty = [not len(x) for x in sides]
+        if any(empty):
+            value = nan if all(empty) else one
+            return [value] * 2 if method == "directed" else value
+        if method == "pooled":
+            return score(np.concatenate(sides))
+        both = [score(x) for x in sides]
+        return {"directed": both, "max": max(both), "mean": np.mean(both)}[method]
+
+    leaves = [np.asarray(x) for x in distances]
+    images = leaves[0].shape[:-1]
+    found = [of_image(*(x[i] for x in leaves)) for i in np.ndindex(images)]
+    return np.reshape(found, images + (2,) * (method == "directed"))
+
+
+def hausdorff_distance(distances, percentile=100.0, method="max"):
+    return of_sides(lambda x: np.percentile(x, percentile), distances, method)
+
+
+def average_surface_distance(distances, method="pooled"):
+    return of_sides(np.mean, distances, method)
+
+
+def surface_dice(distances, tolerance, method="pooled"):
+    return of_sides(lambda x: np.mean(x <= tolerance), distances, method, one=0.0)
+
+
+def boundary_f_score(distances, tolerance):
+    p, g = np.moveaxis(
+        of_sides(lambda x: np.mean(x <= tolerance), distances, "directed", 0.0), -1, 0
+    )
+    return 2 * p * g / np.where(p + g == 0, 1, p + g)
+
+
+def boundary_iou(predictions, labels, width=None, spacing=1.0, where=None, method="distance"):
+    valid = np.ones(labels.shape, bool) if where is None else where
+    if method == "erosion":
+        width = width or max(1, round(0.02 * math.hypot(*labels.shape)))
+
+    def band(mask):
+        if method == "erosion":
+            square = np.ones((3, 3))
+            return mask & valid & ~ndimage.binary_erosion(mask | ~valid, square, width)
+        return mask & valid & (distance_transform(edges(mask, where), spacing) <= width)
+
+    p, g = band(predictions), band(labels)
+    return (p & g).sum() / (p | g).sum() if (p | g).any() else nan
+
+
 # The ring of a pixel, clockwise from the north.
 RING = {
     "N": (-1, 0), "NE": (-1, 1), "E": (0, 1), "SE": (1, 1),

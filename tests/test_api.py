@@ -34,6 +34,8 @@ DATA = {  # the positional arguments of each kind; all others are keyword-only
     "text": ["counts"],
     "class weights": ["counts"],
     "space": ["mask"],
+    "surfaces": ["predictions", "labels"],
+    "surface": ["distances"],
     "wrapper": ["loss"],
     "matrix": ["matrix"],
     "convert": ["matrix"],
@@ -56,6 +58,7 @@ NEEDED = {  # what every function of the kind has
     "compound": ["smooth", *LAST],
     "counts": ["zero_division"],
     "skeletons": ["num_classes", "spatial_axes", "where", "axis"],
+    "surfaces": ["num_classes", "spacing", "where"],
     "topology": ["zero_division"],
     "matrix": ["zero_division"],
     "moments": ["where", "axis"],
@@ -165,6 +168,8 @@ def test_arguments_have_agreed_names_and_order(name: str) -> None:
         last.remove("weights")
     if name == "check_labels":  # what it can check besides comes after
         last.append("predictions")
+    if name == "surface_distances":  # what the statistic holds comes after what it is of
+        last.append("element_areas")
     assert names[len(names) - len(last) :] == last
     # A loss with one number per class leaves the mean over the classes to the caller.
     weights = {argument for argument in names if "class_weights" in argument}

@@ -100,8 +100,11 @@ def test_scores_of_an_image(name, cells):
     mask = jnp.zeros((4, 5), bool).at[1:3, 1:4].set(True)
     for cell, (p, g, _) in zip(cells, MASKS, strict=False):
         pair = mask & bool(p), mask & bool(g)
-        if name == "centre_distance":
-            value = jaxseg.centre_distance(*pair)
+        if name in ("centre_distance", "boundary_iou"):
+            value = getattr(jaxseg, name)(*pair)
+        elif cases.TABLE[name].kind == "surface":
+            options = {"tolerance": 1.0} if name in ("surface_dice", "boundary_f_score") else {}
+            value = getattr(jaxseg, name)(jaxseg.surface_distances(*pair), **options)
         else:
             counts = jaxseg.skeleton_counts(*pair, num_classes=1, spatial_axes=(0, 1))
             value = getattr(jaxseg, name)(counts, zero_division=Z)
@@ -128,7 +131,9 @@ def test_every_score_has_its_row():
 
 
 def test_every_score_of_an_image_has_its_row():
-    assert_rows("score of an image", names_of("topology") | {"centre_distance"})
+    assert_rows(
+        "score of an image", names_of("topology", "surface") | {"centre_distance", "boundary_iou"}
+    )
 
 
 def test_every_region_loss_has_its_two_rows():

@@ -53,3 +53,41 @@ def test_rates_of_a_figure(number: int) -> None:
     }
     for name, score in scores.items():
         assert score(c).item() == pytest.approx(want[name], abs=0.05 if name == "plr" else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("star", ("p_pred", "p_ref")),
+        ("210_1", ("pred210_1", "ref210")),
+        ("210_2", ("pred210_2", "ref210")),
+        ("5c", ("pred5c", "ref5c")),
+    ],
+)
+def test_surface_distances_of_a_figure(row: str, names: tuple[str, str]) -> None:
+    """Each to the digits that are stated."""
+    p, g = figure(*names)
+    distances = jaxseg.surface_distances(p, g)
+    c = jaxseg.counts(p, g, num_classes=1)
+    scores = {
+        "dsc": lambda: jaxseg.dice(c),
+        "iou": lambda: jaxseg.iou(c),
+        "hd": lambda: jaxseg.hausdorff_distance(distances),
+        "hd95": lambda: jaxseg.hausdorff_distance(distances, percentile=95),
+        "hd95_max_of_directed": lambda: jaxseg.hausdorff_distance(distances, percentile=95),
+        "assd": lambda: jaxseg.average_surface_distance(distances),
+        "masd": lambda: jaxseg.average_surface_distance(distances, method="mean"),
+        "nsd@1": lambda: jaxseg.surface_dice(distances, tolerance=1.0),
+        "nsd@2": lambda: jaxseg.surface_dice(distances, tolerance=2.0),
+    }
+    want = stated(row)
+    got = {name: scores[name]().item() for name in want}
+    assert got == pytest.approx(want, abs=0.0051)
+
+
+def test_boundary_iou_of_a_figure() -> None:
+    """MetricsReloaded takes pixels nearer than the distance to an edge."""
+    want = stated("212")
+    for distance, width in ((1, 0.0), (2, 1.5)):
+        score = jaxseg.boundary_iou(*figure("pred212", "ref212"), method="distance", width=width)
+        assert score.item() == pytest.approx(want[f"boundary_iou@{distance}"], abs=want["atol"])
