@@ -394,7 +394,7 @@ def boundary_iou(
       >>> jaxseg.boundary_iou(predictions, labels).item()
       0.5882
       >>> jaxseg.boundary_iou(predictions, labels, method="distance", width=1.0).item()
-      0.75
+      0.7692
 
     References:
       B. Cheng et al., "Boundary IoU: improving object-centric image segmentation evaluation", 2021.
@@ -599,9 +599,14 @@ def _of_pair(
     masks = [mask_of(x[box]) for x in maps]
     of_mask = _edges if area is None else elements
     held = [of_mask(x, where, np) for x in masks]
-    surfaces = [np.argwhere(x).astype(np.int32) for x in held]
+    surfaces = [_points(x != 0) for x in held]
     weights = [x[x != 0] if area is None else area[x[x != 0]].astype(np.float32) for x in held]
     return [*_nearest(surfaces, spacings), *weights]
+
+
+def _points(held: np.ndarray) -> Points:
+    places = np.unravel_index(np.flatnonzero(held), held.shape)  # much faster than argwhere
+    return np.stack(places, -1).astype(np.int32)
 
 
 def _nearest(surfaces: Sequence[Points], spacings: Spacings) -> list[np.ndarray]:
