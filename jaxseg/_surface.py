@@ -673,22 +673,25 @@ def _cheapest_box(surfaces: Sequence[Points]) -> Box | None:
 def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
     """A shape that holds a box: one that is compiled already, unless it is far too large.
 
-    The more shapes there are, the larger the boxes of a new one, so that a data set of any sizes
-    needs few.
+    The first four shapes are those of their boxes, rounded up. From then on a shape has room for
+    all boxes before it, and is at least a quarter as thick as it is long, so that a data set of any
+    sizes needs few shapes.
     """
     shapes = [shape for shape in _boxes if len(shape) == len(extent)]
-    fits = [s for s in shapes if all(a >= b for a, b in zip(s, extent))]
+    fits = [s for s in shapes if all(a >= b for a, b in zip(s, extent, strict=True))]
     nearest = min(fits, key=math.prod, default=None)
-    most = math.prod(extent) * (2 ** (1 + len(shapes) / 2) if len(shapes) < 6 else math.inf)
+    most = math.prod(extent) * (2 ** (1 + len(shapes) / 2) if len(shapes) < 4 else math.inf)
     if nearest is not None and math.prod(nearest) <= max(2**15, most):
         return nearest
-    if len(shapes) < 3:
-        shape = tuple(-(-n // 16) * 16 for n in extent)
+    power = [max(16, 1 << (n - 1).bit_length()) for n in extent]
+    if len(shapes) < 4:
+        shape = tuple(p if n > p * 3 // 4 else p * 3 // 4 for n, p in zip(extent, power))
     else:
-        longest = 1 << (max(extent) - 1).bit_length()
-        longest = longest if max(extent) > longest * 3 // 4 else longest * 3 // 4
-        few = len(shapes) < 4
-        shape = tuple(longest // 2 if few and 2 * n <= longest else longest for n in extent)
+        room = [max(s[axis] for s in shapes) for axis in range(len(extent))]
+        least = max(room + power) // (4 if len(shapes) < 7 else 1)
+        shape = tuple(
+            max(r if r >= n else p, least) for r, n, p in zip(room, extent, power, strict=True)
+        )
     _boxes.append(shape)
     return shape
 

@@ -261,13 +261,16 @@ def test_a_far_speck_is_compared_and_widens_no_box(kind, spacing, monkeypatch):
 
 def test_volumes_of_a_hundred_sizes_need_eight_shapes(monkeypatch):
     """In any order; what they hold is as in ``test_distances_are_those_of_scipy``."""
-    for low, high in ((5, 40), (20, 160), (60, 160), (100, 256)):
-        sizes = np.random.default_rng(low).integers(low, high, (100, 3))
+    slabs = ([200, 200, 8], [512, 512, 40])  # as of computed tomography
+    for low, high in ((5, 40), (20, 160), (60, 160), (100, 256), slabs):
+        sizes = np.random.default_rng(7).integers(low, high, (100, 3))
         for ordered in (sizes, sizes[np.argsort(sizes.prod(1))], sizes[np.argsort(-sizes.prod(1))]):
             monkeypatch.setattr(_surface, "_boxes", [])
             for extent in ordered.tolist():
                 shape = _surface._compiled_shape(tuple(extent))
                 assert all(n >= size for n, size in zip(shape, extent, strict=True))
+                if (low, high) == slabs:
+                    assert shape[2] <= 128  # thin as they are
             assert len(_surface._boxes) <= 8
 
 
