@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import surface_distance as sd
-from surface_distance import lookup_tables
 
 
 def ellipsoids(spacing):
@@ -23,6 +21,8 @@ def ellipsoids(spacing):
 
 
 def areas(ndim, spacing):
+    from surface_distance import lookup_tables
+
     kernel, table = {
         2: (
             lookup_tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL,
@@ -40,6 +40,8 @@ def areas(ndim, spacing):
 
 
 def scores(spacing):
+    import surface_distance as sd
+
     p, g = ellipsoids(spacing)
     d = sd.compute_surface_distances(g, p, spacing)  # the truth comes first
     of_g, of_p = sd.compute_average_surface_distance(d)
