@@ -685,8 +685,7 @@ def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
         return nearest
     power = [max(16, 1 << (n - 1).bit_length()) for n in extent]
     if len(shapes) < 4:
-        steps = [16 if len(shapes) < 2 else p // 4 for p in power]
-        shape = tuple(-(-n // step) * step for n, step in zip(extent, steps, strict=True))
+        shape = tuple(-(-n // 16) * 16 for n in extent)
     else:
         room = [max(s[axis] for s in shapes) for axis in range(len(extent))]
         least = max(room + power) // (4 if len(shapes) < 7 else 1)

@@ -55,6 +55,12 @@ class DistanceCase(NamedTuple):
     mask: str  # a key of MASKS
 
 
+class SurfaceCase(NamedTuple):
+    shape: tuple[int, ...]
+    size: int
+    mask: str  # a key of PAIRS
+
+
 LOSS_CASES = [
     *(LossCase((4, 256, 256, c)) for c in (1, 2, 4, 11, 19, 32)),
     *(LossCase((2, 128, 128, c)) for c in (117, 150)),
@@ -99,6 +105,28 @@ DISTANCE_CASES = [
     for mask in MASKS
 ]
 QUICK_DISTANCE_CASES = [DistanceCase((12, 12, 12), "edge of a ball")]
+
+# Pairs of masks, of which the first is the prediction; a size is a diameter.
+PAIRS: dict[str, Callable[[tuple[int, ...], int], tuple[np.ndarray, np.ndarray]]] = {
+    "two organs": lambda shape, size: (organ(shape, 0.97 * size, 3), organ(shape, size, 0)),
+    "and a far speck": lambda shape, size: (
+        organ(shape, 0.97 * size, 3) | (np.arange(math.prod(shape)).reshape(shape) == 1),
+        organ(shape, size, 0),
+    ),
+    "half of it missed": lambda shape, size: (
+        organ(shape, size, 0) & (np.indices(shape)[0] < shape[0] // 2),
+        organ(shape, size, 0),
+    ),
+    "all against one pixel": lambda shape, _: (
+        np.ones(shape, bool),
+        np.arange(math.prod(shape)).reshape(shape) == math.prod(shape) // 2,
+    ),
+}
+SURFACE_CASES = [
+    *(SurfaceCase((224, 224, 224), size, "two organs") for size in (64, 100, 160)),
+    *(SurfaceCase((224, 224, 224), 160, pair) for pair in list(PAIRS)[1:]),
+]
+QUICK_SURFACE_CASES = [SurfaceCase((12, 12, 12), 6, "two organs")]
 
 STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
@@ -320,11 +348,12 @@ def check(case: Any, tasks: dict[str, Steps], value: Callable[[Any], Any], rtol:
 
 
 def distance(rounds: int, quick: bool) -> Rows:
-    """The distance transform of a mask."""
+    """The distance transform of a mask, and the surface scores of two."""
+    masks = QUICK_DISTANCE_CASES if quick else DISTANCE_CASES
+    pairs = QUICK_SURFACE_CASES if quick else SURFACE_CASES
     return [
-        row
-        for case in (QUICK_DISTANCE_CASES if quick else DISTANCE_CASES)
-        for row in distance_rows(case, rounds)
+        *(row for case in masks for row in distance_rows(case, rounds)),
+        *(row for case in pairs for row in surface_rows(case, rounds)),
     ]
 
 
@@ -350,6 +379,44 @@ def distance_rows(case: DistanceCase, rounds: int) -> Rows:
         **case._asdict(),
         pixels=mask.size,
     )
+
+
+def surface_rows(case: SurfaceCase, rounds: int) -> Rows:
+    print(case, file=sys.stderr)
+    p, g = PAIRS[case.mask](case.shape, case.size)
+
+    def scores() -> list[float]:
+        d = jaxseg.surface_distances(p, g)
+        return [
+            jaxseg.hausdorff_distance(d, percentile=95).item(),
+            jaxseg.average_surface_distance(d).item(),
+            jaxseg.surface_dice(d, tolerance=2.0).item(),
+        ]
+
+    tasks: dict[str, Steps] = {
+        "HD95, ASSD and surface Dice": {"jaxseg": host_step(scores), **peers.surface_steps(p, g)}
+    }
+    check(case, tasks, lambda x: x[0], rtol=1e-4)  # one peer computes HD95 alone
+    return rows_of(
+        tasks,
+        baseline=jax_step(jnp.copy, jnp.ones(case.shape, jnp.float32)),
+        baseline_bytes=8 * p.size,
+        moved_bytes=2 * p.nbytes,
+        input_bytes=2 * p.nbytes,
+        rounds=rounds,
+        family="distance",
+        **case._asdict(),
+        pixels=p.size,
+    )
+
+
+def organ(shape: tuple[int, ...], size: float, shift: int) -> np.ndarray:
+    """An ellipsoid whose axes are a little shorter, one after the other."""
+    index = np.indices(shape, np.float32)
+    radii = [size / 2 * (1 - 0.1 * axis) for axis in range(len(shape))]
+    steps = [(x - n // 2 - shift) / r for x, n, r in zip(index, shape, radii, strict=True)]
+    inside: np.ndarray = sum(step**2 for step in steps) <= 1
+    return inside
 
 
 def from_centre(shape: tuple[int, ...]) -> np.ndarray:

@@ -97,7 +97,8 @@ def cases(rows: list[Row]) -> dict[str, dict[str, Row]]:
 def case_label(row: Row) -> str:
     shape = f"`{list(row['shape'])}`"
     if row["family"] == "distance":
-        return f"{shape}, {row['mask']}"
+        size = f", {row['size']} long" if "size" in row else ""
+        return f"{shape}, {row['mask']}{size}"
     if row["family"] != "loss":
         shape += f", {row['classes']} classes"
     if row["family"] == "evaluation":
