@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial, reduce
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -474,7 +475,7 @@ def _is_known(x: Array) -> bool:
 # ---------------------------------------------------------------------------------- surfaces
 
 
-def _edges(mask: Any, where: Any = None, xp: Any = jnp) -> Any:
+def _edges(mask: Leaf, where: Leaf = None, xp: ModuleType = jnp) -> Leaf:
     """Pixels of a mask with a valid neighbour outside it; those of no image are outside."""
     inside = xp.pad(mask if where is None else mask | ~where, 1)
     middle = (slice(1, -1),) * mask.ndim
@@ -598,7 +599,7 @@ def _of_pair(
     where = None if valid is None else _as_bools(valid[box])
     masks = [mask_of(x[box]) for x in maps]
     of_mask = _edges if area is None else elements
-    held = [of_mask(x, where, np) for x in masks]
+    held: list[np.ndarray] = [np.asarray(of_mask(x, where, np)) for x in masks]
     surfaces = [_points(x != 0) for x in held]
     weights = [x[x != 0] if area is None else area[x[x != 0]].astype(np.float32) for x in held]
     return [*_nearest(surfaces, spacings), *weights]
@@ -724,7 +725,7 @@ def _compare(p: Points, g: Points, spacings: Spacings) -> tuple[np.ndarray, np.n
 # ---------------------------------------------------------------------------------- scores
 
 
-def _run(score: Callable[..., Any], d: SurfaceDistances, *args: Any, **static: Any) -> Array:
+def _run(score: Callable[..., Leaf], d: SurfaceDistances, *args: Leaf, **static: Leaf) -> Array:
     """A score of NumPy's leaves by NumPy, which compiles nothing, and of JAX's in one program."""
     if all(isinstance(x, np.ndarray) for x in (*d, *args)):
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -734,14 +735,14 @@ def _run(score: Callable[..., Any], d: SurfaceDistances, *args: Any, **static: A
 
 @partial(jax.jit, static_argnames=("score", "static"))
 def _run_jitted(
-    d: SurfaceDistances, *args: Array, score: Callable[..., Any], static: tuple[tuple[str, Any]]
+    d: SurfaceDistances, *args: Array, score: Callable[..., Leaf], static: tuple[tuple[str, Leaf]]
 ) -> Array:
     leaves = [jnp.asarray(x) for x in d]
     value: Array = score(jnp, SurfaceDistances(*leaves), *args, **dict(static))
     return value.astype(jnp.float32)
 
 
-Side = tuple[Any, Any]  # distances and weights of one direction
+Side = tuple[Leaf, Leaf]  # distances and weights of one direction
 
 
 def _sides(d: SurfaceDistances) -> list[Side]:
@@ -749,8 +750,12 @@ def _sides(d: SurfaceDistances) -> list[Side]:
 
 
 def _of_sides(
-    xp: Any, d: SurfaceDistances, score: Callable[[list[Side]], Any], method: str, one: float
-) -> Any:
+    xp: ModuleType,
+    d: SurfaceDistances,
+    score: Callable[[list[Side]], Leaf],
+    method: str,
+    one: float,
+) -> Leaf:
     """A score of both directions together, or of each: their mean, the larger, or both.
 
     NaN where both surfaces are empty, ``one`` where one of them is.
@@ -758,7 +763,7 @@ def _of_sides(
     sides = _sides(d)
     empty = [~_held(w).any(-1) for _, w in sides]
 
-    def or_empty(value: Any) -> Any:
+    def or_empty(value: Leaf) -> Leaf:
         value = xp.where(empty[0] | empty[1], one, value)
         return xp.where(empty[0] & empty[1], math.nan, value)
 
@@ -770,55 +775,55 @@ def _of_sides(
     return (p + g) / 2 if method == "mean" else xp.maximum(p, g)
 
 
-def _hausdorff(xp: Any, d: SurfaceDistances, part: Fraction, method: str) -> Any:
+def _hausdorff(xp: ModuleType, d: SurfaceDistances, part: Fraction, method: str) -> Leaf:
     return _of_sides(xp, d, lambda sides: _percentile(xp, sides, part), method, math.inf)
 
 
-def _average(xp: Any, d: SurfaceDistances, method: str) -> Any:
-    def mean(sides: list[Side]) -> Any:
+def _average(xp: ModuleType, d: SurfaceDistances, method: str) -> Leaf:
+    def mean(sides: list[Side]) -> Leaf:
         total = sum(_sum(xp, xp.where(_held(w), _times(x, w), 0)) for x, w in sides)
         return total / _size(xp, sides)
 
     return _of_sides(xp, d, mean, method, math.inf)
 
 
-def _surface_dice(xp: Any, d: SurfaceDistances, tolerance: Any, method: str) -> Any:
+def _surface_dice(xp: ModuleType, d: SurfaceDistances, tolerance: Leaf, method: str) -> Leaf:
     return _of_sides(xp, d, lambda sides: _part_within(xp, sides, tolerance), method, 0.0)
 
 
-def _boundary_f_score(xp: Any, d: SurfaceDistances, tolerance: Any) -> Any:
+def _boundary_f_score(xp: ModuleType, d: SurfaceDistances, tolerance: Leaf) -> Leaf:
     both = _of_sides(xp, d, lambda sides: _part_within(xp, sides, tolerance), "directed", 0.0)
     p, g = both[..., 0], both[..., 1]
     return 2 * p * g / xp.where(p + g == 0, 1, p + g)
 
 
-def _part_within(xp: Any, sides: list[Side], tolerance: Any) -> Any:
+def _part_within(xp: ModuleType, sides: list[Side], tolerance: Leaf) -> Leaf:
     """The part of a surface that is within a tolerance of the other."""
     limit = tolerance[..., None]
     within = sum(_sum(xp, xp.where(x <= limit, w, xp.zeros_like(w))) for x, w in sides)
     return within / _size(xp, sides)
 
 
-def _size(xp: Any, sides: list[Side]) -> Any:
+def _size(xp: ModuleType, sides: list[Side]) -> Leaf:
     """The sum of the weights, or 1 if it is 0."""
     total = sum(_sum(xp, w) for _, w in sides)
     return xp.where(total == 0, xp.ones_like(total), total)
 
 
-def _held(w: Any) -> Any:
+def _held(w: Leaf) -> Leaf:
     """Whether each place holds an element."""
     return w if w.dtype == bool else w > 0
 
 
-def _times(x: Any, w: Any) -> Any:
+def _times(x: Leaf, w: Leaf) -> Leaf:
     return x if w.dtype == bool else x * w
 
 
-def _count(xp: Any, w: Any) -> Any:
+def _count(xp: ModuleType, w: Leaf) -> Leaf:
     return w.sum(-1, dtype=xp.int32)
 
 
-def _sum(xp: Any, x: Any) -> Any:
+def _sum(xp: ModuleType, x: Leaf) -> Leaf:
     """Sums along the last axis as floats: of bools exact, of floats in short chains."""
     if xp is np:
         return x.sum(-1, dtype=np.float64)
@@ -829,13 +834,13 @@ def _sum(xp: Any, x: Any) -> Any:
     return lax.optimization_barrier(x.reshape(*x.shape[:-1], -1, width).sum(-1)).sum(-1)
 
 
-def _percentile(xp: Any, sides: list[Side], part: Fraction) -> Any:
+def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
     """NumPy's percentile of the distances; with areas, the least that holds that part of them."""
     if part == 1:
         return reduce(xp.maximum, [xp.where(_held(w), x, 0).max(-1) for x, w in sides])
     if sides[0][1].dtype != bool:
         return _least(xp, sides, float(part) * sum(_sum(xp, w) for _, w in sides))
-    last = sum(_count(xp, w) for _, w in sides) - 1
+    last = reduce(xp.add, [_count(xp, w) for _, w in sides]) - 1
     whole, rest = last // part.denominator, last % part.denominator
     below = whole * part.numerator + rest * part.numerator // part.denominator
     between = (rest * part.numerator % part.denominator).astype(xp.float32) / part.denominator
@@ -843,7 +848,7 @@ def _percentile(xp: Any, sides: list[Side], part: Fraction) -> Any:
     return xp.where(high == low, low, low + (high - low) * between)
 
 
-def _least(xp: Any, sides: list[Side], enough: Any) -> Any:
+def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
     """The least distance within which the weights sum to enough.
 
     Floats that are not negative are ordered as their 31 bits are, each of which is found in turn.
