@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxseg._activations import LEAST, Names
 from jaxseg._checks import at_least_float32
 from jaxseg._kernels.forms import class_kernel
+from jaxseg._labels import membership
 from jaxseg._sharding import Cut, on_shards, placed_as
 
 Forms = dict[str, Callable[..., tuple[Array, Array]]]
@@ -119,6 +120,5 @@ def _has_class(ids: Array, classes: int) -> Array:
 def _is_class(ids: Array, like: Array, first: int | Array) -> Array:
     """Whether the pixel's class is each of those of ``like``, whose first one is given."""
     spec = jax.typeof(like).sharding.spec
-    classes = lax.broadcasted_iota(jnp.int32, like.shape, like.ndim - 1) + first
-    ids = placed_as(ids.astype(jnp.int32), P(*spec[:-1]))
-    return ids[..., None] == placed_as(classes, spec)
+    truth = membership(placed_as(ids, P(*spec[:-1])), like.shape[-1], first=first)
+    return placed_as(truth, spec)

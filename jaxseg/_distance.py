@@ -142,12 +142,7 @@ def centre_distance(predictions: ArrayLike, labels: ArrayLike, *, spacing: Spaci
       MetricsReloaded returns -1 where a mask is empty, so that a missed object improves its mean.
     """
     p, g = check_mask(predictions, "predictions"), check_mask(labels, "labels")
-    if p.shape != g.shape:
-        raise ValueError(
-            f"predictions and labels must have the same shape, got {p.shape} and {g.shape}."
-        )
-    if p.size >= 2**31:
-        raise ValueError(f"A mask must have fewer than 2**31 pixels; got shape {p.shape}.")
+    check_pair(p, g)
     return _centre_distance(p, g, axis_spacings(spacing, p.ndim))
 
 
@@ -477,6 +472,16 @@ def _root(squares: Array) -> Array:
     remainder = (squares - whole * whole).astype(jnp.float32)
     divisor = whole.astype(jnp.float32) + root
     return whole.astype(jnp.float32) + remainder / jnp.where(divisor == 0, 1, divisor)
+
+
+def check_pair(p: Array, g: Array) -> None:
+    """Check that two masks are of one shape, and not too large to count in int32."""
+    if p.shape != g.shape:
+        raise ValueError(
+            f"predictions and labels must have the same shape, got {p.shape} and {g.shape}."
+        )
+    if p.size >= 2**31:
+        raise ValueError(f"A mask must have fewer than 2**31 pixels; got shape {p.shape}.")
 
 
 def check_mask(mask: ArrayLike, name: str = "mask") -> Array:

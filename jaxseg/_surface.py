@@ -22,7 +22,14 @@ from jax.typing import ArrayLike
 
 from jaxseg import _checks
 from jaxseg._arithmetic import Leaf
-from jaxseg._distance import Spacing, Spacings, axis_spacings, check_mask, distances_along
+from jaxseg._distance import (
+    Spacing,
+    Spacings,
+    axis_spacings,
+    check_mask,
+    check_pair,
+    distances_along,
+)
 from jaxseg._labels import membership
 from jaxseg._sharding import placed_as, uncut
 from jaxseg._surface_elements import areas, elements
@@ -439,12 +446,7 @@ def _checked(
             )
         if x.ndim == 0 or x.size == 0:
             raise ValueError(f"{name} must be [*space] and not empty, got shape {x.shape}.")
-    if p.shape != g.shape:
-        raise ValueError(
-            f"predictions and labels must have the same shape, got {p.shape} and {g.shape}."
-        )
-    if p.size >= 2**31:
-        raise ValueError(f"A mask must have fewer than 2**31 pixels; got shape {p.shape}.")
+    check_pair(p, g)
     return p, g, _checks.check_where(where, p.shape)
 
 
