@@ -846,15 +846,16 @@ def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
     whole, rest = last // part.denominator, last % part.denominator
     below = whole * part.numerator + rest * part.numerator // part.denominator
     between = (rest * part.numerator % part.denominator).astype(xp.float32) / part.denominator
-    low, high = (_least(xp, sides, k) for k in (below + 1, xp.minimum(below + 2, last + 1)))
+    low = _least(xp, sides, below + 1)
+    limit = low[..., None]
+    as_low = reduce(xp.add, [_count(xp, w & (x <= limit)) for x, w in sides])
+    above = reduce(xp.minimum, [xp.where(w & (x > limit), x, math.inf).min(-1) for x, w in sides])
+    high = xp.where(as_low >= xp.minimum(below + 2, last + 1), low, above)
     return xp.where(high == low, low, low + (high - low) * between)
 
 
 def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
-    """The least distance within which the weights sum to enough.
-
-    Floats that are not negative are ordered as their 31 bits are, each of which is found in turn.
-    """
+    """The least distance within which the weights sum to enough."""
     if xp is np:
         x, w = (np.concatenate(leaves, -1) for leaves in zip(*sides))
         order = np.argsort(np.where(_held(w), x, np.inf), -1)
@@ -864,15 +865,34 @@ def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
         place = np.minimum(place, x.shape[-1] - 1)
         return np.take_along_axis(x, place[..., None], -1)[..., 0]
 
-    def next_bit(k: Array, least: Array) -> Array:
-        below = least + (1 << (30 - k)) - 1  # the largest with this bit 0
-        limit = lax.bitcast_convert_type(below, jnp.float32)[..., None]
-        inside = [jnp.where(x <= limit, w, jnp.zeros_like(w)) for x, w in sides]
-        sums = sum(_count(jnp, w) if w.dtype == bool else _sum(jnp, w) for w in inside)
-        return jnp.where(sums >= enough, least, below + 1)
+    # A GPU takes all sums of a pass at once, which a CPU would take one by one.
+    by_platform = {"cpu": partial(_least_of_bits, 1), "default": partial(_least_of_bits, 3)}
+    least: Array = lax.platform_dependent(sides, enough, **by_platform)
+    return least
 
-    start = jnp.zeros_like(sides[0][0][..., 0], jnp.int32)
-    return lax.bitcast_convert_type(lax.fori_loop(0, 31, next_bit, start), jnp.float32)
+
+def _least_of_bits(digit_bits: int, sides: list[Side], enough: Array) -> Array:
+    """Floats that are not negative are ordered as the integers of their 31 bits are.
+
+    The digits of the least one are found in turn.
+    """
+    bits = [(lax.bitcast_convert_type(x, jnp.int32), w) for x, w in sides]
+
+    def next_digit(k: Array, least: Array) -> Array:
+        size = 1 << jnp.maximum(31 - digit_bits * (k + 1), 0)
+
+        def is_larger(digit: int) -> Array:
+            limit = (least + digit * size)[..., None]
+            inside = [jnp.where(x < limit, w, jnp.zeros_like(w)) for x, w in bits]
+            sums = [_count(jnp, w) if w.dtype == bool else _sum(jnp, w) for w in inside]
+            return reduce(jnp.add, sums) < enough
+
+        digits = range(1, 2**digit_bits)
+        return least + size * reduce(jnp.add, [is_larger(d).astype(jnp.int32) for d in digits])
+
+    start = jnp.zeros_like(bits[0][0][..., 0])
+    least = lax.fori_loop(0, -(-31 // digit_bits), next_digit, start)
+    return lax.bitcast_convert_type(least, jnp.float32)
 
 
 # ---------------------------------------------------------------------------------- boundary IoU

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,8 +19,10 @@ from jax.experimental.pallas import triton
 from jaxseg._kernels.gpu import DEPRECATION
 from jaxseg._kernels.tiles import result
 
-TILE = 64  # rows, and lines side by side, of a program
-WARPS = 4
+# Fastest on an H200 with JAX 0.11, for all of 128 and 256 pixels cubed.
+ROWS, LINES = 32, 64  # of a program's tile
+WARPS = 2
+OFFERS = 4  # rows that are offered to the tile in each turn of the loop
 LEAST_LINES = 32  # side by side, for which an array is read as it lies
 
 Ref = Any  # a reference to a block in the GPU's memory
@@ -40,7 +42,7 @@ def _least(squares: Array, step: Array | None, interpret: bool) -> Array:
     # Here, since filters that are set later, as tests do, go before those set at import.
     warnings.filterwarnings("ignore", DEPRECATION, DeprecationWarning)
     before, n, after = squares.shape
-    rows, lines = (min(TILE, pl.next_power_of_2(size)) for size in (n, after))
+    rows, lines = min(ROWS, pl.next_power_of_2(n)), min(LINES, pl.next_power_of_2(after))
     steps = [] if step is None else [step.reshape(1)]
     minima: Array = pl.pallas_call(
         partial(_kernel, n, after),
@@ -72,5 +74,10 @@ def _kernel(n: int, after: int, squares_ref: Ref, *refs: Ref) -> None:
         square = away * away if step is None else (away.astype(dtype) * step) ** 2
         return jnp.minimum(minima, row[None] + square[:, None])
 
-    minima = lax.fori_loop(0, n, offer, jnp.full((rows, lines), far, dtype))
+    def offer_some(k: Array, minima: Array) -> Array:
+        return reduce(lambda m, j: offer(k * OFFERS + j, m), range(OFFERS), minima)
+
+    minima = jnp.full((rows, lines), far, dtype)
+    minima = lax.fori_loop(0, n // OFFERS, offer_some, minima)
+    minima = reduce(lambda m, j: offer(jnp.int32(j), m), range(n - n % OFFERS, n), minima)
     triton.store(minima_ref, minima, mask=(i < n)[:, None] & inside[None])

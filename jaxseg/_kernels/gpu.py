@@ -4,10 +4,10 @@ A program of the kernel takes a tile of pixels. Forward it writes the tile's sum
 backward it computes the probabilities again, differentiates the terms and writes the gradient. So
 no array as large as the logits is kept, and the order of the additions never changes.
 
-Small tiles are fastest: about 32 numbers per thread (seen on an H200 with JAX 0.11). But with many
-classes the sums of a small tile are not small beside it, so forward the tiles have more pixels, and
-more threads. A row of lanes must be a power of two, so the classes are cut into pieces that waste
-few lanes: 19 classes take 16 + 4 lanes.
+Small tiles are fastest, each of one warp and about 32 numbers per thread (seen on an H200 with JAX
+0.11; for 117 classes, forward tiles of 64 pixels and 8 warps took twice as long). A row of lanes
+must be a power of two, so the classes are cut into pieces that waste few lanes: 19 classes take
+16 + 4 lanes.
 
 The kernel is written for Pallas's Triton backend, which JAX deprecates from 0.11 on. All that is
 Triton's is in this file. Where the backend is missing, the plain form takes the kernel's place.
@@ -15,6 +15,7 @@ Triton's is in this file. Where the backend is missing, the plain form takes the
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
@@ -31,8 +32,8 @@ from jaxseg._kernels import plain
 from jaxseg._kernels.plain import Gradients, Inputs, Pixel, PixelSum, Sums
 from jaxseg._kernels.tiles import are_served, kind_of, merged, result, split_sums
 
-ELEMENTS = 2**10  # of a tile: pixels times lanes, for each warp of 32 threads
-LEAST_PIXELS = 16  # of a tile
+ELEMENTS = 2**10  # of a tile: pixels times lanes
+LEAST_FORWARD, LEAST_BACKWARD = 16, 8  # pixels of a tile; forward, each tile writes its sums
 DEPRECATION = "The Pallas Triton backend is deprecated"
 
 Ref = Any  # a reference to a block in the GPU's memory
@@ -63,7 +64,6 @@ class Plan(NamedTuple):
     width: int  # scores per pixel
     classes: int  # two for one score of two classes
     tile: int  # pixels of a program
-    warps: int
     dense: bool  # whether the labels have a class axis
     where: str  # "" for none, "pixels", or "classes" if it has a class axis
     weights: str
@@ -156,10 +156,11 @@ def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
     """How the sum is cut into programs."""
     lengths, summed = merged(inputs.scores.shape[:-1], what.axes)
     width = inputs.scores.shape[-1]
-    lanes = pl.next_power_of_2(width)
-    pixels = max(LEAST_PIXELS, ELEMENTS // lanes)
-    if is_forward and lanes > 8:
-        pixels = max(4 * LEAST_PIXELS, 2 * ELEMENTS // lanes)
+    if is_forward:
+        lanes = sum(piece.lanes for piece in pieces_of(width))
+        pixels = max(LEAST_FORWARD, 2 ** round(math.log2(ELEMENTS / lanes)))
+    else:
+        pixels = max(LEAST_BACKWARD, ELEMENTS // pl.next_power_of_2(width))
     return Plan(
         what,
         lengths,
@@ -167,7 +168,6 @@ def plan_of(what: PixelSum, inputs: Inputs, *, is_forward: bool) -> Plan:
         width,
         classes=2 if what.activation == "two classes" else width,
         tile=min(pixels, pl.next_power_of_2(lengths[-1])),
-        warps=max(1, pixels * lanes // ELEMENTS) if is_forward else 2 if lanes == 32 else 1,
         dense=inputs.labels.ndim == inputs.scores.ndim,
         where=kind_of(inputs.where, inputs),
         weights=kind_of(inputs.weights, inputs),
@@ -216,7 +216,7 @@ def neg_log_p_of_class(logits: Array, ids: Array, interpret: bool = False) -> tu
 def _options(plan: Plan, interpret: bool) -> dict[str, Any]:
     # Here, since filters that are set later, as tests do, go before those set at import.
     warnings.filterwarnings("ignore", DEPRECATION, DeprecationWarning)
-    params = triton.CompilerParams(num_warps=plan.warps, num_stages=1)
+    params = triton.CompilerParams(num_warps=1, num_stages=1)
     return {"interpret": interpret, "compiler_params": params}
 
 

@@ -51,7 +51,7 @@ if "$python" -c "import xdist" 2> /dev/null; then parallel=(-n "$workers"); fi
 
 part values 38 "$python" -m tests.device.values --out "$OUT/values.jsonl" --workers "$workers" "${quick[@]}"
 part timing 70 "$python" -m tests.device.timing --out "$OUT/timing.jsonl" "${quick[@]}"
-part tests 97 "$python" -m pytest -q "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
+part tests 97 "$python" -m pytest -q -p no:benchmark "${parallel[@]}" --junitxml "$OUT/pytest.xml" \
   --continue-on-collection-errors -k "not ($several or temporaries or $python_alone)" "${tests[@]}"
 "$python" -m tests.device.report "$OUT"
 status=$?

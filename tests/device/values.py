@@ -45,6 +45,10 @@ MAY_DIFFER = 2e-3  # of the numbers
 MOST_SECONDS = 100  # of a row; then its process ends
 WORKER = [sys.executable, "-m", "tests.device.values", "--work"]
 
+OTHER_KINDS = (
+    *("convert", "predict", "moments", "spread", "space", "surface", "surfaces"),
+    *cases.SKELETONS,
+)
 PLANE, VOLUME = (2, 65, 97), (2, 14, 20, 33)  # odd, so that tiles of pixels do not divide them
 IMAGE = (1, 2)
 
@@ -74,6 +78,7 @@ class Input(NamedTuple):
         maps = self.maps
         words = [self.activation or "probabilities", f"{maps.classes} classes", maps.form]
         words += ["where"] * maps.masked + ["absent class"] * maps.absent
+        words += ["weights"] * maps.weighted + ["by class"] * maps.by_class
         words += [str(len(maps.shape) - 1) + "-D"] + [f"axis={maps.axis}"] * bool(maps.axis)
         return ", ".join([*words, self.dtype])
 
@@ -100,6 +105,8 @@ INPUTS = [  # of every loss
     Input(Maps(PLANE, 4, "ids", False, None), "sigmoid", "bfloat16"),
     Input(Maps(VOLUME, 6, "ids", False, (1, 2, 3))),
     Input(Maps(PLANE, 3, "soft", True, None), None),
+    Input(Maps(PLANE, 5, "ids", False, None, weighted=True)),
+    Input(Maps(PLANE, 3, "masks", True, IMAGE, weighted=True, by_class=True), "sigmoid"),
 ]
 # Of a loss of each kind of terms: as many classes as a kernel cuts in different ways, other axes.
 FEW_LOSSES = ("dice_ce_loss", "dice_focal_loss", "iou_loss")
@@ -224,7 +231,7 @@ def score(name: str, options: dict[str, Any], *statistic: Any) -> Any:
 
 def other_rows() -> Iterator[Row]:
     """What else can be jitted: on the inputs of the laws, and of larger maps."""
-    for case in cases.cases("convert", "predict", "moments", "spread", "space", *cases.SKELETONS):
+    for case in cases.cases(*OTHER_KINDS):
         make = partial(case.make, np.random.default_rng(0))
         yield Row(case.name, case.kind, make, case.function)
     mask = lambda: (np.random.default_rng(7).random((65, 97)) < 0.01,)  # noqa: E731
@@ -232,6 +239,28 @@ def other_rows() -> Iterator[Row]:
         for spacing in (1.0, (2.0, 0.7)):
             run = partial(function, spacing=spacing)
             yield Row(f"{function.__name__} | spacing {spacing}", "space", mask, run)
+    for areas in (False, True):
+        for spacing in (1.0, (2.0, 0.7, 1.1)):
+            run = partial(surface_scores, spacing=spacing, element_areas=areas)
+            words = ["surface scores", f"spacing {spacing}", *["areas"] * areas]
+            yield Row(" | ".join(words), "surfaces", two_objects, run)
+
+
+def two_objects() -> tuple[Any, ...]:
+    x, y, z = np.indices((33, 41, 37))
+    first = (x - 15) ** 2 + (y - 20) ** 2 + 2 * (z - 17) ** 2 < 150
+    return np.roll(first, (2, -3), (0, 1)), first
+
+
+def surface_scores(p: Any, g: Any, **options: Any) -> Any:
+    """All scores, which the compiler may make in one program."""
+    d = jaxseg.surface_distances(p, g, **options)
+    return (
+        jaxseg.hausdorff_distance(d, percentile=95, method="directed"),
+        jaxseg.average_surface_distance(d, method="directed"),
+        jaxseg.surface_dice(d, tolerance=2.0),
+        jaxseg.boundary_f_score(d, tolerance=1.0),
+    )
 
 
 def all_rows() -> dict[str, Row]:
