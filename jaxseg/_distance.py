@@ -340,7 +340,8 @@ def _sweep(x: Array, read: Pointwise, write: Pointwise, axis: int, step: Array |
         least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
         return lax.dynamic_update_slice(out, write(least), (top, 0, left))
 
-    start = _like(x, 0, jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
+    # All of it is overwritten. Zeros would be shared by all transforms of a program, and kept.
+    start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
     return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
 
 

@@ -42,7 +42,7 @@ __all__ = [
 Points = np.ndarray  # int32 [n, axes]: where the elements of a surface are
 Box = tuple[np.ndarray, np.ndarray]  # its first corner, and the one behind its last
 
-_BLOCK = 2**16  # places of a surface that are taken at once on CPU
+_BLOCK = 2**15  # places of a surface that are taken at once on CPU
 
 _boxes: list[tuple[int, ...]] = []  # the shapes for which this process has compiled a transform
 
