@@ -888,10 +888,23 @@ def _by_blocks(
         def of_part(k: Array) -> Array:
             return of_block(*(lax.dynamic_slice_in_dim(x, k * size, size, -1) for x in leaves))
 
-        found = jnp.moveaxis(lax.map(of_part, jnp.arange(blocks, dtype=jnp.int32)), 0, -2)
+        def of_rest(_: Array) -> Array:
+            return of_block(*(x[..., blocks * size :] for x in leaves))
+
+        one, rest = (jax.eval_shape(f, jnp.int32(0)).shape[-1] for f in (of_part, of_rest))
+
+        def part_or_rest(k: Array) -> Array:
+            def padded(k: Array) -> Array:
+                found = of_rest(k)
+                return jnp.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, one - rest)])
+
+            return lax.cond(k < blocks, of_part, padded, k)
+
+        # The rest in the same loop: outside, what made the leaves would be made for it once more.
+        turns = jnp.arange(blocks + (n % size > 0), dtype=jnp.int32)
+        found = jnp.moveaxis(lax.map(part_or_rest if n % size else of_part, turns), 0, -2)
         found = found.reshape(*found.shape[:-2], -1)
-        rest = [x[..., blocks * size :] for x in leaves]
-        return of_all(jnp.concatenate([found, of_block(*rest)], -1) if n % size else found)
+        return of_all(found[..., : blocks * one + rest] if n % size else found)
 
     def at_once(*leaves: Array) -> Array:
         return of_all(of_block(*leaves))
