@@ -521,9 +521,9 @@ def _of_grid(
             surface = g != jnp.zeros((), g.dtype)
             distances = distances_along(surface, tuple(range(p.ndim)), spacings)
             distances = jnp.where(p != jnp.zeros((), p.dtype), distances, 0)
-            # Never so, but known after the transform: on CPU the barrier alone does not hold it back.
-            unknown = (distances.ravel()[0] < 0).astype(p.dtype)
-            p, g, *found = lax.optimization_barrier((g | unknown, p | unknown, *found, distances))
+            # On CPU, where barriers are removed, this 0 is what the next transform has to wait for.
+            none = (distances.ravel()[:64].min() < 0).astype(p.dtype)
+            p, g, *found = lax.optimization_barrier((g | none, p | none, *found, distances))
         weights = [p, g]
         if element_areas:
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
