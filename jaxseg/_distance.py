@@ -196,7 +196,9 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
     return placed_as(distances, jax.typeof(mask).sharding.spec)
 
 
-def _roots_along(mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise) -> Array:
+def _roots_along(
+    mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise
+) -> Array:
     """Pointwise of squared distances, on each device of its shard.
 
     Squares are int32 of pixels, or float32 of ``steps``.
@@ -222,7 +224,11 @@ def _roots_along(mask: Array, axes: tuple[int, ...], steps: Array | None, roots_
 
 
 def _by_rows(
-    axes: tuple[int, ...], roots_of: Pointwise, least: Least, mask: Array, steps: Array | None = None
+    axes: tuple[int, ...],
+    roots_of: Pointwise,
+    least: Least,
+    mask: Array,
+    steps: Array | None = None,
 ) -> Array:
     """The form of all platforms but CPU: each row of pixels is offered to all others."""
     first, *others = axes

@@ -521,9 +521,8 @@ def _of_grid(
             surface = g != jnp.zeros((), g.dtype)
             distances = distances_along(surface, tuple(range(p.ndim)), spacings)
             distances = jnp.where(p != jnp.zeros((), p.dtype), distances, 0)
-            # On CPU, where barriers are removed, this 0 is what the next transform has to wait for.
-            none = (distances.ravel()[:64].min() < 0).astype(p.dtype)
-            p, g, *found = lax.optimization_barrier((g | none, p | none, *found, distances))
+            zero = _zero_after(distances).astype(p.dtype)
+            p, g, *found = lax.optimization_barrier((g | zero, p | zero, *found, distances))
         weights = [p, g]
         if element_areas:
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
@@ -532,6 +531,16 @@ def _of_grid(
 
     of_pairs = of_pair if num_classes is None else jax.vmap(of_pair)
     return of_pairs(_masks(p, num_classes), _masks(g, num_classes))
+
+
+def _zero_after(distances: Array) -> Array:
+    """False, but on CPU, where XLA removes barriers, known only after the distances are."""
+    zero: Array = lax.platform_dependent(
+        distances.ravel(),
+        cpu=lambda x: x[:64].min() < 0,  # a minimum, as comparisons are fused and keep all of x
+        default=lambda x: (x[0] < 0) & False,
+    )
+    return zero
 
 
 # ---------------------------------------------------------------------------------- known values
@@ -806,7 +815,9 @@ def _boundary_f_score(xp: ModuleType, d: SurfaceDistances, tolerance: Leaf) -> L
 def _part_within(xp: ModuleType, sides: list[Side], tolerance: Leaf) -> Leaf:
     """The part of a surface that is within a tolerance of the other."""
     limit = tolerance[..., None]
-    within = sum(_sum(xp, lambda x, w: xp.where(x <= limit, w, xp.zeros_like(w)), *s) for s in sides)
+    within = sum(
+        _sum(xp, lambda x, w: xp.where(x <= limit, w, xp.zeros_like(w)), *s) for s in sides
+    )
     return within / _size(xp, sides)
 
 
@@ -839,9 +850,7 @@ def _count(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
 
 
 def _sum(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
-    """Sums of ``value(*leaves)`` along the last axis as floats: of bools exact, of floats in short
-    chains.
-    """
+    """Sums along the last axis as floats: of bools exact, of floats in short chains."""
     if xp is np:
         return value(*leaves).sum(-1, dtype=np.float64)
     if jax.eval_shape(value, *leaves).dtype == bool:
@@ -875,7 +884,7 @@ def _width(leaves: Sequence[Array]) -> int:
 def _by_blocks(
     of_block: Callable[..., Array], of_all: Callable[[Array], Array], *leaves: Array
 ) -> Array:
-    """``of_all(of_block(*leaves))``, where the former reduces what the latter left of the last axis.
+    """``of_all(of_block(*leaves))``: the latter reduces the last axis in part, the former wholly.
 
     XLA for CPU writes what is to be reduced into memory. There blocks of rows of ``_width`` places
     are taken one after another, and ``of_all`` gets what is left of each.
