@@ -181,13 +181,9 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
     whole = uncut(mask, axes)
     if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
         are_floats = sum((n - 1) ** 2 for n in sides) <= 2**24
-
-        def roots_of(squares: Array) -> Array:
-            roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
-            return jnp.where(squares < _FAR, roots, -1)
-
-        roots = _roots_along(whole, axes, None, roots_of)
-        distances = jnp.where(roots < 0, jnp.inf, roots * jnp.asarray(spacings, jnp.float32))
+        roots = _roots_along(whole, axes, None, _root_of_float if are_floats else _root)
+        lengths = roots * jnp.asarray(spacings, jnp.float32)
+        distances = jnp.where(roots < math.isqrt(_FAR), lengths, jnp.inf)
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
@@ -489,6 +485,10 @@ def _steps_to(mask: Array, axis: int) -> Array:
     after = lax.cummin(jnp.where(mask, index, 2 * _FAR - 1), axis, reverse=True)
     nearest = jnp.minimum(index - before, after - index)
     return jnp.minimum(nearest, _FAR)
+
+
+def _root_of_float(squares: Array) -> Array:
+    return jnp.sqrt(squares.astype(jnp.float32))
 
 
 def _root(squares: Array) -> Array:
