@@ -181,9 +181,13 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
     whole = uncut(mask, axes)
     if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
         are_floats = sum((n - 1) ** 2 for n in sides) <= 2**24
-        roots = _roots_along(whole, axes, None, _root_of_float if are_floats else _root)
-        lengths = roots * jnp.asarray(spacings, jnp.float32)
-        distances = jnp.where(roots < math.isqrt(_FAR), lengths, jnp.inf)
+
+        def roots_of(squares: Array) -> Array:
+            roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
+            return jnp.where(squares < _FAR, roots, jnp.inf)
+
+        roots = _roots_along(whole, axes, None, roots_of)
+        distances = _times(roots, jnp.asarray(spacings, jnp.float32))
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
@@ -487,8 +491,16 @@ def _steps_to(mask: Array, axis: int) -> Array:
     return jnp.minimum(nearest, _FAR)
 
 
-def _root_of_float(squares: Array) -> Array:
-    return jnp.sqrt(squares.astype(jnp.float32))
+@jax.custom_jvp
+def _times(roots: Array, spacing: Array) -> Array:
+    """Roots, which have no derivative, times a spacing; that of an infinite one is 0."""
+    return roots * spacing
+
+
+@_times.defjvp
+def _times_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    roots, spacing = values
+    return _times(roots, spacing), jnp.where(roots < jnp.inf, roots, 0) * tangents[1]
 
 
 def _root(squares: Array) -> Array:

@@ -381,6 +381,11 @@ def test_scalar_spacing_has_a_derivative():
     np.testing.assert_allclose(slope, expected_distances(mask).sum(), rtol=1e-6)
 
 
+def test_spacing_has_the_derivative_0_where_no_pixel_is_true():
+    slope = jax.grad(lambda s: jaxseg.distance_transform(jnp.zeros(3, bool), spacing=s).sum())(2.0)
+    assert slope == 0
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 64), (600, 700), (6, 60, 60, 60)], ids=str)
 def test_temporaries_are_24_bytes_per_pixel_or_fewer(shape):
     mask = jax.ShapeDtypeStruct(shape, bool)
