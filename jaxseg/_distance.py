@@ -23,6 +23,7 @@ Spacing = ArrayLike | Sequence[float]
 Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
 # The minimum of squares and of the squared steps from them, along an axis, of a step's length.
 Least = Callable[[Array, int, Array | None], Array]
+Pointwise = Callable[[Array], Array]
 
 _FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
@@ -179,21 +180,28 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
         raise ValueError(f"A spatial axis can have up to 2**30 pixels; got shape {mask.shape}.")
     whole = uncut(mask, axes)
     if not isinstance(spacings, tuple) and sum(n * n for n in sides) < _FAR:
-        squares = _squares_along(whole, axes, None)
         are_floats = sum((n - 1) ** 2 for n in sides) <= 2**24
-        roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
-        lengths = roots * jnp.asarray(spacings, jnp.float32)
-        distances = jnp.where(squares < _FAR, lengths, jnp.inf)
+
+        def roots_of(squares: Array) -> Array:
+            roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
+            return jnp.where(squares < _FAR, roots, jnp.inf)
+
+        roots = _roots_along(whole, axes, None, roots_of)
+        distances = _times(roots, jnp.asarray(spacings, jnp.float32))
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
         unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
-        distances = jnp.sqrt(_squares_along(whole, axes, per_axis / unit)) * unit
+        distances = _roots_along(whole, axes, per_axis / unit, jnp.sqrt) * unit
     return placed_as(distances, jax.typeof(mask).sharding.spec)
 
 
-def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> Array:
-    """Squared distances, on each device of its shard: int32 of pixels, or float32 of ``steps``.
+def _roots_along(
+    mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise
+) -> Array:
+    """Pointwise of squared distances, on each device of its shard.
+
+    Squares are int32 of pixels, or float32 of ``steps``.
 
     Axis by axis, each pixel becomes the minimum over its whole line. That is more arithmetic than
     the lower envelope of parabolas needs, but nothing in it depends on the pixel, so a CPU's
@@ -203,19 +211,25 @@ def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> A
 
     def local(arrays: tuple[Array, ...], _: Cut | None) -> Array:
         each = {
-            "cpu": partial(_by_blocks, axes),
-            "cuda": partial(_by_rows, axes, forms.distance_kernel() or _offer_rows),
-            "default": partial(_by_rows, axes, _offer_rows),
+            "cpu": partial(_by_blocks, axes, roots_of),
+            "cuda": partial(_by_rows, axes, roots_of, forms.distance_kernel() or _offer_rows),
+            "default": partial(_by_rows, axes, roots_of, _offer_rows),
         }
-        squares: Array = lax.platform_dependent(*arrays, **each)
-        return squares
+        roots: Array = lax.platform_dependent(*arrays, **each)
+        return roots
 
     if steps is None:
         return on_shards(local, (mask,), (names,), names)
     return on_shards(local, (mask, steps), (names, "_"), names)
 
 
-def _by_rows(axes: tuple[int, ...], least: Least, mask: Array, steps: Array | None = None) -> Array:
+def _by_rows(
+    axes: tuple[int, ...],
+    roots_of: Pointwise,
+    least: Least,
+    mask: Array,
+    steps: Array | None = None,
+) -> Array:
     """The form of all platforms but CPU: each row of pixels is offered to all others."""
     first, *others = axes
     each = [None] * len(axes) if steps is None else list(steps)
@@ -226,7 +240,7 @@ def _by_rows(axes: tuple[int, ...], least: Least, mask: Array, steps: Array | No
         squares = _of_steps(_steps_to(mask, first), each[0])
     for axis, step in zip(others, each[1:], strict=True):
         squares = least(squares, axis, step)
-    return squares
+    return roots_of(squares)
 
 
 def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
@@ -242,7 +256,9 @@ def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
     return lax.fori_loop(0, n, offer, squares, unroll=8)
 
 
-def _by_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
+def _by_blocks(
+    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
+) -> Array:
     """The form of CPUs: in blocks of lines that fit a cache, and of these the rows that may count.
 
     Under ``vmap`` the batch is one more axis: a loop that ends sooner for one image than for
@@ -251,21 +267,23 @@ def _by_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -
 
     @jax.custom_batching.custom_vmap
     def run(mask: Array, *steps: Array) -> Array:
-        return _sweep_blocks(axes, mask, *steps)
+        return _sweep_blocks(axes, roots_of, mask, *steps)
 
     @run.def_vmap
     def batch(size: int, batched: Sequence[bool], *arrays: Array) -> tuple[Array, bool]:
         if batched[1:] == [True]:
             masks, steps = arrays
             masks = masks if batched[0] else jnp.broadcast_to(masks, (size, *masks.shape))
-            return lax.map(lambda each: _by_blocks(axes, *each), (masks, steps)), True
-        return _by_blocks(tuple(a + 1 for a in axes), *arrays), True
+            return lax.map(lambda each: _by_blocks(axes, roots_of, *each), (masks, steps)), True
+        return _by_blocks(tuple(a + 1 for a in axes), roots_of, *arrays), True
 
-    squares: Array = run(mask) if steps is None else run(mask, steps)
-    return squares
+    roots: Array = run(mask) if steps is None else run(mask, steps)
+    return roots
 
 
-def _sweep_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None) -> Array:
+def _sweep_blocks(
+    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
+) -> Array:
     first, *others = axes
     each = [None] * len(axes) if steps is None else list(steps)
     none = mask.shape[first]
@@ -274,10 +292,14 @@ def _sweep_blocks(axes: tuple[int, ...], mask: Array, steps: Array | None = None
         return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), each[0])
 
     x = _steps_on_cpu(mask, first)
-    read: Callable[[Array], Array] = squared
+    read: Pointwise = squared
+    if not others:
+        return roots_of(read(x))
     for axis, step in zip(others, each[1:], strict=True):
-        x, read = _sweep(x, read, axis, step), _same
-    return read(x)
+        # The last sweep writes roots, so that squares and roots are not in memory together.
+        write = roots_of if axis == axes[-1] else _same
+        x, read = _sweep(x, read, write, axis, step), _same
+    return x
 
 
 def _same(x: Array) -> Array:
@@ -303,8 +325,11 @@ def _steps_on_cpu(mask: Array, axis: int) -> Array:
     return away.reshape(mask.shape)
 
 
-def _sweep(x: Array, read: Callable[[Array], Array], axis: int, step: Array | None) -> Array:
-    """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block."""
+def _sweep(x: Array, read: Pointwise, write: Pointwise, axis: int, step: Array | None) -> Array:
+    """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block.
+
+    ``write`` is applied to it.
+    """
     shape = x.shape
     x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     before, n, after = x.shape
@@ -319,9 +344,10 @@ def _sweep(x: Array, read: Callable[[Array], Array], axis: int, step: Array | No
         block = lax.dynamic_slice(x, (top, 0, left), (height, n, width))
         lines = read(block).swapaxes(0, 1).reshape(n, height * width)
         least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
-        return lax.dynamic_update_slice(out, least, (top, 0, left))
+        return lax.dynamic_update_slice(out, write(least), (top, 0, left))
 
-    start = _like(x, 0, jnp.int32 if step is None else jnp.float32)
+    # All of it is overwritten. Zeros would be shared by all transforms of a program, and kept.
+    start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
     return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
 
 
@@ -463,6 +489,18 @@ def _steps_to(mask: Array, axis: int) -> Array:
     after = lax.cummin(jnp.where(mask, index, 2 * _FAR - 1), axis, reverse=True)
     nearest = jnp.minimum(index - before, after - index)
     return jnp.minimum(nearest, _FAR)
+
+
+@jax.custom_jvp
+def _times(roots: Array, spacing: Array) -> Array:
+    """Roots, which have no derivative, times a spacing; that of an infinite one is 0."""
+    return roots * spacing
+
+
+@_times.defjvp
+def _times_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    roots, spacing = values
+    return _times(roots, spacing), jnp.where(roots < jnp.inf, roots, 0) * tangents[1]
 
 
 def _root(squares: Array) -> Array:

@@ -42,6 +42,8 @@ __all__ = [
 Points = np.ndarray  # int32 [n, axes]: where the elements of a surface are
 Box = tuple[np.ndarray, np.ndarray]  # its first corner, and the one behind its last
 
+_BLOCK = 2**15  # places of a surface that are taken at once on CPU
+
 _boxes: list[tuple[int, ...]] = []  # the shapes for which this process has compiled a transform
 
 
@@ -519,7 +521,8 @@ def _of_grid(
             surface = g != jnp.zeros((), g.dtype)
             distances = distances_along(surface, tuple(range(p.ndim)), spacings)
             distances = jnp.where(p != jnp.zeros((), p.dtype), distances, 0)
-            p, g, *found = lax.optimization_barrier((g, p, *found, distances))
+            zero = _zero_after(distances).astype(p.dtype)
+            p, g, *found = lax.optimization_barrier((g | zero, p | zero, *found, distances))
         weights = [p, g]
         if element_areas:
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
@@ -528,6 +531,16 @@ def _of_grid(
 
     of_pairs = of_pair if num_classes is None else jax.vmap(of_pair)
     return of_pairs(_masks(p, num_classes), _masks(g, num_classes))
+
+
+def _zero_after(distances: Array) -> Array:
+    """False, but on CPU, where XLA removes barriers, known only after the distances are."""
+    zero: Array = lax.platform_dependent(
+        distances.ravel(),
+        cpu=lambda x: x[:64].min() < 0,  # a minimum, as comparisons are fused and keep all of x
+        default=lambda x: (x[0] < 0) & False,
+    )
+    return zero
 
 
 # ---------------------------------------------------------------------------------- known values
@@ -783,7 +796,7 @@ def _hausdorff(xp: ModuleType, d: SurfaceDistances, part: Fraction, method: str)
 
 def _average(xp: ModuleType, d: SurfaceDistances, method: str) -> Leaf:
     def mean(sides: list[Side]) -> Leaf:
-        total = sum(_sum(xp, xp.where(_held(w), _times(x, w), 0)) for x, w in sides)
+        total = sum(_sum(xp, lambda x, w: xp.where(_held(w), _times(x, w), 0), *s) for s in sides)
         return total / _size(xp, sides)
 
     return _of_sides(xp, d, mean, method, math.inf)
@@ -802,13 +815,15 @@ def _boundary_f_score(xp: ModuleType, d: SurfaceDistances, tolerance: Leaf) -> L
 def _part_within(xp: ModuleType, sides: list[Side], tolerance: Leaf) -> Leaf:
     """The part of a surface that is within a tolerance of the other."""
     limit = tolerance[..., None]
-    within = sum(_sum(xp, xp.where(x <= limit, w, xp.zeros_like(w))) for x, w in sides)
+    within = sum(
+        _sum(xp, lambda x, w: xp.where(x <= limit, w, xp.zeros_like(w)), *s) for s in sides
+    )
     return within / _size(xp, sides)
 
 
 def _size(xp: ModuleType, sides: list[Side]) -> Leaf:
     """The sum of the weights, or 1 if it is 0."""
-    total = sum(_sum(xp, w) for _, w in sides)
+    total = sum(_sum(xp, _same, w) for _, w in sides)
     return xp.where(total == 0, xp.ones_like(total), total)
 
 
@@ -821,35 +836,114 @@ def _times(x: Leaf, w: Leaf) -> Leaf:
     return x if w.dtype == bool else x * w
 
 
-def _count(xp: ModuleType, w: Leaf) -> Leaf:
-    return w.sum(-1, dtype=xp.int32)
+def _same(x: Leaf) -> Leaf:
+    return x
 
 
-def _sum(xp: ModuleType, x: Leaf) -> Leaf:
+def _count(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
+    """How many of the bools ``value(*leaves)`` along the last axis are True, in int32."""
+    if xp is np:
+        return value(*leaves).sum(-1, dtype=np.int32)
+    return _by_blocks(
+        lambda *x: value(*x).sum(-1, dtype=jnp.int32, keepdims=True), lambda x: x.sum(-1), *leaves
+    )
+
+
+def _sum(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
     """Sums along the last axis as floats: of bools exact, of floats in short chains."""
     if xp is np:
-        return x.sum(-1, dtype=np.float64)
-    if x.dtype == bool:
-        return _count(jnp, x).astype(jnp.float32)
-    width = math.isqrt(x.shape[-1]) + 1
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % width)])
-    return lax.optimization_barrier(x.reshape(*x.shape[:-1], -1, width).sum(-1)).sum(-1)
+        return value(*leaves).sum(-1, dtype=np.float64)
+    if jax.eval_shape(value, *leaves).dtype == bool:
+        return _count(jnp, value, *leaves).astype(jnp.float32)
+    width = _width(leaves)
+
+    def of_rows(*leaves: Array) -> Array:
+        x = value(*leaves)
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % width)])
+        sums: Array = x.reshape(*x.shape[:-1], -1, width).sum(-1)
+        return sums
+
+    return _by_blocks(of_rows, lambda sums: lax.optimization_barrier(sums).sum(-1), *leaves)
+
+
+def _most(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf, least: bool = False) -> Leaf:
+    """The largest of ``value(*leaves)`` along the last axis, or the least."""
+
+    def most(x: Leaf) -> Leaf:
+        return x.min(-1) if least else x.max(-1)
+
+    if xp is np:
+        return most(value(*leaves))
+    return _by_blocks(lambda *x: most(value(*x))[..., None], most, *leaves)
+
+
+def _width(leaves: Sequence[Array]) -> int:
+    return math.isqrt(leaves[0].shape[-1]) + 1
+
+
+def _by_blocks(
+    of_block: Callable[..., Array], of_all: Callable[[Array], Array], *leaves: Array
+) -> Array:
+    """``of_all(of_block(*leaves))``: the latter reduces the last axis in part, the former wholly.
+
+    XLA for CPU writes what is to be reduced into memory. There blocks of rows of ``_width`` places
+    are taken one after another, and ``of_all`` gets what is left of each.
+    """
+    n, width = leaves[0].shape[-1], _width(leaves)
+    size = width * -(-_BLOCK // width)
+    blocks = n // size
+
+    def in_turn(*leaves: Array) -> Array:
+        def of_part(k: Array) -> Array:
+            return of_block(*(lax.dynamic_slice_in_dim(x, k * size, size, -1) for x in leaves))
+
+        def of_rest(_: Array) -> Array:
+            return of_block(*(x[..., blocks * size :] for x in leaves))
+
+        one, rest = (jax.eval_shape(f, jnp.int32(0)).shape[-1] for f in (of_part, of_rest))
+
+        def part_or_rest(k: Array) -> Array:
+            def padded(k: Array) -> Array:
+                found = of_rest(k)
+                return jnp.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, one - rest)])
+
+            return lax.cond(k < blocks, of_part, padded, k)
+
+        # The rest in the same loop: outside, what made the leaves would be made for it once more.
+        turns = jnp.arange(blocks + (n % size > 0), dtype=jnp.int32)
+        found = jnp.moveaxis(lax.map(part_or_rest if n % size else of_part, turns), 0, -2)
+        found = found.reshape(*found.shape[:-2], -1)
+        return of_all(found[..., : blocks * one + rest] if n % size else found)
+
+    def at_once(*leaves: Array) -> Array:
+        return of_all(of_block(*leaves))
+
+    if blocks < 2:
+        return at_once(*leaves)
+    found: Array = lax.platform_dependent(*leaves, cpu=in_turn, default=at_once)
+    return found
 
 
 def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
     """NumPy's percentile of the distances; with areas, the least that holds that part of them."""
     if part == 1:
-        return reduce(xp.maximum, [xp.where(_held(w), x, 0).max(-1) for x, w in sides])
+        return reduce(
+            xp.maximum, [_most(xp, lambda x, w: xp.where(_held(w), x, 0), *s) for s in sides]
+        )
     if sides[0][1].dtype != bool:
-        return _least(xp, sides, float(part) * sum(_sum(xp, w) for _, w in sides))
-    last = reduce(xp.add, [_count(xp, w) for _, w in sides]) - 1
+        return _least(xp, sides, float(part) * sum(_sum(xp, _same, w) for _, w in sides))
+    last = reduce(xp.add, [_count(xp, _same, w) for _, w in sides]) - 1
     whole, rest = last // part.denominator, last % part.denominator
     below = whole * part.numerator + rest * part.numerator // part.denominator
     between = (rest * part.numerator % part.denominator).astype(xp.float32) / part.denominator
     low = _least(xp, sides, below + 1)
     limit = low[..., None]
-    as_low = reduce(xp.add, [_count(xp, w & (x <= limit)) for x, w in sides])
-    above = reduce(xp.minimum, [xp.where(w & (x > limit), x, math.inf).min(-1) for x, w in sides])
+    as_low = reduce(xp.add, [_count(xp, lambda x, w: w & (x <= limit), *s) for s in sides])
+
+    def above_low(x: Leaf, w: Leaf) -> Leaf:
+        return xp.where(w & (x > limit), x, math.inf)
+
+    above = reduce(xp.minimum, [_most(xp, above_low, *s, least=True) for s in sides])
     high = xp.where(as_low >= xp.minimum(below + 2, last + 1), low, above)
     return xp.where(high == low, low, low + (high - low) * between)
 
@@ -876,21 +970,24 @@ def _least_of_bits(digit_bits: int, sides: list[Side], enough: Array) -> Array:
 
     The digits of the least one are found in turn.
     """
-    bits = [(lax.bitcast_convert_type(x, jnp.int32), w) for x, w in sides]
 
     def next_digit(k: Array, least: Array) -> Array:
         size = 1 << jnp.maximum(31 - digit_bits * (k + 1), 0)
 
         def is_larger(digit: int) -> Array:
             limit = (least + digit * size)[..., None]
-            inside = [jnp.where(x < limit, w, jnp.zeros_like(w)) for x, w in bits]
-            sums = [_count(jnp, w) if w.dtype == bool else _sum(jnp, w) for w in inside]
-            return reduce(jnp.add, sums) < enough
+
+            def inside(x: Array, w: Array) -> Array:
+                bits = lax.bitcast_convert_type(x, jnp.int32)
+                return jnp.where(bits < limit, w, jnp.zeros_like(w))
+
+            sum_of = _count if sides[0][1].dtype == bool else _sum
+            return reduce(jnp.add, [sum_of(jnp, inside, *side) for side in sides]) < enough
 
         digits = range(1, 2**digit_bits)
         return least + size * reduce(jnp.add, [is_larger(d).astype(jnp.int32) for d in digits])
 
-    start = jnp.zeros_like(bits[0][0][..., 0])
+    start = jnp.zeros(sides[0][0].shape[:-1], jnp.int32)
     least = lax.fori_loop(0, -(-31 // digit_bits), next_digit, start)
     return lax.bitcast_convert_type(least, jnp.float32)
 

@@ -27,17 +27,21 @@ def elements(mask: Any, where: Any = None, xp: Any = jnp) -> Any:
     Pixels of no image are outside the mask. A cell with a pixel that is not valid has no surface.
     """
 
-    def corner(x: Any, offsets: Corner, outside: bool) -> Any:
-        return xp.pad(x, [(1 - a, a) for a in offsets], constant_values=outside)
+    def of_corners(x: Any, outside: bool, join: Any) -> Any:
+        # The corners that lie behind along one axis are joined to those before them in turn.
+        for axis in reversed(range(mask.ndim)):
+            sides = [[(0, 0)] * mask.ndim for _ in range(2)]
+            sides[0][axis], sides[1][axis] = (1, 0), (0, 1)
+            x = join(*(xp.pad(x, each, constant_values=outside) for each in sides), axis)
+        return x
 
-    corners = list(itertools.product((0, 1), repeat=mask.ndim))
-    full = 2 ** len(corners) - 1
-    code = xp.zeros([n + 1 for n in mask.shape], xp.uint8)
-    for bit, offsets in enumerate(corners):
-        code = code | xp.where(corner(mask, offsets, False), xp.uint8(1 << bit), xp.uint8(0))
-    surface = code != xp.uint8(full)
-    for offsets in corners if where is not None else ():
-        surface = surface & corner(where, offsets, True)
+    def codes(before: Any, behind: Any, axis: int) -> Any:
+        return before | behind << xp.uint8(2 ** (mask.ndim - 1 - axis))
+
+    code = of_corners(mask.astype(xp.uint8), False, codes)
+    surface = code != xp.uint8(2**2**mask.ndim - 1)
+    if where is not None:
+        surface = surface & of_corners(where, True, lambda before, behind, _: before & behind)
     return xp.where(surface, code, xp.uint8(0))
 
 

@@ -315,7 +315,7 @@ def test_small_blocks_give_what_large_ones_give(shape, steps, least_row, monkeyp
     for name, value in {"_LINES": 4, "_TILE": 3, "_GROUP": 2, "_LEAST_ROW": least_row}.items():
         monkeypatch.setattr(_distance, name, value)
     axes, each = tuple(range(len(shape))), None if steps is None else jnp.array(steps[: len(shape)])
-    run = jax.jit(lambda mask: _distance._sweep_blocks(axes, mask, each))
+    run = jax.jit(lambda mask: _distance._sweep_blocks(axes, _distance._same, mask, each))
     for mask in some_masks(shape):
         squares = np.asarray(run(mask))
         far = np.inf if steps else _distance._FAR
@@ -334,7 +334,11 @@ def test_the_forms_of_other_platforms_give_that_of_cpus(steps, most_compared, le
     monkeypatch.setattr(_distance, "_MOST_COMPARED", most_compared)
     steps = None if steps is None else jnp.array(steps)
     rows, blocks = (
-        jax.jit(jax.vmap(lambda mask, form=form: form((0, 1, 2), mask=mask, steps=steps)))
+        jax.jit(
+            jax.vmap(
+                lambda mask, form=form: form((0, 1, 2), _distance._same, mask=mask, steps=steps)
+            )
+        )
         for form in (partial(_distance._by_rows, least=least), _distance._by_blocks)
     )
     masks = np.stack(some_masks((9, 18, 35)))
@@ -375,6 +379,11 @@ def test_scalar_spacing_has_a_derivative():
     mask = some_masks((5, 8))[1]
     slope = jax.grad(lambda s: jaxseg.distance_transform(mask, spacing=s).sum())(2.0)
     np.testing.assert_allclose(slope, expected_distances(mask).sum(), rtol=1e-6)
+
+
+def test_spacing_has_the_derivative_0_where_no_pixel_is_true():
+    slope = jax.grad(lambda s: jaxseg.distance_transform(jnp.zeros(3, bool), spacing=s).sum())(2.0)
+    assert slope == 0
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (600, 700), (6, 60, 60, 60)], ids=str)

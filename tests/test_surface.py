@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -387,3 +388,47 @@ def test_elements_at_the_border_of_where_are_none():
         np.testing.assert_allclose(
             np.asarray(d.prediction_weights).sum(), 3 + 3 + 2 + 2**0.5, rtol=1e-6
         )
+
+
+# ---------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("spacing", [1.0, (1.0, 2.0, 3.0)], ids=["pixels", "steps"])
+@pytest.mark.parametrize("element_areas", [False, True])
+def test_temporaries_of_scores_in_one_program_are_24_bytes_per_pixel_or_fewer(
+    element_areas, spacing
+):
+    def scores(p, g):
+        d = jaxseg.surface_distances(p, g, element_areas=element_areas, spacing=spacing)
+        return (
+            jaxseg.hausdorff_distance(d, percentile=95),
+            jaxseg.average_surface_distance(d),
+            jaxseg.surface_dice(d, tolerance=2.0),
+        )
+
+    mask = jax.ShapeDtypeStruct((48, 48, 48), bool)
+    compiled = jax.jit(scores).lower(mask, mask).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 24 * np.prod(mask.shape)
+
+
+@pytest.mark.parametrize("rest", [0, 1, 700])
+def test_scores_by_blocks_are_those_of_numpy(monkeypatch, rest):
+    monkeypatch.setattr("jaxseg._surface._BLOCK", 1000)
+    n = 10_000 + rest  # rows of 101 to 104 places: blocks of 1010 to 1040
+    rng = np.random.default_rng(rest)
+    x = rng.gamma(2, 3, (2, 3, n)).astype(np.float32)
+    weights = [rng.random((2, 3, n)) < 0.3, rng.gamma(1, 1, (2, 3, n)).astype(np.float32)]
+    for w in weights:
+        leaves = (*x, *w)
+        for score in (
+            jaxseg.hausdorff_distance,
+            partial(jaxseg.hausdorff_distance, percentile=95),
+            partial(jaxseg.hausdorff_distance, percentile=31, method="pooled"),
+            jaxseg.average_surface_distance,
+            partial(jaxseg.surface_dice, tolerance=2.0),
+        ):
+            want = score(jaxseg.SurfaceDistances(*leaves))
+            # Jitted anew, or a program of other blocks would be found.
+            got = jax.jit(lambda *leaves, s=score: s(jaxseg.SurfaceDistances(*leaves)))(*leaves)
+            np.testing.assert_allclose(got, want, rtol=2e-6)
