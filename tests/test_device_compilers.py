@@ -118,7 +118,7 @@ def test_without_kernels_on_h200_is_no_worse_than_others(task, case, uncached):
 
 @devices
 @pytest.mark.parametrize(
-    ("classes", "moved"), [(1, 1.41), (2, 1.65), (4, 1.65), (11, 1.3), (32, 1.2), (117, 1.1)]
+    ("classes", "moved"), [(1, 1.41), (2, 1.82), (4, 1.65), (11, 1.3), (32, 1.2), (117, 1.1)]
 )
 @pytest.mark.parametrize("name", ["cross_entropy_loss", "softmax_focal_loss"])
 def test_losses_of_a_pixel_on_h200(name, classes, moved, uncached):
@@ -126,7 +126,7 @@ def test_losses_of_a_pixel_on_h200(name, classes, moved, uncached):
     step = jax.value_and_grad(lambda x, y: getattr(jaxseg, name)(x, y).mean())
     found = sums.need(made("h200", step, *specs), specs, gradient=True)
     # The temporaries are two or three maps of one number per pixel, and the sums of a mean.
-    assert found.within(sums.Need(0.05 + 3 / classes, moved)), found
+    assert found.within(sums.Need(0.07 + 3 / classes, moved)), found
 
 
 # ---------------------------------------------------------------------------------- distances
