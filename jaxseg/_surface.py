@@ -523,11 +523,17 @@ def _of_grid(
         weights = [p, g]
         if element_areas:
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
-            weights = [area[code] for code in weights]
+            weights = [_looked_up(area, code) for code in weights]
         return SurfaceDistances(*(x.ravel() for x in (*found, *weights)))
 
     of_pairs = of_pair if num_classes is None else jax.vmap(of_pair)
     return of_pairs(_masks(p, num_classes), _masks(g, num_classes))
+
+
+def _looked_up(table: Array, index: Array) -> Array:
+    """``table[index]``, sharded as the index is."""
+    sharding = jax.typeof(index).sharding
+    return table.at[index].get(out_sharding=None if sharding.mesh.empty else sharding)
 
 
 # ---------------------------------------------------------------------------------- known values
