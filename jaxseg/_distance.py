@@ -164,8 +164,8 @@ def _centre_distance(p: Array, g: Array, spacings: Spacings) -> Array:
     largest = jnp.abs(steps).max()
     unit = jnp.where(largest == 0, 1, largest)  # squares stay in range
     distance = unit * jnp.sqrt(((steps / unit) ** 2).sum())
-    empty = jnp.minimum(*sizes) == 0
-    return jnp.where(empty, jnp.where(jnp.maximum(*sizes) == 0, jnp.nan, jnp.inf), distance)
+    distance = jnp.where(jnp.minimum(*sizes) == 0, jnp.inf, distance)
+    return jnp.where(jnp.maximum(*sizes) == 0, jnp.nan, distance)
 
 
 @partial(jax.jit, static_argnames="axes")
