@@ -99,10 +99,28 @@ def test_functions_of_distances_are_right_on_a_long_axis():
     np.testing.assert_allclose(got, np.exp(-((1 - 1 / size) ** 2) / 2), rtol=1e-6)
 
 
-def test_an_axis_beyond_the_limit_is_refused():
-    mask = jax.ShapeDtypeStruct((2**30 + 1,), bool)
-    with pytest.raises(ValueError, match=r"up to 2\*\*30 pixels"):
-        jax.eval_shape(jaxseg.distance_transform, mask)
+@pytest.mark.parametrize("shape", [(2**30 + 1,), (2**30 + 1, 1), (1, 2**30 + 1)], ids=str)
+def test_an_axis_beyond_the_limit_is_refused(shape):
+    mask = jax.ShapeDtypeStruct(shape, bool)
+    for function in (
+        jaxseg.distance_transform,
+        jaxseg.signed_distance,
+        lambda mask: jaxseg.surface_distances(mask, mask),
+    ):
+        with pytest.raises(ValueError, match=r"up to 2\*\*30 pixels"):
+            jax.eval_shape(function, mask)
+
+
+@pytest.mark.parametrize("shape", [(20_000, 2), (2, 20_000)], ids=str)
+def test_squares_of_pixels_are_integers_to_the_last_digit(shape):
+    # Float32 has all integers up to 2^24 only, the square of 4096.
+    mask = np.zeros(shape, bool)
+    mask[0, 0] = mask[-1, -1] = True
+    got = _distance._squares_along(jnp.asarray(mask), (0, 1), None)
+    rows, columns = np.indices(shape)
+    squares = [(rows - r) ** 2 + (columns - c) ** 2 for r, c in np.argwhere(mask)]
+    assert np.max(squares) > 2**28 and np.min(squares, 0).max() > 2**26
+    np.testing.assert_array_equal(got, np.min(squares, 0))
 
 
 def test_without_a_true_pixel_all_is_infinitely_far():
