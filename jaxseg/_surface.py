@@ -753,8 +753,16 @@ def _run_jitted(
 Side = tuple[Leaf, Leaf]  # distances and weights of one direction
 
 
-def _sides(d: SurfaceDistances) -> list[Side]:
-    return [(d.from_predictions, d.prediction_weights), (d.from_labels, d.label_weights)]
+def _sides(xp: ModuleType, d: SurfaceDistances) -> list[Side]:
+    """Both directions, with areas of 2 or less, so that their sums and products stay in range."""
+    weights = [d.prediction_weights, d.label_weights]
+    if weights[0].dtype != bool:
+        largest = reduce(xp.maximum, [w.max(-1, keepdims=True) for w in weights])
+        largest = largest if xp is np else lax.stop_gradient(largest)
+        # Dividing by a power of two rounds nothing.
+        unit = xp.ldexp(xp.ones_like(largest), xp.frexp(largest)[1] - 1)
+        weights = [w / unit for w in weights]
+    return list(zip((d.from_predictions, d.from_labels), weights))
 
 
 def _of_sides(
@@ -768,7 +776,7 @@ def _of_sides(
 
     NaN where both surfaces are empty, ``one`` where one of them is.
     """
-    sides = _sides(d)
+    sides = _sides(xp, d)
     empty = [~_held(w).any(-1) for _, w in sides]
 
     def or_empty(value: Leaf) -> Leaf:

@@ -170,11 +170,14 @@ def test_distances_do_not_depend_on_where_the_masks_are(spacing):
         np.testing.assert_allclose(got, np.hypot(rows, 4097 * columns), rtol=1.2e-7)
 
 
+@pytest.mark.parametrize("shape", [(9, 11), (6, 7, 8)], ids=["2-D", "3-D"])
 @pytest.mark.parametrize("element_areas", [False, True], ids=["pixels", "elements"])
 @pytest.mark.parametrize("spacing", [1e-18, 1e18, (1e-18, 2e-18), (1e18, 3e17)], ids=str)
-def test_scores_of_tiny_and_huge_spacings_are_the_same_in_a_program(spacing, element_areas):
+def test_scores_of_tiny_and_huge_spacings_are_the_same_in_a_program(spacing, element_areas, shape):
     """One program of all, in which the compiler may move factors, and NumPy; also in pixels."""
-    masks = blobs((9, 11))
+    masks = blobs(shape)
+    if isinstance(spacing, tuple):
+        spacing = (*spacing, spacing[0])[: len(shape)]
     unit = np.max(spacing)
     steps = np.asarray(spacing) / unit
 
@@ -188,7 +191,6 @@ def test_scores_of_tiny_and_huge_spacings_are_the_same_in_a_program(spacing, ele
             "bf": jaxseg.boundary_f_score(d, tolerance=tolerance),
         }
 
-    spacing = tuple(spacing) if isinstance(spacing, tuple) else spacing
     eager = run(*masks, spacing, 1.1 * unit)
     traced = jax.jit(lambda p, g: run(p, g, spacing, 1.1 * unit))(*masks)
     pixels = run(*masks, tuple(steps) if steps.ndim else 1.0, 1.1)
