@@ -187,9 +187,29 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
-        unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
-        distances = jnp.sqrt(_squares_along(whole, axes, per_axis / unit)) * unit
+        largest = lax.stop_gradient(per_axis.max())
+        unit = jnp.ldexp(jnp.float32(1), jnp.frexp(largest)[1] - 1)
+        squares = _squares_of_steps(axes, whole, per_axis / unit)
+        is_there = squares == 0  # where the root has no derivative
+        distances = jnp.where(is_there, 0, jnp.sqrt(jnp.where(is_there, 1, squares))) * unit
     return placed_as(distances, jax.typeof(mask).sharding.spec)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _squares_of_steps(axes: tuple[int, ...], mask: Array, steps: Array) -> Array:
+    return _squares_along(mask, axes, steps)
+
+
+@_squares_of_steps.defjvp
+def _squares_of_steps_jvp(
+    axes: tuple[int, ...], primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """By the form in which JAX differentiates every operation, and XLA partitions it."""
+    (mask, steps), (_, d_steps) = primals, tangents
+    squares: tuple[Array, Array] = jax.jvp(
+        lambda steps: _by_rows(axes, _offer_rows, mask, steps), (steps,), (d_steps,)
+    )
+    return squares
 
 
 def _squares_along(mask: Array, axes: tuple[int, ...], steps: Array | None) -> Array:

@@ -395,6 +395,24 @@ def test_scalar_spacing_has_a_derivative():
     np.testing.assert_allclose(slope, expected_distances(mask).sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(7,), (5, 8), (3, 4, 5)], ids=str)
+def test_a_spacing_per_axis_has_derivatives(shape):
+    # Forward, backward and mapped; also where a pixel is True, and where none is.
+    spacing = (0.7, 1.9, 0.4)[: len(shape)]
+    masks = np.stack([some_masks(shape)[1], np.zeros(shape, bool)])
+    for mask in masks:
+        transform = lambda *spacing, mask=mask: jaxseg.distance_transform(mask, spacing=spacing)  # noqa: E731
+        got = jax.jit(jax.jacfwd(transform, argnums=tuple(range(len(shape)))))(*spacing)
+        slopes = jax.grad(lambda *s: transform(*s).sum(), argnums=0)  # noqa: B023
+        if mask.any():
+            np.testing.assert_allclose(slopes(*spacing), got[0].sum(), rtol=1e-5)
+        for axis, slope in enumerate(got):
+            nudge = 1e-4 * (np.arange(len(shape)) == axis)
+            up, down = (expected_distances(mask, np.add(spacing, e)) for e in (nudge, -nudge))
+            want = (up - down) / 2e-4 if mask.any() else 0
+            np.testing.assert_allclose(slope, np.broadcast_to(want, shape), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(64, 64, 64), (600, 700), (6, 60, 60, 60)], ids=str)
 def test_temporaries_are_24_bytes_per_pixel_or_fewer(shape):
     mask = jax.ShapeDtypeStruct(shape, bool)

@@ -427,3 +427,18 @@ def test_vmap_leaves_images_on_their_devices(name, axis_type):
     assert {kind for _, kind in collectives(compiled)} <= {"all-reduce"}  # of when loops end
     for x in jax.tree.leaves(got):
         assert x.sharding.shard_shape(x.shape)[0] == len(x) // 4
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows"])
+def test_derivatives_of_distances_by_the_spacing(layout, axis_type):
+    masks = IDS[0] == 1
+
+    def run(masks):
+        of_one = lambda mask, step: jaxseg.distance_transform(mask, spacing=(step, 2.0))  # noqa: E731
+        return jax.vmap(lambda mask: jax.jacfwd(partial(of_one, mask))(1.5))(masks)
+
+    got = jax.jit(run)(placed(masks, mesh_of(axis_type, axis_type), LAYOUTS[layout]))
+    want = jax.jit(run)(masks)
+    assert np.isfinite(want).all() and np.any(want)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
