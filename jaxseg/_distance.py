@@ -165,8 +165,8 @@ def _centre_distance(p: Array, g: Array, spacings: Spacings) -> Array:
     largest = jnp.abs(steps).max()
     unit = jnp.where(largest == 0, 1, largest)  # squares stay in range
     distance = unit * jnp.sqrt(((steps / unit) ** 2).sum())
-    empty = jnp.minimum(*sizes) == 0
-    return jnp.where(empty, jnp.where(jnp.maximum(*sizes) == 0, jnp.nan, jnp.inf), distance)
+    distance = jnp.where(jnp.minimum(*sizes) == 0, jnp.inf, distance)
+    return jnp.where(jnp.maximum(*sizes) == 0, jnp.nan, distance)
 
 
 @partial(jax.jit, static_argnames="axes")
@@ -191,15 +191,39 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
-        unit = jnp.ldexp(jnp.float32(1), jnp.frexp(per_axis.max())[1] - 1)
-        distances = _roots_along(whole, axes, per_axis / unit, jnp.sqrt) * unit
+        largest = lax.stop_gradient(per_axis.max())
+        unit = jnp.ldexp(jnp.float32(1), jnp.frexp(largest)[1] - 1)
+        distances = _roots_of_steps(axes, whole, per_axis / unit) * unit
     return placed_as(distances, jax.typeof(mask).sharding.spec)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _roots_of_steps(axes: tuple[int, ...], mask: Array, steps: Array) -> Array:
+    return _roots_along(mask, axes, steps, jnp.sqrt)
+
+
+@_roots_of_steps.defjvp
+def _roots_of_steps_jvp(
+    axes: tuple[int, ...], primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """By the form in which JAX differentiates every operation, and XLA partitions it."""
+    (mask, steps), (_, d_steps) = primals, tangents
+
+    def roots_of(squares: Array) -> Array:
+        is_there = squares == 0  # where a root has no derivative
+        return jnp.where(is_there, 0, jnp.sqrt(jnp.where(is_there, 1, squares)))
+
+    def differentiable(steps: Array) -> Array:
+        return _by_rows(axes, roots_of, _offer_rows, mask, steps)
+
+    roots: tuple[Array, Array] = jax.jvp(differentiable, (steps,), (d_steps,))
+    return roots
 
 
 def _roots_along(
     mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise
 ) -> Array:
-    """Pointwise of squared distances, on each device of its shard.
+    """Roots of squared distances, on each device of its shard.
 
     Squares are int32 of pixels, or float32 of ``steps``.
 

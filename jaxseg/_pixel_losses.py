@@ -551,7 +551,8 @@ def _two_nearest(instances: Array, spacings: Spacings) -> tuple[Array, Array]:
         return jnp.minimum(first, d), jnp.minimum(second, jnp.maximum(first, d))
 
     far = jnp.where(instances == instances, jnp.float32(jnp.inf), 0)  # sharded like the instances
-    return lax.fori_loop(1, instances.max() + 1, nearer, (far, far))
+    end = instances.max() + 1
+    return lax.fori_loop(jnp.ones_like(end), end, nearer, (far, far))
 
 
 # ---------------------------------------------------------------------------------- hardest

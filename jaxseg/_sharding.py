@@ -68,18 +68,37 @@ def _leaves_on_shards(
     local: Local, arrays: Arrays, axes: Sequence[Axes], result_axes: Sequence[Axes]
 ) -> Arrays:
     shardings = [jax.typeof(x).sharding for x in arrays]
-    if any(name is not None for sharding in shardings for name in sharding.spec):
-        mesh = next(s.mesh for s in shardings if any(name is not None for name in s.spec))
-        cut = _cut(axes, [sharding.spec for sharding in shardings])
-        return _on_explicit_mesh(local, arrays, axes, result_axes, mesh, cut)
     types = [t for sharding in shardings for t in sharding.mesh.axis_types]
-    if (
-        jax.device_count() == 1
-        or AxisType.Manual in types
-        or (types and AxisType.Auto not in types)
-    ):
+    explicit = [s.mesh for s in shardings if any(name is not None for name in s.spec)]
+    if not explicit and (jax.device_count() == 1 or set(types) == {AxisType.Manual}):
         return local(arrays, {})
-    return _on_auto_mesh(local, arrays, axes, result_axes)
+
+    @jax.custom_batching.custom_vmap  # so that a batch axis is known, which a mesh may cut
+    def run(*arrays: Array) -> Arrays:
+        if explicit:
+            cut = _cut(axes, [sharding.spec for sharding in shardings])
+            return _on_explicit_mesh(local, arrays, axes, result_axes, explicit[0], cut)
+        if AxisType.Manual in types or (types and AxisType.Auto not in types):
+            return local(arrays, {})
+        return _on_auto_mesh(local, arrays, axes, result_axes)
+
+    @run.def_vmap
+    def batch(_: int, batched: list[bool], *arrays: Array) -> tuple[Arrays, tuple[bool, ...]]:
+        def batched_local(arrays: Arrays, cut: Cut | None) -> Arrays:
+            in_axes = [0 if is_batched else None for is_batched in batched]
+            return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
+
+        names = [name for each in axes for name in each.split() if name != "_"]
+        name = f"{max(names, default='')}v"  # no other axis has it
+        mapped_axes = [
+            f"{name} {each}" if is_batched else each
+            for each, is_batched in zip(axes, batched, strict=True)
+        ]
+        results = [f"{name} {each}" for each in result_axes]
+        sums = _leaves_on_shards(batched_local, arrays, mapped_axes, results)
+        return sums, (True,) * len(results)
+
+    return run(*arrays)
 
 
 def placed_as(x: Array, spec: P) -> Array:
@@ -139,30 +158,11 @@ def _on_auto_mesh(
 
     partitioned.def_partition(partition, sharding_rule=_rule(axes, result_axes))
 
-    @jax.custom_batching.custom_vmap  # custom_partitioning has no rule for vmap
-    def run(*arrays: Array) -> Arrays:
-        # JAX has no custom_partitioning on TPUs (0.10.2, https://github.com/jax-ml/jax/issues/38196;
-        # tests/test_device_compilers.py).
-        by_xla = lambda *arrays: local(arrays, None)  # noqa: E731
-        results: Arrays = lax.platform_dependent(*arrays, tpu=by_xla, default=partitioned)
-        return results
-
-    @run.def_vmap
-    def batch(_: int, batched: list[bool], *arrays: Array) -> tuple[Arrays, tuple[bool, ...]]:
-        def batched_local(arrays: Arrays, cut: Cut | None) -> Arrays:
-            in_axes = [0 if is_batched else None for is_batched in batched]
-            return jax.vmap(lambda *arrays: local(arrays, cut), in_axes)(*arrays)
-
-        names = [name for each in axes for name in each.split() if name != "_"]
-        name = f"{max(names, default='')}v"  # no other axis has it
-        mapped_axes = [
-            f"{name} {each}" if is_batched else each
-            for each, is_batched in zip(axes, batched, strict=True)
-        ]
-        results = [f"{name} {each}" for each in result_axes]
-        return _on_auto_mesh(batched_local, arrays, mapped_axes, results), (True,) * len(results)
-
-    return run(*arrays)
+    # JAX has no custom_partitioning on TPUs (0.10.2, https://github.com/jax-ml/jax/issues/38196;
+    # tests/test_device_compilers.py).
+    by_xla = lambda *arrays: local(arrays, None)  # noqa: E731
+    results: Arrays = lax.platform_dependent(*arrays, tpu=by_xla, default=partitioned)
+    return results
 
 
 def _summed_over_devices(

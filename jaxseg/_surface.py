@@ -526,7 +526,7 @@ def _of_grid(
         weights = [p, g]
         if element_areas:
             area = areas(jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (p.ndim,)))
-            weights = [area[code] for code in weights]
+            weights = [_looked_up(area, code) for code in weights]
         return SurfaceDistances(*(x.ravel() for x in (*found, *weights)))
 
     of_pairs = of_pair if num_classes is None else jax.vmap(of_pair)
@@ -541,6 +541,12 @@ def _zero_after(distances: Array) -> Array:
         default=lambda x: (x[0] < 0) & False,
     )
     return zero
+
+
+def _looked_up(table: Array, index: Array) -> Array:
+    """``table[index]``, sharded as the index is."""
+    sharding = jax.typeof(index).sharding
+    return table.at[index].get(out_sharding=None if sharding.mesh.empty else sharding)
 
 
 # ---------------------------------------------------------------------------------- known values
@@ -757,11 +763,21 @@ def _run_jitted(
     return value.astype(jnp.float32)
 
 
-Side = tuple[Leaf, Leaf]  # distances and weights of one direction
+Side = tuple[Leaf, Leaf, Leaf]  # distances and weights of one direction, and the weights' unit
+# Of distances ``[..., n]`` and their weights, which may be a block of them.
+Value = Callable[[Leaf, Leaf], Leaf]
 
 
-def _sides(d: SurfaceDistances) -> list[Side]:
-    return [(d.from_predictions, d.prediction_weights), (d.from_labels, d.label_weights)]
+def _sides(xp: ModuleType, d: SurfaceDistances) -> list[Side]:
+    """Both directions. Areas in their unit are 2 or less: sums and products stay in range."""
+    weights = [d.prediction_weights, d.label_weights]
+    unit = None
+    if weights[0].dtype != bool:
+        largest = reduce(xp.maximum, [w.max(-1, keepdims=True) for w in weights])
+        largest = largest if xp is np else lax.stop_gradient(largest)
+        # Dividing by a power of two rounds nothing.
+        unit = xp.ldexp(xp.ones_like(largest), xp.frexp(largest)[1] - 1)
+    return [(x, w, unit) for x, w in zip((d.from_predictions, d.from_labels), weights)]
 
 
 def _of_sides(
@@ -775,8 +791,8 @@ def _of_sides(
 
     NaN where both surfaces are empty, ``one`` where one of them is.
     """
-    sides = _sides(d)
-    empty = [~_held(w).any(-1) for _, w in sides]
+    sides = _sides(xp, d)
+    empty = [~_held(w).any(-1) for _, w, _ in sides]
 
     def or_empty(value: Leaf) -> Leaf:
         value = xp.where(empty[0] | empty[1], one, value)
@@ -796,7 +812,7 @@ def _hausdorff(xp: ModuleType, d: SurfaceDistances, part: Fraction, method: str)
 
 def _average(xp: ModuleType, d: SurfaceDistances, method: str) -> Leaf:
     def mean(sides: list[Side]) -> Leaf:
-        total = sum(_sum(xp, lambda x, w: xp.where(_held(w), _times(x, w), 0), *s) for s in sides)
+        total = sum(_sum(xp, lambda x, w: xp.where(_held(w), _times(x, w), 0), s) for s in sides)
         return total / _size(xp, sides)
 
     return _of_sides(xp, d, mean, method, math.inf)
@@ -815,15 +831,13 @@ def _boundary_f_score(xp: ModuleType, d: SurfaceDistances, tolerance: Leaf) -> L
 def _part_within(xp: ModuleType, sides: list[Side], tolerance: Leaf) -> Leaf:
     """The part of a surface that is within a tolerance of the other."""
     limit = tolerance[..., None]
-    within = sum(
-        _sum(xp, lambda x, w: xp.where(x <= limit, w, xp.zeros_like(w)), *s) for s in sides
-    )
+    within = sum(_sum(xp, lambda x, w: xp.where(x <= limit, w, xp.zeros_like(w)), s) for s in sides)
     return within / _size(xp, sides)
 
 
 def _size(xp: ModuleType, sides: list[Side]) -> Leaf:
     """The sum of the weights, or 1 if it is 0."""
-    total = sum(_sum(xp, _same, w) for _, w in sides)
+    total = sum(_sum(xp, _weight, side) for side in sides)
     return xp.where(total == 0, xp.ones_like(total), total)
 
 
@@ -836,49 +850,55 @@ def _times(x: Leaf, w: Leaf) -> Leaf:
     return x if w.dtype == bool else x * w
 
 
-def _same(x: Leaf) -> Leaf:
-    return x
+def _weight(_: Leaf, w: Leaf) -> Leaf:
+    return w
 
 
-def _count(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
-    """How many of the bools ``value(*leaves)`` along the last axis are True, in int32."""
+def _count(xp: ModuleType, value: Value, side: Side) -> Leaf:
+    """How many of the bools along the last axis are True, in int32."""
+    x, w, _ = side
     if xp is np:
-        return value(*leaves).sum(-1, dtype=np.int32)
+        return value(x, w).sum(-1, dtype=np.int32)
     return _by_blocks(
-        lambda *x: value(*x).sum(-1, dtype=jnp.int32, keepdims=True), lambda x: x.sum(-1), *leaves
+        lambda *x: value(*x).sum(-1, dtype=jnp.int32, keepdims=True), lambda x: x.sum(-1), x, w
     )
 
 
-def _sum(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf) -> Leaf:
-    """Sums along the last axis as floats: of bools exact, of floats in short chains."""
-    if xp is np:
-        return value(*leaves).sum(-1, dtype=np.float64)
-    if jax.eval_shape(value, *leaves).dtype == bool:
-        return _count(jnp, value, *leaves).astype(jnp.float32)
-    width = _width(leaves)
+def _sum(xp: ModuleType, value: Value, side: Side) -> Leaf:
+    """Sums along the last axis as floats: of bools exact, of floats in short chains.
 
-    def of_rows(*leaves: Array) -> Array:
-        x = value(*leaves)
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % width)])
-        sums: Array = x.reshape(*x.shape[:-1], -1, width).sum(-1)
+    Of areas in their unit.
+    """
+    x, w, unit = side
+    if xp is np:
+        return value(x, w if unit is None else w / unit).sum(-1, dtype=np.float64)
+    if jax.eval_shape(value, x, w).dtype == bool:
+        return _count(jnp, value, side).astype(jnp.float32)
+    width = _width(x)
+
+    def of_rows(x: Array, w: Array) -> Array:
+        found = value(x, w if unit is None else w / unit)
+        found = jnp.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, -found.shape[-1] % width)])
+        sums: Array = found.reshape(*found.shape[:-1], -1, width).sum(-1)
         return sums
 
-    return _by_blocks(of_rows, lambda sums: lax.optimization_barrier(sums).sum(-1), *leaves)
+    return _by_blocks(of_rows, lambda sums: lax.optimization_barrier(sums).sum(-1), x, w)
 
 
-def _most(xp: ModuleType, value: Callable[..., Leaf], *leaves: Leaf, least: bool = False) -> Leaf:
-    """The largest of ``value(*leaves)`` along the last axis, or the least."""
+def _most(xp: ModuleType, value: Value, side: Side, *, least: bool = False) -> Leaf:
+    """The largest along the last axis, or the least."""
+    x, w, _ = side
 
     def most(x: Leaf) -> Leaf:
         return x.min(-1) if least else x.max(-1)
 
     if xp is np:
-        return most(value(*leaves))
-    return _by_blocks(lambda *x: most(value(*x))[..., None], most, *leaves)
+        return most(value(x, w))
+    return _by_blocks(lambda *x: most(value(*x))[..., None], most, x, w)
 
 
-def _width(leaves: Sequence[Array]) -> int:
-    return math.isqrt(leaves[0].shape[-1]) + 1
+def _width(x: Array) -> int:
+    return math.isqrt(x.shape[-1]) + 1
 
 
 def _by_blocks(
@@ -889,7 +909,7 @@ def _by_blocks(
     XLA for CPU writes what is to be reduced into memory. There blocks of rows of ``_width`` places
     are taken one after another, and ``of_all`` gets what is left of each.
     """
-    n, width = leaves[0].shape[-1], _width(leaves)
+    n, width = leaves[0].shape[-1], _width(leaves[0])
     size = width * -(-_BLOCK // width)
     blocks = n // size
 
@@ -928,22 +948,22 @@ def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
     """NumPy's percentile of the distances; with areas, the least that holds that part of them."""
     if part == 1:
         return reduce(
-            xp.maximum, [_most(xp, lambda x, w: xp.where(_held(w), x, 0), *s) for s in sides]
+            xp.maximum, [_most(xp, lambda x, w: xp.where(_held(w), x, 0), s) for s in sides]
         )
     if sides[0][1].dtype != bool:
-        return _least(xp, sides, float(part) * sum(_sum(xp, _same, w) for _, w in sides))
-    last = reduce(xp.add, [_count(xp, _same, w) for _, w in sides]) - 1
+        return _least(xp, sides, float(part) * sum(_sum(xp, _weight, side) for side in sides))
+    last = reduce(xp.add, [_count(xp, _weight, side) for side in sides]) - 1
     whole, rest = last // part.denominator, last % part.denominator
     below = whole * part.numerator + rest * part.numerator // part.denominator
     between = (rest * part.numerator % part.denominator).astype(xp.float32) / part.denominator
     low = _least(xp, sides, below + 1)
     limit = low[..., None]
-    as_low = reduce(xp.add, [_count(xp, lambda x, w: w & (x <= limit), *s) for s in sides])
+    as_low = reduce(xp.add, [_count(xp, lambda x, w: w & (x <= limit), s) for s in sides])
 
     def above_low(x: Leaf, w: Leaf) -> Leaf:
         return xp.where(w & (x > limit), x, math.inf)
 
-    above = reduce(xp.minimum, [_most(xp, above_low, *s, least=True) for s in sides])
+    above = reduce(xp.minimum, [_most(xp, above_low, side, least=True) for side in sides])
     high = xp.where(as_low >= xp.minimum(below + 2, last + 1), low, above)
     return xp.where(high == low, low, low + (high - low) * between)
 
@@ -951,7 +971,8 @@ def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
 def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
     """The least distance within which the weights sum to enough."""
     if xp is np:
-        x, w = (np.concatenate(leaves, -1) for leaves in zip(*sides))
+        parts = [(x, w if unit is None else w / unit) for x, w, unit in sides]
+        x, w = (np.concatenate(leaves, -1) for leaves in zip(*parts))
         order = np.argsort(np.where(_held(w), x, np.inf), -1)
         x, w = (np.take_along_axis(leaf, order, -1) for leaf in (x, w))
         sums = np.cumsum(w, -1, dtype=np.int64 if w.dtype == bool else np.float64)
@@ -982,7 +1003,7 @@ def _least_of_bits(digit_bits: int, sides: list[Side], enough: Array) -> Array:
                 return jnp.where(bits < limit, w, jnp.zeros_like(w))
 
             sum_of = _count if sides[0][1].dtype == bool else _sum
-            return reduce(jnp.add, [sum_of(jnp, inside, *side) for side in sides]) < enough
+            return reduce(jnp.add, [sum_of(jnp, inside, side) for side in sides]) < enough
 
         digits = range(1, 2**digit_bits)
         return least + size * reduce(jnp.add, [is_larger(d).astype(jnp.int32) for d in digits])

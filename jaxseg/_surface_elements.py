@@ -50,8 +50,9 @@ def areas(steps: Any, xp: Any = jnp) -> Any:
     ndim = len(steps)
     others = [[b for b in range(ndim) if b != a] for a in range(ndim)]
     faces = xp.stack([math.prod([steps[b] for b in each]) for each in others])
-    normals = xp.asarray(_normals(ndim)) * faces.reshape(1, 1, ndim)
-    return xp.sqrt((normals**2).sum(-1)).sum(-1)
+    largest = faces.max()  # squares of parts of it stay in range
+    normals = xp.asarray(_normals(ndim)) * (faces / largest).reshape(1, 1, ndim)
+    return largest * xp.sqrt((normals**2).sum(-1)).sum(-1)
 
 
 @cache

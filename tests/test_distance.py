@@ -99,10 +99,28 @@ def test_functions_of_distances_are_right_on_a_long_axis():
     np.testing.assert_allclose(got, np.exp(-((1 - 1 / size) ** 2) / 2), rtol=1e-6)
 
 
-def test_an_axis_beyond_the_limit_is_refused():
-    mask = jax.ShapeDtypeStruct((2**30 + 1,), bool)
-    with pytest.raises(ValueError, match=r"up to 2\*\*30 pixels"):
-        jax.eval_shape(jaxseg.distance_transform, mask)
+@pytest.mark.parametrize("shape", [(2**30 + 1,), (2**30 + 1, 1), (1, 2**30 + 1)], ids=str)
+def test_an_axis_beyond_the_limit_is_refused(shape):
+    mask = jax.ShapeDtypeStruct(shape, bool)
+    for function in (
+        jaxseg.distance_transform,
+        jaxseg.signed_distance,
+        lambda mask: jaxseg.surface_distances(mask, mask),
+    ):
+        with pytest.raises(ValueError, match=r"up to 2\*\*30 pixels"):
+            jax.eval_shape(function, mask)
+
+
+@pytest.mark.parametrize("shape", [(20_000, 2), (2, 20_000)], ids=str)
+def test_squares_of_pixels_are_integers_to_the_last_digit(shape):
+    # Float32 has all integers up to 2^24 only, the square of 4096.
+    mask = np.zeros(shape, bool)
+    mask[0, 0] = mask[-1, -1] = True
+    got = _distance._roots_along(jnp.asarray(mask), (0, 1), None, _distance._same)
+    rows, columns = np.indices(shape)
+    squares = [(rows - r) ** 2 + (columns - c) ** 2 for r, c in np.argwhere(mask)]
+    assert np.max(squares) > 2**28 and np.min(squares, 0).max() > 2**26
+    np.testing.assert_array_equal(got, np.min(squares, 0))
 
 
 def test_without_a_true_pixel_all_is_infinitely_far():
@@ -384,6 +402,24 @@ def test_scalar_spacing_has_a_derivative():
 def test_spacing_has_the_derivative_0_where_no_pixel_is_true():
     slope = jax.grad(lambda s: jaxseg.distance_transform(jnp.zeros(3, bool), spacing=s).sum())(2.0)
     assert slope == 0
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 8), (3, 4, 5)], ids=str)
+def test_a_spacing_per_axis_has_derivatives(shape):
+    # Forward, backward and mapped; also where a pixel is True, and where none is.
+    spacing = (0.7, 1.9, 0.4)[: len(shape)]
+    masks = np.stack([some_masks(shape)[1], np.zeros(shape, bool)])
+    for mask in masks:
+        transform = lambda *spacing, mask=mask: jaxseg.distance_transform(mask, spacing=spacing)  # noqa: E731
+        got = jax.jit(jax.jacfwd(transform, argnums=tuple(range(len(shape)))))(*spacing)
+        slopes = jax.grad(lambda *s: transform(*s).sum(), argnums=0)  # noqa: B023
+        if mask.any():
+            np.testing.assert_allclose(slopes(*spacing), got[0].sum(), rtol=1e-5)
+        for axis, slope in enumerate(got):
+            nudge = 1e-4 * (np.arange(len(shape)) == axis)
+            up, down = (expected_distances(mask, np.add(spacing, e)) for e in (nudge, -nudge))
+            want = (up - down) / 2e-4 if mask.any() else 0
+            np.testing.assert_allclose(slope, np.broadcast_to(want, shape), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (600, 700), (6, 60, 60, 60)], ids=str)

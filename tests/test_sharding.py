@@ -394,3 +394,51 @@ def test_distances_of_sharded_masks(function, axis_type):
     with jax.set_mesh(mesh):
         got = jax.jit(function)(placed(jnp.asarray(mask), mesh, P(None, "a", "b")))
     np.testing.assert_array_equal(got, function(mask))
+
+
+OF_IMAGES = {  # functions of the ids of one image
+    "distances": lambda x: jaxseg.distance_transform(x == 1),
+    "distances in steps": lambda x: jaxseg.distance_transform(x == 1, spacing=(1.0, 2.0)),
+    "signed": lambda x: jaxseg.signed_distance(x == 1),
+    "centres": lambda x: jaxseg.centre_distance(x == 1, x == 2),
+    "edges": lambda x: jaxseg.edges(x == 1),
+    "surfaces": lambda x: jaxseg.surface_distances(x == 1, x == 2, where=x != 255),
+    "surfaces of classes": lambda x: jaxseg.surface_distances(x, x[::-1], num_classes=3),
+    "elements": lambda x: jaxseg.surface_distances(x == 1, x == 2, element_areas=True),
+    "bands": lambda x: jaxseg.boundary_iou(x == 1, x == 2, method="distance", width=1.0),
+    "borders": lambda x: jaxseg.border_weights(x % 4),
+    "skeleton": lambda x: jaxseg.skeleton(x == 1),
+    "boundary loss": lambda x: jaxseg.boundary_loss(
+        jax.nn.one_hot(x % 4, 4, dtype=jnp.float32)[None], (x % 4)[None], activation=None
+    ),
+}
+
+
+@each_mesh
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_vmap_leaves_images_on_their_devices(name, axis_type):
+    mesh = mesh_of(axis_type, axis_type)
+    run = jax.vmap(OF_IMAGES[name])
+    ids = IDS[0].astype(np.int32)
+    cut = placed(ids, mesh, P("a"))
+    compiled = jax.jit(run).lower(cut).compile()
+    got, want = compiled(cut), jax.jit(run)(ids)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, want)
+    assert {kind for _, kind in collectives(compiled)} <= {"all-reduce"}  # of when loops end
+    for x in jax.tree.leaves(got):
+        assert x.sharding.shard_shape(x.shape)[0] == len(x) // 4
+
+
+@each_mesh
+@pytest.mark.parametrize("layout", ["batch", "rows"])
+def test_derivatives_of_distances_by_the_spacing(layout, axis_type):
+    masks = IDS[0] == 1
+
+    def run(masks):
+        of_one = lambda mask, step: jaxseg.distance_transform(mask, spacing=(step, 2.0))  # noqa: E731
+        return jax.vmap(lambda mask: jax.jacfwd(partial(of_one, mask))(1.5))(masks)
+
+    got = jax.jit(run)(placed(masks, mesh_of(axis_type, axis_type), LAYOUTS[layout]))
+    want = jax.jit(run)(masks)
+    assert np.isfinite(want).all() and np.any(want)
+    np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -124,6 +124,98 @@ def test_boundary_iou_is_that_of_the_bands(method, where):
         np.testing.assert_allclose(got, reference.boundary_iou(*volume, **options), rtol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [3, 6, 7])
+def test_a_tolerance_includes_distances_that_equal_it_in_float32(steps):
+    """Three steps of 0.1 are more than 0.3 in float64 and equal to it in float32; seven as well."""
+    bar = np.zeros(30, bool)
+    bar[5:15] = True
+    limit = np.float32(steps) * np.float32(0.1)
+    for make in (jaxseg.surface_distances, on_grid):
+        d = make(np.roll(bar, steps), bar, spacing=0.1)
+        for score in (jaxseg.surface_dice, jaxseg.boundary_f_score):
+            assert score(d, tolerance=limit) == 1
+            assert score(d, tolerance=np.nextafter(limit, np.float32(0))) < 1
+            if steps == 3:
+                assert score(d, tolerance=0.3) == 1
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (7, 8, 9)], ids=str)
+def test_a_solid_and_its_own_outline_have_one_surface(shape):
+    """Pixels inside a mask are no part of its surface."""
+    solid = np.zeros(shape, bool)
+    solid[tuple(slice(1, n - 2) for n in shape)] = True
+    outline = np.asarray(jaxseg.edges(solid))
+    assert outline.sum() < solid.sum()
+    for make in (jaxseg.surface_distances, on_grid):
+        found = scores(make(solid, outline, spacing=0.7))
+        for name, value in found.items():
+            assert (value == (1 if name.startswith(("nsd", "bf")) else 0)).all(), name
+
+
+@pytest.mark.parametrize("spacing", [1.0, 0.3, (0.3, 0.7)], ids=str)
+def test_distances_do_not_depend_on_where_the_masks_are(spacing):
+    """Squares of positions, from which others are subtracted, would leave no digit here."""
+    p, g = np.zeros((2, 3, 6000), bool)
+    p[1, 5990:5998] = g[1, 5991:5999] = True
+    near = [np.roll(x, -5989, 1) for x in (p, g)]
+    specks = [np.zeros_like(p) for _ in "pg"]
+    specks[0][0, 5998] = specks[1][1, 1901] = True  # 1 and 4097 pixels apart
+    for make in (jaxseg.surface_distances, on_grid):
+        assert not jaxseg.hausdorff_distance(make(p, p, spacing=spacing))
+        for x, want in zip(
+            lists(make(p, g, spacing=spacing)), lists(make(*near, spacing=spacing)), strict=True
+        ):
+            np.testing.assert_array_equal(x, want)
+        rows, columns = np.broadcast_to(np.asarray(spacing, np.float32), 2).astype(float)
+        got = jaxseg.hausdorff_distance(make(*specks, spacing=spacing))
+        np.testing.assert_allclose(got, np.hypot(rows, 4097 * columns), rtol=1.2e-7)
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (6, 7, 8)], ids=["2-D", "3-D"])
+@pytest.mark.parametrize("element_areas", [False, True], ids=["pixels", "elements"])
+@pytest.mark.parametrize("spacing", [1e-18, 1e18, (1e-18, 2e-18), (1e18, 3e17)], ids=str)
+def test_scores_of_tiny_and_huge_spacings_are_the_same_in_a_program(spacing, element_areas, shape):
+    """One program of all, in which the compiler may move factors, and NumPy; also in pixels."""
+    masks = blobs(shape)
+    if isinstance(spacing, tuple):
+        spacing = (*spacing, spacing[0])[: len(shape)]
+    unit = np.max(spacing)
+    steps = np.asarray(spacing) / unit
+
+    def run(p, g, spacing, tolerance):
+        d = jaxseg.surface_distances(p, g, spacing=spacing, element_areas=element_areas)
+        return {
+            "hd": jaxseg.hausdorff_distance(d),
+            "hd95": jaxseg.hausdorff_distance(d, percentile=95),
+            "average": jaxseg.average_surface_distance(d),
+            "nsd": jaxseg.surface_dice(d, tolerance=tolerance),
+            "bf": jaxseg.boundary_f_score(d, tolerance=tolerance),
+        }
+
+    eager = run(*masks, spacing, 1.1 * unit)
+    traced = jax.jit(lambda p, g: run(p, g, spacing, 1.1 * unit))(*masks)
+    pixels = run(*masks, tuple(steps) if steps.ndim else 1.0, 1.1)
+    for name, value in eager.items():
+        factor = 1 if name in ("nsd", "bf") else unit
+        np.testing.assert_allclose(traced[name], value, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(value, factor * float(pixels[name]), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("shape", [(512, 512), (64, 64, 64)], ids=str)
+def test_memory_grows_with_pixels_not_with_pairs_of_surface_pixels(shape):
+    mask = jax.ShapeDtypeStruct(shape, bool)
+
+    @jax.jit
+    def run(p, g):
+        d = jaxseg.surface_distances(p, g)
+        hd95 = jaxseg.hausdorff_distance(d, percentile=95)
+        return hd95, jaxseg.average_surface_distance(d), jaxseg.surface_dice(d, tolerance=1.0)
+
+    temporaries = run.lower(mask, mask).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries <= 48 * math.prod(shape)
+
+
 # ---------------------------------------------------------------------------------- edge cases
 
 
