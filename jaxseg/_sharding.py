@@ -70,7 +70,8 @@ def _leaves_on_shards(
     shardings = [jax.typeof(x).sharding for x in arrays]
     types = [t for sharding in shardings for t in sharding.mesh.axis_types]
     explicit = [s.mesh for s in shardings if any(name is not None for name in s.spec)]
-    if not explicit and (jax.device_count() == 1 or set(types) == {AxisType.Manual}):
+    alone = jax.device_count() == 1
+    if (alone and AxisType.Explicit not in types) or set(types) == {AxisType.Manual}:
         return local(arrays, {})
 
     @jax.custom_batching.custom_vmap  # so that a batch axis is known, which a mesh may cut
@@ -78,7 +79,7 @@ def _leaves_on_shards(
         if explicit:
             cut = _cut(axes, [sharding.spec for sharding in shardings])
             return _on_explicit_mesh(local, arrays, axes, result_axes, explicit[0], cut)
-        if AxisType.Manual in types or (types and AxisType.Auto not in types):
+        if alone or AxisType.Manual in types or (types and AxisType.Auto not in types):
             return local(arrays, {})
         return _on_auto_mesh(local, arrays, axes, result_axes)
 

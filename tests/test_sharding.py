@@ -199,6 +199,7 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
             assert jaxseg.counts(p, g, num_classes=3).tp.tolist() == [8, 8, 8]
             assert jaxseg.counts(p == 1, g == 1).tp.sum() == 8
             jax.jit(lambda p, g: jaxseg.confusion_matrix(p, g, num_classes=3, axis=1))(p, g)
+            jax.jit(jax.vmap(jaxseg.distance_transform))(p == 1)
 """
     settings = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
