@@ -295,7 +295,7 @@ def test_right_probabilities_have_no_loss_and_wrong_ones_the_most(kind):
     gradient, value = sum_and_gradient(loss, 1 - one_hot)
     assert (np.asarray(value) > (0.35 if kind == "log-cosh" else 0.85)).all()
     assert np.isfinite(gradient).all()
-    assert (np.asarray(gradient) != 0).any()  # T14: no plateau
+    assert (np.asarray(gradient) != 0).any()  # no plateau
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -321,7 +321,7 @@ def test_three_pixels_in_a_million_keep_their_least_overlap():
 
 
 def test_generalized_dice_of_a_large_missed_object_is_not_smoothed_away():
-    # T18: smooth is beside sums in pixels of the smallest class
+    # smooth is beside sums in pixels of the smallest class
     logits = np.zeros((512, 512, 2), np.float32)
     logits[..., 0] = 20
     value = jaxseg.generalized_dice_loss(logits, np.ones((512, 512), int))

@@ -76,7 +76,7 @@ def test_a_line_is_its_own_skeleton():
 
 
 def test_iterations_must_reach_the_middle():
-    # T29: with fewer of them a thick bar has no skeleton
+    # with fewer of them a thick bar has no skeleton
     none, some, more = (jaxseg.soft_skeleton(bar(5, 12), iterations=n) for n in (1, 2, 3))
     assert not none.any()
     assert some.any()
