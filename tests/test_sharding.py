@@ -199,7 +199,8 @@ for axis_type in (AxisType.Auto, AxisType.Explicit):
             assert jaxseg.counts(p, g, num_classes=3).tp.tolist() == [8, 8, 8]
             assert jaxseg.counts(p == 1, g == 1).tp.sum() == 8
             jax.jit(lambda p, g: jaxseg.confusion_matrix(p, g, num_classes=3, axis=1))(p, g)
-            jax.jit(jax.vmap(jaxseg.distance_transform))(p == 1)
+            with jax.set_mesh(mesh):
+                jax.jit(jax.vmap(jaxseg.distance_transform))(p == 1)
 """
     settings = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
@@ -422,8 +423,10 @@ def test_vmap_leaves_images_on_their_devices(name, axis_type):
     run = jax.vmap(OF_IMAGES[name])
     ids = IDS[0].astype(np.int32)
     cut = placed(ids, mesh, P("a"))
-    compiled = jax.jit(run).lower(cut).compile()
-    got, want = compiled(cut), jax.jit(run)(ids)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(run).lower(cut).compile()
+        got = compiled(cut)
+    want = jax.jit(run)(ids)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, want)
     assert {kind for _, kind in collectives(compiled)} <= {"all-reduce"}  # of when loops end
     for x in jax.tree.leaves(got):
@@ -439,7 +442,9 @@ def test_derivatives_of_distances_by_the_spacing(layout, axis_type):
         of_one = lambda mask, step: jaxseg.distance_transform(mask, spacing=(step, 2.0))  # noqa: E731
         return jax.vmap(lambda mask: jax.jacfwd(partial(of_one, mask))(1.5))(masks)
 
-    got = jax.jit(run)(placed(masks, mesh_of(axis_type, axis_type), LAYOUTS[layout]))
+    mesh = mesh_of(axis_type, axis_type)
+    with jax.set_mesh(mesh):
+        got = jax.jit(run)(placed(masks, mesh, LAYOUTS[layout]))
     want = jax.jit(run)(masks)
     assert np.isfinite(want).all() and np.any(want)
     np.testing.assert_allclose(got, want, rtol=1e-5)
