@@ -749,9 +749,25 @@ def _compare(p: Points, g: Points, spacings: Spacings) -> tuple[np.ndarray, np.n
 def _run(score: Callable[..., Leaf], d: SurfaceDistances, *args: Leaf, **static: Leaf) -> Array:
     """A score of NumPy's leaves by NumPy, which compiles nothing, and of JAX's in one program."""
     if all(isinstance(x, np.ndarray) for x in (*d, *args)):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return jnp.asarray(score(np, d, *args, **static), jnp.float32)
+        return jnp.asarray(_of_known_rows(partial(score, np, **static), d, *args), jnp.float32)
     return _run_jitted(d, *args, score=score, static=tuple(static.items()))
+
+
+def _of_known_rows(score: Callable[..., Leaf], d: SurfaceDistances, *args: Leaf) -> Leaf:
+    """A score of each row of NumPy's leaves, of the places alone that hold an element."""
+    rows = d.from_predictions.shape[:-1]
+    if 0 in rows:
+        return score(d, *args)
+
+    def of_row(row: tuple[int, ...]) -> Leaf:
+        kept = [_held(w[row]) for w in (d.prediction_weights, d.label_weights)]
+        kept = [k if k.any() else slice(1) for k in kept]  # a maximum needs one place
+        leaves = [x[row][k] for x, k in zip(d, (*kept, *kept), strict=True)]
+        return score(SurfaceDistances(*leaves), *(np.broadcast_to(x, rows)[row] for x in args))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.stack([of_row(row) for row in np.ndindex(rows)])
+    return values.reshape((*rows, *values.shape[1:]))
 
 
 @partial(jax.jit, static_argnames=("score", "static"))
@@ -971,14 +987,13 @@ def _percentile(xp: ModuleType, sides: list[Side], part: Fraction) -> Leaf:
 def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
     """The least distance within which the weights sum to enough."""
     if xp is np:
-        parts = [(x, w if unit is None else w / unit) for x, w, unit in sides]
-        x, w = (np.concatenate(leaves, -1) for leaves in zip(*parts))
-        order = np.argsort(np.where(_held(w), x, np.inf), -1)
-        x, w = (np.take_along_axis(leaf, order, -1) for leaf in (x, w))
-        sums = np.cumsum(w, -1, dtype=np.int64 if w.dtype == bool else np.float64)
-        place = (sums < np.asarray(enough)[..., None]).sum(-1)
-        place = np.minimum(place, x.shape[-1] - 1)
-        return np.take_along_axis(x, place[..., None], -1)[..., 0]
+        x, w = (np.concatenate(leaves, -1) for leaves in list(zip(*sides))[:2])
+        if w.dtype == bool:
+            place = np.minimum(enough, x.size) - 1
+            return np.partition(x, place)[place]
+        order = np.argsort(x)
+        sums = np.cumsum(np.concatenate([w / unit for _, w, unit in sides])[order])
+        return x[order[min(np.searchsorted(sums, enough), x.size - 1)]]
 
     # A GPU takes all sums of a pass at once, which a CPU would take one by one.
     by_platform = {"cpu": partial(_least_of_bits, 1), "default": partial(_least_of_bits, 3)}
