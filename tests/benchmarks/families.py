@@ -59,6 +59,7 @@ class SurfaceCase(NamedTuple):
     shape: tuple[int, ...]
     size: int
     mask: str  # a key of PAIRS
+    images: int = 1  # each 4 pixels smaller than the one before it
 
 
 LOSS_CASES = [
@@ -125,8 +126,9 @@ PAIRS: dict[str, Callable[[tuple[int, ...], int], tuple[np.ndarray, np.ndarray]]
 SURFACE_CASES = [
     *(SurfaceCase((224, 224, 224), size, "two organs") for size in (64, 100, 160)),
     *(SurfaceCase((224, 224, 224), 160, pair) for pair in list(PAIRS)[1:]),
+    SurfaceCase((256, 256), 190, "two organs", images=32),
 ]
-QUICK_SURFACE_CASES = [SurfaceCase((12, 12, 12), 6, "two organs")]
+QUICK_SURFACE_CASES = [SurfaceCase((12, 12, 12), 10, "two organs", images=2)]
 
 STARTUP_SHAPE = (2, 64, 64, 4)
 MEMORY_SHAPE = (4, 256, 256, 11)
@@ -383,14 +385,15 @@ def distance_rows(case: DistanceCase, rounds: int) -> Rows:
 
 def surface_rows(case: SurfaceCase, rounds: int) -> Rows:
     print(case, file=sys.stderr)
-    p, g = PAIRS[case.mask](case.shape, case.size)
+    pairs = [PAIRS[case.mask](case.shape, case.size - 4 * image) for image in range(case.images)]
+    p, g = map(np.stack, zip(*pairs, strict=True))
 
-    def scores() -> list[float]:
-        d = jaxseg.surface_distances(p, g)
+    def scores() -> list[list[float]]:
+        of_pairs = [jaxseg.surface_distances(*pair) for pair in pairs]
         return [
-            jaxseg.hausdorff_distance(d, percentile=95).item(),
-            jaxseg.average_surface_distance(d).item(),
-            jaxseg.surface_dice(d, tolerance=2.0).item(),
+            [jaxseg.hausdorff_distance(d, percentile=95).item() for d in of_pairs],
+            [jaxseg.average_surface_distance(d).item() for d in of_pairs],
+            [jaxseg.surface_dice(d, tolerance=2.0).item() for d in of_pairs],
         ]
 
     tasks: dict[str, Steps] = {
@@ -399,7 +402,7 @@ def surface_rows(case: SurfaceCase, rounds: int) -> Rows:
     check(case, tasks, lambda x: x[0], rtol=1e-4)  # one peer computes HD95 alone
     return rows_of(
         tasks,
-        baseline=jax_step(jnp.copy, jnp.ones(case.shape, jnp.float32)),
+        baseline=jax_step(jnp.copy, jnp.ones(p.shape, jnp.float32)),
         baseline_bytes=8 * p.size,
         moved_bytes=2 * p.nbytes,
         input_bytes=2 * p.nbytes,

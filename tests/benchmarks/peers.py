@@ -312,21 +312,21 @@ def distance_steps(mask: np.ndarray) -> Steps:
 
 
 def surface_steps(p: np.ndarray, g: np.ndarray) -> Steps:
-    """MONAI's three functions, and its HD95 alone."""
+    """MONAI's three functions of masks ``[images, *space]``, and its HD95 alone."""
     names = ["MONAI's three calls", "MONAI's HD95"]
     torch, monai = load("torch"), load("monai.metrics")
     missing = next((x for x in (torch, monai) if isinstance(x, str)), None)
     if missing is not None:
         return {on_host(name): missing for name in names}
-    pair = [torch.from_numpy(x)[None, None].float() for x in (p, g)]
+    pair = [torch.from_numpy(x)[:, None].float() for x in (p, g)]
 
-    def hd95() -> list[float]:
-        return [float(monai.compute_hausdorff_distance(*pair, True, percentile=95))]
+    def hd95() -> list[list[float]]:
+        return [monai.compute_hausdorff_distance(*pair, True, percentile=95)[:, 0].tolist()]
 
-    def all_three() -> list[float]:
+    def all_three() -> list[list[float]]:
         assd = monai.compute_average_surface_distance(*pair, True, symmetric=True)
         dice = monai.compute_surface_dice(*pair, [2.0], True)
-        return [*hd95(), float(assd), float(dice)]
+        return [*hd95(), assd[:, 0].tolist(), dice[:, 0].tolist()]
 
     return dict(zip(map(on_host, names), map(host_step, (all_three, hd95)), strict=True))
 

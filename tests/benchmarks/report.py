@@ -98,7 +98,8 @@ def case_label(row: Row) -> str:
     shape = f"`{list(row['shape'])}`"
     if row["family"] == "distance":
         size = f", {row['size']} long" if "size" in row else ""
-        return f"{shape}, {row['mask']}{size}"
+        images = f"{row['images']} pairs of " if row.get("images", 1) > 1 else ""
+        return f"{images}{shape}, {row['mask']}{size}"
     if row["family"] != "loss":
         shape += f", {row['classes']} classes"
     if row["family"] == "evaluation":

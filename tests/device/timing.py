@@ -225,7 +225,7 @@ def surface_rows(shape: tuple[int, ...], copy: float) -> Rows:
 
     def beside(p: np.ndarray, g: np.ndarray) -> Steps:
         known = host_step(partial(surface_scores, p, g))
-        return {"jaxseg, known masks": known, **peers.surface_steps(p, g)}
+        return {"jaxseg, known masks": known, **peers.surface_steps(p[None], g[None])}
 
     tasks: dict[str, Steps] = {
         "HD95, ASSD and surface Dice": {
