@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial, reduce
 from types import ModuleType
@@ -39,10 +40,11 @@ __all__ = [
     "average_surface_distance", "surface_dice", "boundary_f_score", "boundary_iou",
 ]  # fmt: skip
 
-Points = np.ndarray  # int32 [n, axes]: where the elements of a surface are
+Points = np.ndarray  # int32 [axes, n]: where the elements of a surface are
 Box = tuple[np.ndarray, np.ndarray]  # its first corner, and the one behind its last
 
 _BLOCK = 2**15  # places of a surface that are taken at once on CPU
+_LARGE = 2**20  # pixels of a box whose transform takes far longer than a thread's start
 
 _boxes: list[tuple[int, ...]] = []  # the shapes for which this process has compiled a transform
 
@@ -604,19 +606,16 @@ def _of_pair(
     rows: slice,
 ) -> list[np.ndarray]:
     """The leaves of one pair of masks, computed in the box that holds both and a margin of 1."""
-    cut = [rows, *(slice(None) for _ in maps[0].shape[1:])]
     either = reduce(np.logical_or, [mask_of(x[rows]) for x in maps])
-    for axis, size in enumerate(maps[0].shape):
-        others = tuple(a for a in range(either.ndim) if a != axis)
-        places = np.flatnonzero(either.any(others))
-        if len(places) == 0:
-            dtypes = [np.float32] * 2 + [bool if area is None else np.float32] * 2
-            return [np.zeros(0, dtype) for dtype in dtypes]
-        first, last = places[0], places[-1] + 1
-        either = either[(*(slice(None),) * axis, slice(first, last))]
-        start = cut[axis].start or 0
-        cut[axis] = slice(max(start + first - 1, 0), min(start + last + 1, size))
-    box = tuple(cut)
+    extents = _extents(either)
+    if extents is None:
+        dtypes = [np.float32] * 2 + [bool if area is None else np.float32] * 2
+        return [np.zeros(0, dtype) for dtype in dtypes]
+    starts = [rows.start or 0, *(0 for _ in extents[1:])]
+    box = tuple(
+        slice(max(start + first - 1, 0), min(start + end + 1, size))
+        for start, (first, end), size in zip(starts, extents, maps[0].shape, strict=True)
+    )
     where = None if valid is None else _as_bools(valid[box])
     masks = [mask_of(x[box]) for x in maps]
     of_mask = _edges if area is None else elements
@@ -626,9 +625,22 @@ def _of_pair(
     return [*_nearest(surfaces, spacings), *weights]
 
 
+def _extents(mask: np.ndarray) -> list[tuple[int, int]] | None:
+    """Along each axis, the first place and the one behind the last; None of an empty mask."""
+    rows = np.flatnonzero(mask.any(tuple(range(1, mask.ndim))))
+    if len(rows) == 0:
+        return None
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    if mask.ndim == 1:
+        return [(first, end)]
+    others = _extents(mask[first:end].any(0))
+    assert others is not None
+    return [(first, end), *others]
+
+
 def _points(held: np.ndarray) -> Points:
     places = np.unravel_index(np.flatnonzero(held), held.shape)  # much faster than argwhere
-    return np.stack(places, -1).astype(np.int32)
+    return np.stack(places).astype(np.int32)
 
 
 def _nearest(surfaces: Sequence[Points], spacings: Spacings) -> list[np.ndarray]:
@@ -636,33 +648,50 @@ def _nearest(surfaces: Sequence[Points], spacings: Spacings) -> list[np.ndarray]
 
     The points in a box are transformed; the others, if there are, are compared one by one.
     """
-    least = [np.full(len(x), np.inf, np.float32) for x in surfaces]
-    if min(len(x) for x in surfaces) == 0:
+    least = [np.full(x.shape[1], np.inf, np.float32) for x in surfaces]
+    if min(len(x) for x in least) == 0:
         return least
     box = _cheapest_box(surfaces)
-    inside = [np.zeros(len(x), bool) if box is None else _is_in(x, box) for x in surfaces]
+    inside = [np.zeros(len(x), bool) for x in least]
     if box is not None:
+        inside = [_is_in(x, box) for x in surfaces]
         first, end = box
         shape = _compiled_shape(tuple((end - first).tolist()))
-        places = [tuple((x[i] - first).T) for x, i in zip(surfaces, inside)]
-        masks = np.zeros((2, *shape), bool)
-        for mask, place in zip(masks, places):
+        places = [tuple(x[:, i] - first[:, None]) for x, i in zip(surfaces, inside, strict=True)]
+        masks = [np.zeros(shape, bool) for _ in surfaces]
+        for mask, place in zip(masks, places, strict=True):
             mask[place] = True
-        axes = tuple(range(1, masks.ndim))
-        maps = np.asarray(distances_along(jnp.asarray(masks), axes, spacings))
+        maps = _transformed(masks, spacings)
         for k in range(2):
             least[k][inside[k]] = maps[1 - k][places[k]]
     p, g = inside
     for of_p, of_g in ((~p, np.ones_like(g)), (p, ~g)):
         if of_p.any() and of_g.any():
-            found = _compare(surfaces[0][of_p], surfaces[1][of_g], spacings)
+            found = _compare(surfaces[0][:, of_p], surfaces[1][:, of_g], spacings)
             for each, part, new in zip(least, (of_p, of_g), found):
                 each[part] = np.minimum(each[part], new)
     return least
 
 
+def _transformed(masks: Sequence[np.ndarray], spacings: Spacings) -> list[np.ndarray]:
+    """Distances to two masks of one shape; of large ones at once, each by a thread of its own.
+
+    A transform that has several cores wastes much of them.
+    """
+    axes = tuple(range(masks[0].ndim))
+    arrays = [jnp.asarray(mask) for mask in masks]
+    first = distances_along(arrays[0], axes, spacings)  # what is compiled is compiled here
+    if masks[0].size < _LARGE:
+        return [np.asarray(first), np.asarray(distances_along(arrays[1], axes, spacings))]
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(lambda: np.asarray(distances_along(arrays[1], axes, spacings)))
+        return [np.asarray(first), second.result()]
+
+
 def _is_in(points: Points, box: Box) -> np.ndarray:
-    inside: np.ndarray = np.all((points >= box[0]) & (points < box[1]), axis=1)
+    inside: np.ndarray = reduce(
+        np.logical_and, [(x >= a) & (x < b) for x, a, b in zip(points, *box, strict=True)]
+    )
     return inside
 
 
@@ -671,19 +700,20 @@ def _cheapest_box(surfaces: Sequence[Points]) -> Box | None:
 
     A speck far from all else is then compared with the other surface, and does not widen the box.
     """
-    own = [(x.min(0), x.max(0) + 1) for x in surfaces]
+    own = [(x.min(1), x.max(1) + 1) for x in surfaces]
+    sizes = [float(x.shape[1]) for x in surfaces]
     whole = np.minimum(own[0][0], own[1][0]), np.maximum(own[0][1], own[1][1])
 
     def cost(box: Box) -> float:
         sides = (box[1] - box[0]).astype(float)
         a, b = (float(_is_in(x, box).sum()) for x in surfaces)
-        pairs = float(len(surfaces[0])) * len(surfaces[1]) - a * b
+        pairs = sizes[0] * sizes[1] - a * b
         return sides.prod() * (30 + sides.sum() / 6) + 4 * pairs  # nanoseconds
 
-    none = 4.0 * len(surfaces[0]) * len(surfaces[1])
-    sizes = [float((end - first).prod(dtype=float)) for first, end in (*own, whole)]
+    none = 4 * sizes[0] * sizes[1]
+    volumes = [float((end - first).prod(dtype=float)) for first, end in (*own, whole)]
     boxes = [whole]
-    if min(sizes[:2]) < 0.5 * sizes[2]:
+    if min(volumes[:2]) < 0.5 * volumes[2]:
         boxes += [
             (np.maximum(first - margin, whole[0]), np.minimum(end + margin, whole[1]))
             for (first, end), margin in itertools.product(own, (0, 8, 32))
@@ -720,16 +750,16 @@ def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
 
 def _compare(p: Points, g: Points, spacings: Spacings) -> tuple[np.ndarray, np.ndarray]:
     """Distances of each point of either set to the nearest of the other, pair by pair."""
-    extent = np.maximum(p.max(0), g.max(0)) - np.minimum(p.min(0), g.min(0)) + 1
+    extent = np.maximum(p.max(1), g.max(1)) - np.minimum(p.min(1), g.min(1)) + 1
     whole = not isinstance(spacings, tuple) and (extent.astype(float) ** 2).sum() < 2**30
     dtype = np.int32 if whole else np.float32
-    steps = np.broadcast_to(np.asarray(spacings, np.float32), p.shape[1:])
+    steps = np.broadcast_to(np.asarray(spacings, np.float32), len(p))
     unit = np.ldexp(np.float32(1), np.frexp(steps.max())[1] - 1)
     factors = [None if whole else np.float32(step / unit) for step in steps]
-    a, b = p.T.astype(dtype), g.T.astype(dtype)
-    of_p, of_g = np.zeros(len(p), dtype), np.full(len(g), np.iinfo(np.int32).max, dtype)
-    block = max(1, 2**16 // len(g))  # which a core's cache holds
-    for start in range(0, len(p), block):
+    a, b = p.astype(dtype), g.astype(dtype)
+    of_p, of_g = np.zeros(p.shape[1], dtype), np.full(g.shape[1], np.iinfo(np.int32).max, dtype)
+    block = max(1, 2**16 // g.shape[1])  # which a core's cache holds
+    for start in range(0, p.shape[1], block):
         part = slice(start, start + block)
         squares = 0
         for x, y, factor in zip(a, b, factors, strict=True):
