@@ -606,7 +606,8 @@ def _of_pair(
     rows: slice,
 ) -> list[np.ndarray]:
     """The leaves of one pair of masks, computed in the box that holds both and a margin of 1."""
-    either = reduce(np.logical_or, [mask_of(x[rows]) for x in maps])
+    p, g = (mask_of(x[rows]) for x in maps)
+    either: np.ndarray = np.logical_or(p, g)
     extents = _extents(either)
     if extents is None:
         dtypes = [np.float32] * 2 + [bool if area is None else np.float32] * 2
@@ -761,7 +762,7 @@ def _compare(p: Points, g: Points, spacings: Spacings) -> tuple[np.ndarray, np.n
     block = max(1, 2**16 // g.shape[1])  # which a core's cache holds
     for start in range(0, p.shape[1], block):
         part = slice(start, start + block)
-        squares = 0
+        squares = np.zeros((), dtype)
         for x, y, factor in zip(a, b, factors, strict=True):
             between = x[part, None] - y
             if factor is not None:
@@ -1024,11 +1025,11 @@ def _least(xp: ModuleType, sides: list[Side], enough: Leaf) -> Leaf:
     if xp is np:
         x, w = (np.concatenate(leaves, -1) for leaves in list(zip(*sides))[:2])
         if w.dtype == bool:
-            place = np.minimum(enough, x.size) - 1
+            place = min(int(enough), x.size) - 1
             return np.partition(x, place)[place]
         order = np.argsort(x)
         sums = np.cumsum(np.concatenate([w / unit for _, w, unit in sides])[order])
-        return x[order[min(np.searchsorted(sums, enough), x.size - 1)]]
+        return x[order[min(int(np.searchsorted(sums, enough)), x.size - 1)]]
 
     # A GPU takes all sums of a pass at once, which a CPU would take one by one.
     by_platform = {"cpu": partial(_least_of_bits, 1), "default": partial(_least_of_bits, 3)}
