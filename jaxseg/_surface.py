@@ -607,8 +607,7 @@ def _of_pair(
 ) -> list[np.ndarray]:
     """The leaves of one pair of masks, computed in the box that holds both and a margin of 1."""
     p, g = (mask_of(x[rows]) for x in maps)
-    either: np.ndarray = np.logical_or(p, g)
-    extents = _extents(either)
+    extents = _extents(np.asarray(p | g))
     if extents is None:
         dtypes = [np.float32] * 2 + [bool if area is None else np.float32] * 2
         return [np.zeros(0, dtype) for dtype in dtypes]
