@@ -607,7 +607,7 @@ def _of_pair(
 ) -> list[np.ndarray]:
     """The leaves of one pair of masks, computed in the box that holds both and a margin of 1."""
     p, g = (mask_of(x[rows]) for x in maps)
-    extents = _extents(np.asarray(p | g))
+    extents = _extents(p | g)
     if extents is None:
         dtypes = [np.float32] * 2 + [bool if area is None else np.float32] * 2
         return [np.zeros(0, dtype) for dtype in dtypes]
@@ -633,7 +633,7 @@ def _extents(mask: np.ndarray) -> list[tuple[int, int]] | None:
     first, end = int(rows[0]), int(rows[-1]) + 1
     if mask.ndim == 1:
         return [(first, end)]
-    others = _extents(mask[first:end].any(0))
+    others = _extents(np.asarray(mask[first:end].any(0)))
     assert others is not None
     return [(first, end), *others]
 
