@@ -1,0 +1,340 @@
+"""The scores of one case: counts of its classes, then every metric of each."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+import jaxseg
+from jaxseg.evaluation._metrics import Metric, parse_metrics
+from jaxseg.evaluation._records import CaseError, Target
+
+_BLOCK = 2**21  # pixels that are counted at once; smaller images are filled up to a power of two
+
+
+class Row(NamedTuple):
+    """One value of one class of one case; a line of ``cases.csv``."""
+
+    case: str
+    group: str
+    target: str
+    metric: str
+    value: float
+    n_truth: int
+    n_prediction: int
+
+
+class Scores(NamedTuple):
+    """What ``score`` finds; the lists have one entry per target."""
+
+    values: dict[str, list[float]]
+    counts: list[tuple[int, int, int, int]]  # tp, fp, fn, tn
+    matrix: list[tuple[int, int, int]]  # true id, predicted id and their number
+
+
+def score(
+    prediction: np.ndarray,
+    labels: np.ndarray,
+    *,
+    targets: Sequence[Target],
+    num_ids: int,
+    ignore: int | None,
+    metrics: Sequence[Metric],
+    spacing: Sequence[float] | None,
+) -> Scores:
+    """The scores of two maps of ids ``[*space]``, or of bool masks ``[*space, targets]``.
+
+    Ids outside ``range(num_ids)`` are of no target. Pixels whose true id is ``ignore`` do not
+    count.
+    """
+    if prediction.shape != labels.shape:
+        raise CaseError(
+            f"The prediction has shape {prediction.shape} and the truth {labels.shape}; "
+            "--resample label brings the prediction onto the grid of the truth."
+        )
+    if labels.dtype == bool and labels.ndim and _is_dense(labels, targets, num_ids):
+        counts = [_mask_counts(prediction[..., k], labels[..., k]) for k in range(len(targets))]
+        matrix = np.zeros((0, 0), np.int64)
+    else:
+        matrix = confusion([(prediction, labels)], num_ids, ignore)
+        counts = [target_counts(matrix, target) for target in targets]
+    values: dict[str, list[float]] = {
+        m.name: [overlap(m.kind, *c) for c in counts] for m in metrics if m.is_overlap
+    }
+    others = [m for m in metrics if not m.is_overlap]
+    if others:
+        where = None if ignore is None or matrix.size == 0 else labels != ignore
+        of_target = []
+        for k, (target, found) in enumerate(zip(targets, counts, strict=True)):
+            masks = _masks(prediction, labels, k, target, matrix.size == 0)
+            of_target.append(_others(others, *masks, where, found, spacing))
+        values |= {m.name: [each[m.name] for each in of_target] for m in others}
+    cells = [(int(a), int(b), int(matrix[a, b])) for a, b in zip(*np.nonzero(matrix))]
+    return Scores({m.name: values[m.name] for m in metrics}, counts, cells)
+
+
+def _is_dense(labels: np.ndarray, targets: Sequence[Target], num_ids: int) -> bool:
+    return num_ids == 0 and labels.shape[-1] == len(targets)
+
+
+def _masks(
+    prediction: np.ndarray, labels: np.ndarray, k: int, target: Target, is_dense: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    if is_dense:
+        return prediction[..., k], labels[..., k]
+    return member(prediction, target.ids), member(labels, target.ids)
+
+
+def member(ids: np.ndarray, of: Sequence[int]) -> np.ndarray:
+    """Whether each id is one of some ids."""
+    found: np.ndarray = ids == of[0]
+    for other in of[1:]:
+        found |= ids == other
+    return found
+
+
+def confusion(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], num_ids: int, ignore: int | None
+) -> np.ndarray:
+    """Pixels by true and predicted id, int64 ``[num_ids + 1, num_ids + 1]``; the last is any other.
+
+    The pairs are of predicted and true ids: those of one image, or of its blocks.
+    """
+    matrix = np.zeros((num_ids + 1, num_ids + 1), np.int64)
+    for p, g in itertools.chain.from_iterable(map(_blocks, pairs)):
+        counted = jaxseg.confusion_matrix(
+            _as_index(p, num_ids, None), _as_index(g, num_ids, ignore), num_classes=num_ids + 1
+        )
+        matrix += np.asarray(counted)
+    return matrix
+
+
+def _blocks(pair: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    p, g = (np.ascontiguousarray(x).reshape(-1) for x in pair)
+    for start in range(0, g.size, _BLOCK):
+        yield p[start : start + _BLOCK], g[start : start + _BLOCK]
+
+
+def _as_index(ids: np.ndarray, num_ids: int, ignore: int | None) -> np.ndarray:
+    """Ids as uint8 or int32, ``num_ids`` for any other one, and -1 or 255 where nothing counts.
+
+    They are filled up to a power of two, so that images of many sizes compile few programs.
+    """
+    dtype, nothing = (np.uint8, 255) if num_ids < 255 else (np.int32, -1)
+    if ids.dtype == bool:
+        ids = ids.view(np.uint8) != 0
+        ids = ids.view(np.uint8)
+    is_plain = ids.size and ids.min() >= 0 and ids.max() < num_ids
+    index = ids if is_plain else np.where((ids >= 0) & (ids < num_ids), ids, num_ids)
+    index = index.astype(dtype, copy=False)
+    if ignore is not None:
+        index = np.where(ids == ignore, dtype(nothing), index)
+    size = max(2**12, 1 << (ids.size - 1).bit_length())
+    if size == ids.size:
+        return index
+    return np.concatenate([index, np.full(size - ids.size, nothing, dtype)])
+
+
+def target_counts(matrix: np.ndarray, target: Target) -> tuple[int, int, int, int]:
+    """``tp, fp, fn, tn`` of a class or region, of pixels by true and predicted id."""
+    ids = list(target.ids)
+    tp, truth = matrix[np.ix_(ids, ids)].sum(), matrix[ids].sum()
+    predicted, everything = matrix[:, ids].sum(), matrix.sum()
+    return int(tp), int(predicted - tp), int(truth - tp), int(everything - truth - predicted + tp)
+
+
+def _mask_counts(p: np.ndarray, g: np.ndarray) -> tuple[int, int, int, int]:
+    tp, predicted, truth = (int(np.count_nonzero(x)) for x in (p & g, p, g))
+    return tp, predicted - tp, truth - tp, g.size - truth - predicted + tp
+
+
+def overlap(kind: str, tp: float, fp: float, fn: float, tn: float) -> float:
+    """A score of counts in float64: NaN for 0/0, as a class has it that is in neither map."""
+    numerator, denominator = {
+        "dice": (2 * tp, 2 * tp + fp + fn),
+        "iou": (tp, tp + fp + fn),
+        "precision": (tp, tp + fp),
+        "recall": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "accuracy": (tp + tn, tp + fp + fn + tn),
+    }[kind]
+    return numerator / denominator if denominator else math.nan
+
+
+def _others(
+    metrics: Sequence[Metric],
+    p: np.ndarray,
+    g: np.ndarray,
+    where: np.ndarray | None,
+    counts: tuple[int, int, int, int],
+    spacing: Sequence[float] | None,
+) -> dict[str, float]:
+    """The metrics of one target that need its masks."""
+    tp, fp, fn, _ = counts
+    steps = tuple(spacing) if spacing is not None and len(set(spacing)) > 1 else None
+    step: float | tuple[float, ...] = steps or (1.0 if spacing is None else spacing[0])
+    values: dict[str, float] = {}
+    distances = None
+    for metric in metrics:
+        if metric.kind in ("volume", "relative-volume"):
+            voxel = math.prod(spacing) if spacing is not None else 1.0
+            divisor = (tp + fn) or math.nan
+            by = voxel if metric.kind == "volume" else 1 / divisor
+            values[metric.name] = (fp - fn) * by
+        elif metric.kind == "boundary-iou":
+            values[metric.name] = _boundary_iou(p, g, where)
+        elif metric.kind == "centre-distance":
+            values[metric.name] = _centre_distance(p, g, where, step)
+        else:
+            if distances is None:
+                distances = jaxseg.surface_distances(p, g, spacing=step, where=where)
+            values[metric.name] = float(_of_distances(metric, distances))
+    return values
+
+
+def _of_distances(metric: Metric, distances: jaxseg.SurfaceDistances) -> Array:
+    match metric.kind:
+        case "hd":
+            return jaxseg.hausdorff_distance(distances)
+        case "hd95":
+            return jaxseg.hausdorff_distance(distances, percentile=95)
+        case "assd":
+            return jaxseg.average_surface_distance(distances)
+        case "masd":
+            return jaxseg.average_surface_distance(distances, method="mean")
+        case "nsd":
+            return jaxseg.surface_dice(distances, tolerance=metric.tolerance or 0.0)
+        case _:
+            return jaxseg.boundary_f_score(distances, tolerance=metric.tolerance or 0.0)
+
+
+def _boundary_iou(p: np.ndarray, g: np.ndarray, where: np.ndarray | None) -> float:
+    if p.ndim != 2:
+        raise CaseError(f"boundary-iou is of images of two axes; this case has shape {p.shape}.")
+    width = max(1, round(0.02 * math.hypot(*p.shape)))
+    p, g, valid = (_filled(x) for x in (p, g, np.ones(p.shape, bool) if where is None else where))
+    return float(jaxseg.boundary_iou(p & valid, g & valid, width=width))
+
+
+def _centre_distance(
+    p: np.ndarray, g: np.ndarray, where: np.ndarray | None, step: float | tuple[float, ...]
+) -> float:
+    if where is not None:
+        p, g = p & where, g & where
+    return float(jaxseg.centre_distance(_filled(p), _filled(g), spacing=step))
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """A mask with False behind it along each axis, so that few shapes are compiled."""
+    sizes = [max(16, 1 << (n - 1).bit_length()) for n in mask.shape]
+    return np.pad(mask, [(0, size - n) for size, n in zip(sizes, mask.shape)])
+
+
+def evaluate_case(
+    prediction: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int | None = None,
+    classes: Mapping[str, int | Sequence[int]] | Sequence[int] | None = None,
+    ignore: int | None = None,
+    metrics: str | Sequence[str] = ("dice", "iou"),
+    spacing: float | Sequence[float] | None = None,
+    case: str = "",
+    group: str = "",
+) -> list[Row]:
+    """Score one pair of label maps: a row for each class and metric.
+
+    Args:
+      prediction: integer or bool ids ``[*space]``, a NumPy array.
+      labels: the truth, in the same format and shape.
+      num_classes: C; the ids are 0 to C - 1. With 1, both are masks and id 1 is the class.
+      classes: which are scored: ids, or a mapping from a name to an id, or for a region to several
+        ids. By default all of ``num_classes``.
+      ignore: the true id of pixels that do not count.
+      metrics: names, as ``jaxseg evaluate --metrics`` takes them.
+      spacing: the size of a pixel along each axis in mm, or one number; None counts in pixels.
+      case: the name in the rows.
+      group: the patient or site in the rows.
+
+    Returns:
+      A list of ``Row``: ``case``, ``group``, ``target`` (the class), ``metric`` (with definition
+      and unit in its name), ``value``, ``n_truth`` and ``n_prediction`` (pixels).
+
+    Raises:
+      ValueError: maps of different shapes, ids that are no class, metrics that are not known.
+      TypeError: maps that are not of integers or bools.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxseg.evaluation import evaluate_case
+      >>> labels = np.zeros((8, 8), int)
+      >>> labels[2:6, 2:6] = 1
+      >>> rows = evaluate_case(
+      ...     np.roll(labels, 1, 0), labels, classes={"organ": 1}, metrics="dice,hd95"
+      ... )
+      >>> [(row.target, row.metric, row.value) for row in rows]
+      [('organ', 'dice', 0.75), ('organ', 'hd95_max_px', 1.0)]
+    """
+    p, g = np.asarray(prediction), np.asarray(labels)
+    for name, x in (("prediction", p), ("labels", g)):
+        if x.dtype != bool and not np.issubdtype(x.dtype, np.integer):
+            raise TypeError(f"{name} must be ids or masks of integers or bools, got {x.dtype}.")
+    targets = as_targets(num_classes, classes)
+    num_ids = num_ids_of(targets, num_classes)
+    asked = parse_metrics(metrics)
+    steps = None
+    if spacing is not None:
+        given = [spacing] * g.ndim if isinstance(spacing, int | float) else list(spacing)
+        if len(given) != g.ndim or not all(s > 0 and math.isfinite(s) for s in given):
+            raise ValueError(
+                f"spacing must be a positive number, or one per axis of {g.ndim}; got {spacing}."
+            )
+        steps = tuple(map(float, given))
+    found = score(
+        p, g, targets=targets, num_ids=num_ids, ignore=ignore, metrics=asked, spacing=steps
+    )
+    unit = "px" if steps is None else "mm"
+    return rows_of(case, group, unit, targets, asked, found.values, found.counts)
+
+
+def as_targets(
+    num_classes: int | None, classes: Mapping[str, int | Sequence[int]] | Sequence[int] | None
+) -> tuple[Target, ...]:
+    """The targets that ``num_classes`` and ``classes`` say."""
+    if classes is None:
+        if num_classes is None:
+            raise ValueError("Give num_classes, or the classes that are scored.")
+        return tuple(Target(str(c), (c,)) for c in (range(num_classes) if num_classes > 1 else [1]))
+    if isinstance(classes, Mapping):
+        return tuple(
+            Target(name, (ids,) if isinstance(ids, int) else tuple(ids))
+            for name, ids in classes.items()
+        )
+    return tuple(Target(str(c), (c,)) for c in classes)
+
+
+def num_ids_of(targets: Sequence[Target], num_classes: int | None) -> int:
+    """How many ids are counted one by one."""
+    return max([max(num_classes or 0, 2), *(i + 1 for target in targets for i in target.ids)])
+
+
+def rows_of(
+    case: str,
+    group: str,
+    unit: str,
+    targets: Sequence[Target],
+    metrics: Sequence[Metric],
+    values: Mapping[str, Sequence[float]],
+    counts: Sequence[tuple[int, int, int, int]],
+) -> list[Row]:
+    """The lines of one case, class by class."""
+    return [
+        Row(case, group, target.name, m.column(unit), values[m.name][k], tp + fn, tp + fp)
+        for k, (target, (tp, fp, fn, _)) in enumerate(zip(targets, counts, strict=True))
+        for m in metrics
+    ]

@@ -1,0 +1,260 @@
+"""Cases are read, scored and kept one by one: in local processes, or on the workers of an executor.
+
+Cases are independent, so nothing here schedules: a case is read by a process of its own while JAX
+counts another one, or is read and scored as a whole wherever an executor takes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from jaxseg.evaluation._case import score
+from jaxseg.evaluation._metrics import Metric
+from jaxseg.evaluation._records import CaseError, File, Record, Target
+
+R = TypeVar("R")
+Source = Path | np.ndarray  # a file, or an array that a program holds
+Found = tuple["Job", "Record | BaseException"]
+
+_FEW = 8  # cases that are read here: starting processes would take longer
+_IN_FLIGHT = 64  # cases that an executor is given ahead
+
+
+class Job(NamedTuple):
+    """A case to be scored; a prediction of None is one whose file is missing."""
+
+    case: str
+    group: str
+    prediction: Source | None
+    labels: Source
+
+
+class Reading(NamedTuple):
+    """How files become maps of ids."""
+
+    colours: Mapping[tuple[int, int, int], int] | None
+    ids: Mapping[int, int] | None
+    reduce_zero_label: bool
+    resample: bool
+    spacing: tuple[float, ...] | None  # instead of that of the files
+
+
+class Scoring(NamedTuple):
+    """What is scored, and how."""
+
+    targets: tuple[Target, ...]
+    num_ids: int
+    refuses_other_ids: bool
+    ignore: int | None
+    metrics: tuple[Metric, ...]
+    options: str  # a digest of all that the numbers depend on
+
+
+class Case(NamedTuple):
+    """The maps of one case, read."""
+
+    job: Job
+    prediction: np.ndarray
+    labels: np.ndarray
+    spacing: tuple[float, ...] | None
+    files: tuple[File, File]
+    notes: tuple[str, ...]
+
+
+def read_case(job: Job, reading: Reading) -> Case:
+    """Read both maps of a case; CaseError says what is wrong with them."""
+    from jaxseg.evaluation import _preflight, _readers, _targets
+
+    def image(source: Source) -> _readers.Image:
+        if isinstance(source, np.ndarray):
+            return _readers.Image(source, None, "px", None, None, ())
+        found = _readers.read(source, map_colours=reading.colours)
+        ids = found.array
+        if reading.ids is not None and ids.dtype != bool:
+            ids = _mapped(ids, reading.ids)
+        if reading.reduce_zero_label and ids.dtype != bool:
+            ids = _targets.reduce_zero_label(ids)
+        return found._replace(array=ids)
+
+    truth = image(job.labels)
+    if job.prediction is None:
+        notes = ["There is no file of a prediction; it counts as an empty one."]
+        prediction = truth._replace(array=np.zeros_like(truth.array), notes=())
+    else:
+        prediction, notes = image(job.prediction), []
+    for name, each in (("prediction", prediction), ("truth", truth)):
+        notes += [f"{name}: {note}" for note in each.notes]
+    if reading.resample and prediction.array.shape != truth.array.shape:
+        prediction = prediction._replace(
+            array=_preflight.resample_labels(
+                prediction.array,
+                prediction.affine if prediction.affine is not None else prediction.spacing,
+                truth.array.shape,
+                truth.affine if truth.affine is not None else truth.spacing,
+            )
+        )
+        notes.append(
+            f"The prediction was resampled onto the grid of the truth, {truth.array.shape}."
+        )
+    ndim = truth.array.ndim - (truth.names is not None)
+    spacing = reading.spacing if reading.spacing is not None else truth.spacing
+    if spacing is not None and len(spacing) != ndim:
+        raise CaseError(f"The spacing has {len(spacing)} numbers and the image {ndim} axes.")
+    files = (file_of(job.prediction), file_of(job.labels))
+    return Case(job, prediction.array, truth.array, spacing, files, tuple(notes))
+
+
+def _mapped(ids: np.ndarray, to: Mapping[int, int]) -> np.ndarray:
+    """Ids after a map of old ones to new ones; those that it lacks stay."""
+    out = ids.astype(np.int32) if ids.dtype != bool else ids.astype(np.uint8)
+    found = {old: ids == old for old in to}
+    for old, new in to.items():
+        out[found[old]] = new
+    return out
+
+
+def file_of(source: Source | None) -> File:
+    """The file's size, time and digest, which tell whether it has changed."""
+    if not isinstance(source, Path):
+        return File("", 0, 0, "")
+    stat = source.stat()
+    if source.is_dir():
+        return File(str(source), 0, stat.st_mtime_ns, "")
+    with source.open("rb") as opened:
+        digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return File(str(source), stat.st_size, stat.st_mtime_ns, digest)
+
+
+def score_case(case: Case, scoring: Scoring) -> Record:
+    """The record of a case that was read."""
+    from jaxseg.evaluation import _preflight
+
+    p, g = case.prediction, case.labels
+    notes = list(case.notes)
+    if scoring.num_ids and p.shape == g.shape:
+        limit = scoring.num_ids if scoring.refuses_other_ids else None
+        problems = _preflight.value_problems(p, g, limit, scoring.ignore)
+        for problem in problems:
+            if problem.is_error:
+                raise CaseError(problem.message)
+            notes.append(problem.message)
+    found = score(
+        p,
+        g,
+        targets=scoring.targets,
+        num_ids=scoring.num_ids,
+        ignore=scoring.ignore,
+        metrics=scoring.metrics,
+        spacing=case.spacing,
+    )
+    return Record(
+        case=case.job.case,
+        group=case.job.group,
+        prediction=case.files[0],
+        labels=case.files[1],
+        shape=g.shape[: g.ndim - (scoring.num_ids == 0)],
+        spacing=case.spacing or (1.0,) * g.ndim,
+        unit="px" if case.spacing is None else "mm",
+        values=found.values,
+        counts=found.counts,
+        matrix=found.matrix,
+        notes=notes,
+        options=scoring.options,
+    )
+
+
+def run_case(job: Job, reading: Reading, scoring: Scoring) -> Record:
+    """Read and score one case, as a worker of an executor does."""
+    return score_case(read_case(job, reading), scoring)
+
+
+def records(
+    jobs: Sequence[Job],
+    reading: Reading,
+    scoring: Scoring,
+    *,
+    workers: int,
+    executor: Executor | None = None,
+) -> Iterator[Found]:
+    """Each case with its record or with the error that it gave, in the order in which they end."""
+    if executor is not None:
+        yield from _submitted(executor, lambda job: (run_case, job, reading, scoring), jobs)
+        return
+    if workers < 2 or len(jobs) < _FEW:
+        read: Iterable[tuple[Job, Case | BaseException]] = (
+            (job, _or_error(read_case, job, reading)) for job in jobs
+        )
+    else:
+        read = _in_processes(jobs, reading, workers)
+    for job, case in read:
+        yield job, case if isinstance(case, BaseException) else _or_error(score_case, case, scoring)
+
+
+def _or_error(function: Callable[..., R], *args: object) -> R | Exception:
+    try:
+        return function(*args)
+    except Exception as error:
+        return error
+
+
+def _submitted(
+    executor: Executor, call: Callable[[Job], tuple], jobs: Sequence[Job]
+) -> Iterator[tuple[Job, Record | BaseException]]:
+    """What an executor makes of each case; few of them are in its hands at any time."""
+    waiting, pending = deque(jobs), dict[Future, Job]()
+    while waiting or pending:
+        while waiting and len(pending) < _IN_FLIGHT:
+            job = waiting.popleft()
+            pending[executor.submit(*call(job))] = job
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            error = future.exception()
+            yield pending.pop(future), error if error is not None else future.result()
+
+
+def _in_processes(
+    jobs: Sequence[Job], reading: Reading, workers: int
+) -> Iterator[tuple[Job, Case | BaseException]]:
+    """Cases read by processes of their own.
+
+    If one of these is killed, all cases that were in their hands are read again at the end, each by
+    a process alone: so a case that kills its process is found, and given up.
+    """
+    waiting, suspects = deque(jobs), list[Job]()
+    context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX may hang
+    while waiting:
+        pool = ProcessPoolExecutor(workers, mp_context=context)
+        pending: dict[Future, Job] = {}
+        try:
+            while waiting or pending:
+                while waiting and len(pending) < 2 * workers:
+                    job = waiting.popleft()
+                    pending[pool.submit(read_case, job, reading)] = job
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    error = future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        raise error
+                    job = pending.pop(future)
+                    yield job, error if error is not None else future.result()
+        except BrokenProcessPool:
+            suspects += pending.values()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for job in suspects:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield job, pool.submit(read_case, job, reading).result()
+            except BrokenProcessPool:
+                yield job, CaseError("The process that read it was killed, twice.")
+            except Exception as error:
+                yield job, error
