@@ -44,6 +44,13 @@ def test_a_map_of_more_ids_than_a_byte_holds():
     assert list(found.values()) == list(small.values())
 
 
+def test_bytes_of_all_values():
+    g = np.repeat(np.arange(256, dtype=np.uint8), 3)
+    matrix = _case.confusion([(g, g)], 256, None)
+    np.testing.assert_array_equal(matrix, np.diag([3] * 256 + [0]))
+    assert _case.confusion([(g, g)], 250, 251)[-1, -1] == 5 * 3  # 250 and 252 to 255
+
+
 def test_blocks_and_padding_change_nothing(monkeypatch):
     want = _case.confusion([(PREDICTION, LABELS)], 4, 2)
     monkeypatch.setattr(_case, "_BLOCK", 100)

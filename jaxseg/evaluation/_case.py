@@ -107,37 +107,44 @@ def confusion(
     """
     matrix = np.zeros((num_ids + 1, num_ids + 1), np.int64)
     for p, g in itertools.chain.from_iterable(map(_blocks, pairs)):
-        counted = jaxseg.confusion_matrix(
-            _as_index(p, num_ids, None), _as_index(g, num_ids, ignore), num_classes=num_ids + 1
-        )
-        matrix += np.asarray(counted)
+        counted = _counted(p, g, num_ids)
+        if ignore is not None and 0 <= ignore <= num_ids:
+            counted[ignore] = 0
+        void = 0 if ignore is None else np.count_nonzero(g == ignore)
+        if counted.sum() != g.size - void:  # there are other ids
+            counted = _counted(_with_others(p, num_ids), _with_others(g, num_ids, ignore), num_ids)
+        matrix += counted
     return matrix
 
 
 def _blocks(pair: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both maps as integers without axes, in blocks."""
     p, g = (np.ascontiguousarray(x).reshape(-1) for x in pair)
+    p, g = (x.view(np.uint8) != 0 if x.dtype == bool else x for x in (p, g))
+    dtype = np.uint8 if max(p.dtype.itemsize, g.dtype.itemsize) == 1 else np.int64
     for start in range(0, g.size, _BLOCK):
-        yield p[start : start + _BLOCK], g[start : start + _BLOCK]
+        part = slice(start, start + _BLOCK)
+        yield p[part].astype(dtype, copy=False), g[part].astype(dtype, copy=False)
 
 
-def _as_index(ids: np.ndarray, num_ids: int, ignore: int | None) -> np.ndarray:
-    """Ids as uint8 or int32, ``num_ids`` for any other one, and -1 or 255 where nothing counts.
+def _counted(p: np.ndarray, g: np.ndarray, num_ids: int) -> np.ndarray:
+    """Pixels by both ids, without those of which one is larger than ``num_ids`` or negative.
 
-    They are filled up to a power of two, so that images of many sizes compile few programs.
+    The maps are filled up to a power of two, so that images of many sizes compile few programs.
     """
-    dtype, nothing = (np.uint8, 255) if num_ids < 255 else (np.int32, -1)
-    if ids.dtype == bool:
-        ids = ids.view(np.uint8) != 0
-        ids = ids.view(np.uint8)
-    is_plain = ids.size and ids.min() >= 0 and ids.max() < num_ids
-    index = ids if is_plain else np.where((ids >= 0) & (ids < num_ids), ids, num_ids)
-    index = index.astype(dtype, copy=False)
-    if ignore is not None:
-        index = np.where(ids == ignore, dtype(nothing), index)
-    size = max(2**12, 1 << (ids.size - 1).bit_length())
-    if size == ids.size:
-        return index
-    return np.concatenate([index, np.full(size - ids.size, nothing, dtype)])
+    if num_ids >= 255 or p.dtype != np.uint8:
+        p, g = (x.clip(-1, 2**31 - 1).astype(np.int32) for x in (p, g))
+    size = max(2**12, 1 << (g.size - 1).bit_length())
+    if size > g.size:
+        nothing = np.full(size - g.size, 255 if p.dtype == np.uint8 else -1, p.dtype)
+        p, g = (np.concatenate([x, nothing]) for x in (p, g))
+    return np.array(jaxseg.confusion_matrix(p, g, num_classes=num_ids + 1), np.int64)
+
+
+def _with_others(ids: np.ndarray, num_ids: int, ignore: int | None = None) -> np.ndarray:
+    """The same with ``num_ids`` for any other id, and -1 where nothing counts."""
+    index = np.where((ids >= 0) & (ids < num_ids), ids.astype(np.int64), num_ids)
+    return index if ignore is None else np.where(ids == ignore, -1, index)
 
 
 def target_counts(matrix: np.ndarray, target: Target) -> tuple[int, int, int, int]:
