@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import operator
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich_click as click
 
-FAILED_LIMIT, USAGE, FAILED_CASES, INTERRUPTED = 1, 2, 3, 130
+BELOW_LIMIT, USAGE, FAILED_CASES, INTERRUPTED = 1, 2, 3, 130
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 click.rich_click.TEXT_MARKUP = "markdown"
@@ -44,15 +47,6 @@ click.rich_click.OPTION_GROUPS = {
 @click.version_option(package_name="jaxseg")
 def command() -> None:
     """Score folders of label maps, and compare and report the results."""
-
-
-def _numbers(text: str | None, what: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{what} must be integers such as 1,2,3; got {text!r}.") from None
 
 
 def _spacing(_: click.Context, __: click.Parameter, text: str) -> Any:
@@ -165,4 +159,301 @@ def evaluate(**options: Any) -> None:
     Files pair by their names. Exit codes: 0; 1 if --fail-under is not met; 2 for a wrong call; 3 if
     some cases could not be scored (errors.csv says why).
     """  # fmt: skip
-    sys.exit(_evaluate(**options))
+    with _clear_errors():
+        sys.exit(_evaluate(**options))
+
+
+def _evaluate(
+    predictions: Path,
+    labels: Path,
+    num_classes: int | None,
+    classes: str | None,
+    names: str | None,
+    regions: tuple[str, ...],
+    map_: Path | None,
+    ignore: int | None,
+    missing_distance: str,
+    resample: str | None,
+    dask: str | None,
+    fail_under: str | None,
+    metadata: Path | None,
+    by: str | None,
+    quiet: bool,
+    out: Path | None,
+    **options: Any,
+) -> int:
+    limit = None if fail_under is None else _limit(fail_under)
+    _keep_compiled_programs()
+    from jaxseg.evaluation import _pairs, _targets
+    from jaxseg.evaluation._evaluate import evaluate
+    from jaxseg.evaluation._results import stable_command
+
+    console = _console(stderr=True)
+    wanted = _targets.read_targets(
+        num_classes=num_classes, classes=classes, names=names, regions=regions, ignore=ignore,
+        labels=labels, metrics=options["metrics"],
+    )  # fmt: skip
+    maps = _targets.Map({}, {}) if map_ is None else _targets.read_map(map_)
+    with contextlib.ExitStack() as stack:
+        if dask is not None:
+            options["executor"] = stack.enter_context(_dask(dask))
+        progress = None if quiet else stack.enter_context(_progress(console))
+        results = evaluate(
+            predictions,
+            labels,
+            num_classes=wanted.num_classes,
+            classes={target.name: target.ids for target in wanted.targets},
+            ignore=wanted.ignore,
+            ids=maps.ids or None,
+            colours=maps.colours or None,
+            missing_distance=_number_or_word(missing_distance),
+            resample=resample is not None,
+            out=out,
+            command=stable_command(["jaxseg", *sys.argv[1:]]),
+            tell=partial(_tell, console, progress, quiet),
+            **options,
+        )
+    strata = None if metadata is None else _pairs.read_metadata(metadata)
+    if out is not None:
+        _report(out, results, strata, by)
+    if not quiet:
+        _print_results(results, out)
+    if limit is not None and not _is_met(limit, results):
+        console.print(f"[red]--fail-under {fail_under} is not met.")
+        return BELOW_LIMIT
+    return FAILED_CASES if results.errors else 0
+
+
+def _number_or_word(text: str) -> str | float:
+    try:
+        return float(text) if text != "inf" else text
+    except ValueError:
+        return text
+
+
+def _keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs in the user's cache folder, unless it is told otherwise."""
+    import jax
+    import platformdirs
+
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = platformdirs.user_cache_dir("jaxseg")
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def _dask(address: str) -> Any:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise click.UsageError(
+            '--dask needs another package: pip install "jaxseg[dask]".'
+        ) from None
+    return closing_executor(Client(address, timeout="10s"))
+
+
+@contextlib.contextmanager
+def closing_executor(client: Any) -> Iterator[Any]:
+    """The executor of a Dask client, which is closed at the end."""
+    with client:
+        yield client.get_executor()
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+
+
+def _progress(console: Any) -> Any:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _tell(console: Any, progress: Any, quiet: bool, event: Any) -> None:
+    """Show what ``evaluate`` tells: messages, and how far it is."""
+    if event.kind in ("warning", "error") or (event.kind == "note" and not quiet):
+        from rich.text import Text
+
+        style = {"warning": "yellow", "error": "red", "note": "dim"}[event.kind]
+        console.print(Text(f"{event.kind}: {event.text}", style))
+    if progress is None:
+        return
+    if event.kind == "start":
+        progress.add_task("", total=event.number, rate="")
+    elif event.kind == "case":
+        (task,) = progress.tasks[-1:]
+        progress.advance(task.id)
+        rate = f"{task.completed / max(task.elapsed or 0, 1e-9):.1f} cases/s"
+        progress.update(task.id, rate=rate)
+
+
+def _print_results(results: Any, out: Path | None) -> None:
+    console = _console()
+    console.print(repr(results), markup=False)
+    if results.errors:
+        where = f"{out / 'errors.csv'} says why" if out else "the errors above say why"
+        console.print(f"{len(results.errors)} cases have no scores: {where}.", style="red")
+    if out is not None:
+        console.print(f"Tables and report.html are in {out}.", markup=False)
+
+
+class Limit(NamedTuple):
+    """A bound on one number of the summary."""
+
+    metric: str
+    target: str
+    statistic: str
+    compare: Callable[[float, float], bool]
+    bound: float
+
+
+LIMIT = re.compile(r"([\w@.-]+?)(?:\[(.+)\])?\.(mean|median|pooled)\s*(>=|<=|>|<)\s*([\d.eE+-]+)")
+
+
+def _limit(text: str) -> Limit:
+    found = LIMIT.fullmatch(text.strip())
+    comparisons = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+    try:
+        assert found is not None
+        metric, target, statistic, compare, bound = found.groups()
+        return Limit(metric, target or "", statistic, comparisons[compare], float(bound))
+    except (AssertionError, ValueError):
+        raise click.BadParameter(
+            "--fail-under takes METRIC.mean, METRIC.median or METRIC.pooled, or of one class "
+            f"METRIC[CLASS].mean, a comparison and a number: dice.mean>=0.8; got {text!r}."
+        ) from None
+
+
+def _is_met(limit: Limit, results: Any) -> bool:
+    """Whether the number is within its bound; a number that there is not is not."""
+    from jaxseg.evaluation._summary import MACRO
+
+    metrics = {metric.name: metric for metric in results.metrics}
+    if limit.metric not in metrics:
+        raise click.BadParameter(
+            f"--fail-under names {limit.metric}, which --metrics does not: {', '.join(metrics)}."
+        )
+    columns = results.summary
+    pooled = limit.statistic == "pooled"
+    names = {metrics[limit.metric].column(unit) for unit in ("mm", "px")}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    values = [
+        row[limit.statistic]
+        for row in rows
+        if row["metric"] in names
+        and row["class"] == (limit.target or MACRO)
+        and (row["aggregation"] == "pooled") == pooled
+        and row["policy"] in ("all", "penalty")
+    ]
+    if not values:
+        raise click.BadParameter(f"--fail-under: there is no {limit.statistic} of {limit.target}.")
+    return all(value is not None and limit.compare(value, limit.bound) for value in values)
+
+
+def _report(
+    out: Path, results: Any, metadata: Mapping[str, Mapping[str, str]] | None, by: str | None
+) -> None:
+    from jaxseg.evaluation._report import write_report
+
+    write_report(
+        out,
+        records=results.records,
+        targets=results.targets,
+        metrics=results.metrics,
+        summary=results.summary,
+        unit=results.records[0].unit if results.records else "px",
+        run=results.run._asdict(),
+        errors=results.errors,
+        metadata=metadata,
+        by=[] if by is None else by.split(","),
+    )
+
+
+@command.command()
+@click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--metrics", metavar="a,b", help="Columns `metric` of the tables; all by default.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="For CSV and plot.")
+@click.option("--ci", "level", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+def compare(
+    tables: tuple[Path, ...], metrics: str | None, out: Path | None, level: float, seed: int
+) -> None:
+    """Compare methods by their cases.csv: paired differences, tests and ranks.
+
+    TABLES are files, or the folders that hold them; a method is called as its folder.
+    """
+    with _clear_errors():
+        _keep_compiled_programs()
+        from jaxseg.evaluation import _compare
+
+        paths = [path / "cases.csv" if path.is_dir() else path for path in tables]
+        named = {path.resolve().parent.name: _compare.read_cases(path) for path in paths}
+        if len(named) < len(paths):
+            named = {str(path): _compare.read_cases(path) for path in paths}
+        found = _compare.compare(
+            named, metrics=None if metrics is None else metrics.split(","), level=level, seed=seed
+        )
+        _console().print(str(found), markup=False)
+        if out is not None:
+            found.write(out)
+
+
+@command.command()
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+def merge(folders: tuple[Path, ...], out: Path) -> None:
+    """Put the results of shards together: the same tables as those of one run."""
+    with _clear_errors():
+        from jaxseg.evaluation import _results
+
+        results = _results.merge(folders, out)
+        _report(out, results, None, None)
+        _print_results(results, out)
+        sys.exit(FAILED_CASES if results.errors else 0)
+
+
+@command.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--metadata", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--by", metavar="scanner,site")
+def report(folder: Path, metadata: Path | None, by: str | None) -> None:
+    """Write the report.html of a folder of results anew."""
+    with _clear_errors():
+        from jaxseg.evaluation import _pairs, _results
+
+        strata = None if metadata is None else _pairs.read_metadata(metadata)
+        _report(folder, _results.read_results(folder), strata, by)
+        _console().print(f"{folder / 'report.html'} is written.", markup=False)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn what a user can mend into a message and an exit code, without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nInterrupted. What is finished is kept; --resume goes on with it.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+if __name__ == "__main__":
+    command(prog_name="jaxseg")

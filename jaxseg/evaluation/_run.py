@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -45,7 +45,8 @@ class Reading(NamedTuple):
     ids: Mapping[int, int] | None
     reduce_zero_label: bool
     resample: bool
-    spacing: tuple[float, ...] | None  # instead of that of the files
+    masks: bool  # whether maps of 0 and 255 alone are masks
+    spacing: str | tuple[float, ...]  # "header", "pixels" or numbers
 
 
 class Scoring(NamedTuple):
@@ -76,8 +77,8 @@ def read_case(job: Job, reading: Reading) -> Case:
 
     def image(source: Source) -> _readers.Image:
         if isinstance(source, np.ndarray):
-            return _readers.Image(source, None, "px", None, None, ())
-        found = _readers.read(source, map_colours=reading.colours)
+            return _readers.Image(source, None, "px", None, None, [])
+        found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
         ids = found.array
         if reading.ids is not None and ids.dtype != bool:
             ids = _mapped(ids, reading.ids)
@@ -88,7 +89,7 @@ def read_case(job: Job, reading: Reading) -> Case:
     truth = image(job.labels)
     if job.prediction is None:
         notes = ["There is no file of a prediction; it counts as an empty one."]
-        prediction = truth._replace(array=np.zeros_like(truth.array), notes=())
+        prediction = truth._replace(array=np.zeros_like(truth.array), notes=[])
     else:
         prediction, notes = image(job.prediction), []
     for name, each in (("prediction", prediction), ("truth", truth)):
@@ -106,11 +107,20 @@ def read_case(job: Job, reading: Reading) -> Case:
             f"The prediction was resampled onto the grid of the truth, {truth.array.shape}."
         )
     ndim = truth.array.ndim - (truth.names is not None)
-    spacing = reading.spacing if reading.spacing is not None else truth.spacing
-    if spacing is not None and len(spacing) != ndim:
-        raise CaseError(f"The spacing has {len(spacing)} numbers and the image {ndim} axes.")
+    spacing = _spacing(reading.spacing, truth, ndim)
     files = (file_of(job.prediction), file_of(job.labels))
     return Case(job, prediction.array, truth.array, spacing, files, tuple(notes))
+
+
+def _spacing(asked: str | tuple[float, ...], truth: Any, ndim: int) -> tuple[float, ...] | None:
+    """The spacing in mm, or None to count in pixels."""
+    if asked == "pixels" or (asked == "header" and truth.unit != "mm"):
+        return None
+    spacing = truth.spacing if isinstance(asked, str) else asked
+    spacing = spacing * ndim if len(spacing) == 1 else spacing
+    if len(spacing) != ndim:
+        raise CaseError(f"The spacing has {len(spacing)} numbers and the image {ndim} axes.")
+    return tuple(map(float, spacing))
 
 
 def _mapped(ids: np.ndarray, to: Mapping[int, int]) -> np.ndarray:
@@ -132,6 +142,23 @@ def file_of(source: Source | None) -> File:
     with source.open("rb") as opened:
         digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     return File(str(source), stat.st_size, stat.st_mtime_ns, digest)
+
+
+def is_unchanged(record: Record, job: Job) -> bool:
+    """Whether a record is of files that are as they were, by their size and time."""
+    for before, source in ((record.prediction, job.prediction), (record.labels, job.labels)):
+        if not isinstance(source, Path):
+            if source is not None or before.path:
+                return False
+            continue
+        try:
+            stat = source.stat()
+        except OSError:
+            return False
+        size = 0 if source.is_dir() else stat.st_size
+        if (before.path, before.size, before.mtime_ns) != (str(source), size, stat.st_mtime_ns):
+            return False
+    return True
 
 
 def score_case(case: Case, scoring: Scoring) -> Record:
@@ -189,7 +216,7 @@ def records(
     if executor is not None:
         yield from _submitted(executor, lambda job: (run_case, job, reading, scoring), jobs)
         return
-    if workers < 2 or len(jobs) < _FEW:
+    if workers < 2 or len(jobs) < _FEW or isinstance(jobs[0].labels, np.ndarray):
         read: Iterable[tuple[Job, Case | BaseException]] = (
             (job, _or_error(read_case, job, reading)) for job in jobs
         )

@@ -1,0 +1,298 @@
+"""``evaluate``: from two folders, or two lists, to the scores of every case."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+
+from jaxseg.evaluation import _pairs, _preflight, _readers
+from jaxseg.evaluation._case import as_targets, num_ids_of
+from jaxseg.evaluation._metrics import parse_metrics
+from jaxseg.evaluation._records import Record
+from jaxseg.evaluation._results import (
+    Results,
+    Run,
+    append_record,
+    device,
+    open_records,
+    read_records,
+    read_run,
+    software,
+    write_run,
+)
+from jaxseg.evaluation._run import Job, Reading, Scoring, is_unchanged, records
+
+PathLike = str | os.PathLike[str]
+Maps = PathLike | Sequence[PathLike] | Sequence[np.ndarray]
+Classes = Mapping[str, int | Sequence[int]] | Sequence[int]
+
+
+class Event(NamedTuple):
+    """What ``evaluate`` tells while it runs."""
+
+    kind: Literal["note", "warning", "error", "start", "case"]
+    text: str
+    number: int = 0  # of cases: of the whole run at the start
+
+
+Tell = Callable[[Event], None]
+
+
+def evaluate(
+    predictions: Maps,
+    labels: Maps,
+    *,
+    num_classes: int | None = None,
+    classes: Classes | None = None,
+    ignore: int | None = None,
+    ids: Mapping[int, int] | None = None,
+    colours: Mapping[tuple[int, int, int], int] | None = None,
+    reduce_zero_label: bool = False,
+    metrics: str | Sequence[str] = ("dice", "iou"),
+    spacing: Literal["header", "pixels"] | float | Sequence[float] = "header",
+    pair: str | tuple[str, str] | None = None,
+    group: str | Sequence[str] | None = None,
+    missing: Literal["error", "worst", "skip"] = "error",
+    missing_distance: str | float = "inf",
+    resample: bool = False,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+    out: PathLike | None = None,
+    resume: bool = False,
+    shard: tuple[int, int] | None = None,
+    workers: int | None = None,
+    executor: Executor | None = None,
+    command: str = "",
+    tell: Tell | None = None,
+) -> Results:
+    """Score predicted label maps against true ones: folders, or lists of files or arrays.
+
+    Args:
+      predictions: a folder, which is searched with all folders inside it, or a list of files or of
+        arrays of ids ``[*space]``.
+      labels: the truth, in the same form. Files of folders pair by their names, lists by their
+        order.
+      num_classes: C; the ids are 0 to C - 1, and another id is an error of its case.
+      classes: which are scored: ids, or a mapping from a name to an id, or for a region to several
+        ids. By default all of ``num_classes``.
+      ignore: the true id of pixels that do not count.
+      ids: a map from ids in the files to ids.
+      colours: the id of each colour (red, green, blue) of colour maps.
+      reduce_zero_label: 0 becomes the ignored id, and every other id one less.
+      metrics: names, as ``jaxseg evaluate --metrics`` takes them.
+      spacing: "header": that of the files, in mm; "pixels": none; or numbers along the axes.
+      pair: how the names of files make a case, such as ``{case}_pred.png={case}_gt.png``.
+      group: the patient or site of each case, of which intervals resample whole groups: one name
+        per case, or as ``--group`` takes it.
+      missing: what a missing file of a prediction is: "error", "worst" (it counts as an empty one)
+        or "skip".
+      missing_distance: the distance of a class that was missed, in the mean with penalty: "inf",
+        "diagonal", a number, or "exclude".
+      resample: whether predictions are brought onto the grid of the truth by the nearest voxel.
+      level: of the intervals.
+      resamples: of the bootstrap.
+      seed: of the bootstrap.
+      out: a folder for the results. Each case is kept there as soon as it is scored.
+      resume: whether cases that are kept in ``out`` already, and whose files have not changed, are
+        taken from there.
+      shard: ``(i, n)`` scores the i-th of n parts of the cases, from 1.
+      workers: how many processes read files; by default one per core.
+      executor: a ``concurrent.futures.Executor`` whose workers read and score whole cases.
+      command: how the run was asked for, for the results.
+      tell: called with each ``Event``: what was found before the first case, and each case.
+
+    Returns:
+      ``Results``: ``cases`` and ``summary`` are plain columns, ``write(folder)`` writes tables.
+
+    Raises:
+      ValueError: files that do not pair at all, a folder of another run, wrong arguments.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxseg.evaluation import evaluate
+      >>> labels = [np.eye(4, dtype=int), np.ones((4, 4), int)]
+      >>> predictions = [labels[0], 1 - labels[0]]
+      >>> results = evaluate(predictions, labels, classes={"organ": 1}, metrics="dice")
+      >>> results.cases["value"]
+      [1.0, 0.8571]
+    """
+    say = tell or (lambda event: None)
+    targets = as_targets(num_classes, classes)
+    reading = Reading(
+        colours=None if colours is None else dict(colours),
+        ids=None if ids is None else dict(ids),
+        reduce_zero_label=reduce_zero_label,
+        resample=resample,
+        masks=ignore != 255 and num_ids_of(targets, num_classes) <= 2,
+        spacing=spacing if isinstance(spacing, str) else _steps(spacing),
+    )
+    asked = parse_metrics(metrics)
+    num_ids = num_ids_of(targets, num_classes)
+    options = _digest(targets, num_ids, num_classes, ignore, [m.name for m in asked], reading)
+    scoring = Scoring(targets, num_ids, num_classes is not None, ignore, asked, options)
+    jobs, errors = _jobs(predictions, labels, pair, group, missing, shard, say)
+    policies = (missing, missing_distance, level, resamples, seed)
+    run = Run(options, command, software(), device(), *policies)
+    kept: dict[str, Record] = {}
+    if out is not None:
+        kept = _kept(Path(out), run, jobs, resume)
+        write_run(out, targets, asked, run)
+    rest = [job for job in jobs if job.case not in kept]
+    say(Event("start", f"{len(jobs)} cases, {len(kept)} of them kept from before", len(rest)))
+    found = list(kept.values())
+    with _opened(out) as file:
+        ways = {"workers": workers or os.cpu_count() or 1, "executor": executor}
+        for job, result in records(rest, reading, scoring, **ways):
+            if isinstance(result, Record):
+                found.append(result)
+                if file is not None:
+                    append_record(file, result)
+                for note in result.notes:
+                    say(Event("note", f"{job.case}: {note}"))
+            else:
+                reason = _reason(result)
+                errors.append((job.case, reason))
+                say(Event("error", f"{job.case}: {reason}"))
+            say(Event("case", job.case, 1))
+    results = Results(targets, asked, tuple(found), tuple(errors), run)
+    if out is not None:
+        results.write(out)
+    return results
+
+
+def _steps(spacing: float | Sequence[float]) -> tuple[float, ...]:
+    steps = (spacing,) if isinstance(spacing, int | float) else tuple(spacing)
+    if not steps or not all(0 < step < float("inf") for step in steps):
+        raise ValueError(
+            f"spacing must be 'header', 'pixels' or positive numbers; got {spacing!r}."
+        )
+    return tuple(map(float, steps))
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    """Why a case has no scores, in one line."""
+    text = " ".join(str(error).split())
+    known = isinstance(error, ValueError | ImportError)
+    return text if known and text else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _opened(out: PathLike | None) -> Iterator[BinaryIO | None]:
+    if out is None:
+        yield None
+        return
+    with open_records(out) as file:
+        yield file
+
+
+def _kept(out: Path, run: Run, jobs: Sequence[Job], resume: bool) -> dict[str, Record]:
+    """The records of an earlier run that are of the same options and of unchanged files."""
+    if not (out / "run.json").exists():
+        return {}
+    if not resume:
+        raise ValueError(
+            f"{out} holds the results of an earlier run. Go on with it (--resume, resume=True), or "
+            "give another folder."
+        )
+    before = read_run(out)[2]
+    if before.options != run.options:
+        raise ValueError(
+            f"The run in {out} was asked for other classes, metrics or ways to read files, so it "
+            "cannot go on with these. Give another folder."
+        )
+    records = {record.case: record for record in read_records(out)}
+    return {
+        job.case: records[job.case]
+        for job in jobs
+        if job.case in records
+        and records[job.case].options == run.options
+        and records[job.case].group == job.group
+        and is_unchanged(records[job.case], job)
+    }
+
+
+def _jobs(
+    predictions: Maps,
+    labels: Maps,
+    pair: str | tuple[str, str] | None,
+    group: str | Sequence[str] | None,
+    missing: str,
+    shard: tuple[int, int] | None,
+    say: Tell,
+) -> tuple[list[Job], list[tuple[str, str]]]:
+    """The cases to score, and those that cannot be, with the reasons."""
+    errors: list[tuple[str, str]] = []
+    if _are_arrays(predictions) or _are_arrays(labels):
+        arrays = [[np.asarray(x) for x in maps] for maps in (predictions, labels)]
+        if len(arrays[0]) != len(arrays[1]):
+            raise ValueError(
+                f"There are {len(arrays[0])} predictions and {len(arrays[1])} label maps."
+            )
+        width = len(str(len(arrays[0])))
+        named = [
+            (f"{number:0{width}}", p, g) for number, (p, g) in enumerate(zip(*arrays, strict=True))
+        ]
+    else:
+        pairs = _pairs.find_pairs(predictions, labels, pair=pair, readable=_readers.is_readable)
+        for note in pairs.notes:
+            say(Event("note", note))
+        if pairs.extra:
+            say(Event("warning", f"Predictions without truth, left out: {_some(pairs.extra)}."))
+        named = [(each.case, each.prediction, each.labels) for each in pairs.pairs]
+        lost = list(zip(pairs.missing_cases, pairs.missing, strict=True))
+        if lost:
+            what = {
+                "error": "are errors", "worst": "count as empty", "skip": "are left out",
+            }[missing]  # fmt: skip
+            names = _some([name for name, _ in lost])
+            say(Event("warning", f"Cases without a prediction {what}: {names}."))
+        if missing == "worst":
+            named += [(case, None, path) for case, path in lost]
+        elif missing == "error":
+            errors += [(case, "There is no file of a prediction.") for case, _ in lost]
+        problems = _preflight.header_problems(pairs.pairs, _readers.read_header)
+        for problem in problems:
+            kind: Literal["error", "warning"] = "error" if problem.is_error else "warning"
+            say(Event(kind, f"{problem.case}: {problem.message}"))
+    names = [name for name, *_ in named]
+    groups = _groups(names, group, say)
+    jobs = [Job(c, who, p, g) for (c, p, g), who in zip(named, groups, strict=True)]
+    jobs.sort(key=lambda job: job.case)
+    if shard is not None:
+        index, count = shard
+        jobs = jobs[index - 1 :: count]
+        errors = errors[index - 1 :: count]
+    return jobs, errors
+
+
+def _are_arrays(maps: Maps) -> bool:
+    return not isinstance(maps, str | os.PathLike) and any(hasattr(x, "dtype") for x in maps)
+
+
+def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) -> list[str]:
+    if group is None:
+        if sentence := _pairs.looks_grouped(cases):
+            say(Event("warning", sentence))
+        return [""] * len(cases)
+    if isinstance(group, str):
+        return list(_pairs.groups_of(cases, group))
+    if len(group) != len(cases):
+        raise ValueError(f"group has {len(group)} names for {len(cases)} cases.")
+    return list(group)
+
+
+def _some(names: Sequence[object], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
