@@ -193,7 +193,9 @@ def open_nrrd(path: Path) -> Opened:
     if any(sizes[i] > 1 for i in layers) and (len(layers) > 1 or not segments):
         raise CaseError(f"its shape {sizes} has an axis that is not of space. Save ids alone.")
     if not 0 < len(axes) <= 3:
-        raise CaseError(f"its shape {sizes} has {len(axes)} axes of space, not 1 to 3. Save one volume.")
+        raise CaseError(
+            f"its shape {sizes} has {len(axes)} axes of space, not 1 to 3. Save one volume."
+        )
     shape = tuple(sizes[i] for i in axes)
     spacing, unit, affine = _nrrd_space(header, axes, notes)
     names = tuple(name for name, _, _ in segments) if any(sizes[i] > 1 for i in layers) else None
@@ -292,7 +294,10 @@ def open_dicom(path: Path) -> Opened:
     if shape[0] > 100 * frames or math.prod(shape) * len(numbers) > MAX_VOXELS:
         raise CaseError(f"its frames are places in a volume {shape}, more than it can hold.")
     spacing, unit = spacing_in(geometry.spacing, "mm", [])
-    affine = _LPS_TO_RAS @ np.asarray(geometry.affine, float)
+    # The package has the slices from the last to the first along their normal.
+    turned = np.diag([-1.0, 1.0, 1.0, 1.0])
+    turned[0, 3] = shape[0] - 1
+    affine = _LPS_TO_RAS @ np.asarray(geometry.affine, float) @ turned
     names = tuple(
         str(segmentation.get_segment_description(number).segment_label) for number in numbers
     )
@@ -302,7 +307,7 @@ def open_dicom(path: Path) -> Opened:
         is_fractional = segmentation.segmentation_type.value == "FRACTIONAL"
         array = segmentation.get_volume(
             segment_numbers=numbers, combine_segments=False, rescale_fractional=True
-        ).array
+        ).array[::-1]
         if is_fractional:
             notes.append("Fractions of its segments were read as masks of those of at least 0.5.")
         masks = array >= 0.5 if is_fractional else array != 0
