@@ -54,10 +54,6 @@ class Rule(NamedTuple):
     note: str = ""
 
 
-class TwoFilesOfOneCase(ValueError):
-    """Two files of a folder are of the same case."""
-
-
 # ---------------------------------------------------------------------------------- pairs of files
 
 
@@ -249,7 +245,7 @@ def _cases(
         if case in cases:
             own, partner = f"{{case}}{_suffix(cases[case])}", f"{{case}}{_suffix(others[0])}"
             example = "=".join((own, partner) if kind == "predictions" else (partner, own))
-            raise TwoFilesOfOneCase(
+            raise ValueError(
                 f"Two files of {kind} are of the case {case!r}: {cases[case]} and {file}. Move one "
                 f"of them away, or say which one counts with pair (--pair), such as '{example}'."
             )
@@ -267,17 +263,16 @@ def _printable(case: str) -> str:
 
 
 def _apply(rule: Rule | None, predictions: Sequence[str], labels: Sequence[str]) -> Cases | None:
-    """The cases by a rule; None if two files would be of one case."""
+    """The cases by a rule; None if two files would be of one case, or one of none."""
     if rule is None:
         return None
     try:
-        return Cases(
-            _cases("predictions", predictions, rule.prediction, labels),
-            _cases("labels", labels, rule.labels, predictions),
-            [rule.note],
-        )
-    except TwoFilesOfOneCase:
+        one = _cases("predictions", predictions, rule.prediction, labels)
+        two = _cases("labels", labels, rule.labels, predictions)
+    except ValueError:
         return None
+    named = all(any(map(str.isalnum, case)) for case in [*one, *two])
+    return Cases(one, two, [rule.note]) if named else None
 
 
 def _number(cases: Cases) -> int:
@@ -476,13 +471,13 @@ def _rules(predictions: Sequence[str], labels: Sequence[str]) -> Iterator[Rule]:
     for name_of, what in ((stem, ""), (_name_alone, "without their folders")):
         if what:
             yield Rule(name_of, name_of, f"Files are paired by their names {what}.")
-        note = _note([("predictions and labels", "", CHANNEL)], what)
-        yield Rule(*[_without(name_of, ("", CHANNEL))] * 2, note)
+        case_of = _without(name_of, ("", CHANNEL))
+        yield Rule(case_of, case_of, _note([("predictions and labels", "", CHANNEL)], what))
         names = [[name_of(file) for file in files] for files in (predictions, labels)]
-        for ends in _shared_ends(*names):
-            sides = [(k, *end) for k, end in zip(("predictions", "labels"), ends) if any(end)]
+        for one, two in _shared_ends(*names):
+            sides = [(k, *end) for k, end in (("predictions", one), ("labels", two)) if any(end)]
             if sides:
-                yield Rule(*(_without(name_of, end) for end in ends), _note(sides, what))
+                yield Rule(_without(name_of, one), _without(name_of, two), _note(sides, what))
 
 
 def _without(name_of: Callable[[str], str], ends: Ends) -> Callable[[str], str]:
@@ -737,7 +732,7 @@ def looks_grouped(cases: Sequence[str]) -> str | None:
     return None
 
 
-SEPARATORS = "_-./ "
+SEPARATORS = "_./ -"
 
 
 def _parts(cases: Sequence[str]) -> list[list[str]]:
