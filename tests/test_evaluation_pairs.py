@@ -81,8 +81,7 @@ def test_paths_in_folders_are_the_cases(tmp_path):
         ("1_p.png 2_p.png", "u/1.png v/2.png", "1 2", "without their folders"),
         ("case1_v2.png", "case1.png", "case1", "'_v2'"),
         ("pred_7.png", "gt_7.png gt_8.png", "7", "'gt_'"),
-        ("case5_slice1.png case5_slice2.png",
-         "case5_slice1_m.png case5_slice2_m.png case6_slice1_m.png", "case5_slice1 case5_slice2", "_m"),
+        ("p5_s1.png p5_s2.png", "p5_s1_m.png p5_s2_m.png p6_s1_m.png", "p5_s1 p5_s2", "_m"),
     ],
 )  # fmt: skip
 def test_names_that_share_a_part_are_paired_and_it_is_said(
@@ -90,14 +89,9 @@ def test_names_that_share_a_part_are_paired_and_it_is_said(
 ):
     found = pair(tmp_path, predictions, labels)
     assert cases(found) == names.split()
-    assert (
-        len(found.notes) == 1 and said in found.notes[0] and "--pair" in found.notes[0] + "--pair"
-    )
+    assert len(found.notes) == 1 and said in found.notes[0]
     for one in found.pairs:
-        numbers = [
-            re.findall(r"\d+", _pairs.stem(p.name).replace("_0000", ""))[:2] for p in one[1:]
-        ]
-        assert one.case in str(one.prediction) and one.case in str(one.labels), numbers
+        assert one.case in str(one.prediction) and one.case in str(one.labels)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +234,11 @@ def test_folders_that_cannot_be_used(tmp_path):
     full = make(tmp_path / "full", "a.png", "labels/a.png")
     with pytest.raises(ValueError, match=r"folder of predictions, .*no, does not exist"):
         find_pairs(tmp_path / "no", full, readable=readable)
-    with pytest.raises(ValueError, match="among the labels in .*empty. Check the path"):
+    with pytest.raises(ValueError, match=r"among the labels in .*empty. Check the path"):
         find_pairs(full, make(tmp_path / "e"), readable=readable)
     with pytest.raises(ValueError, match=r"1 of \.mha.* Convert"):
         find_pairs(make(tmp_path / "mha", "a.mha"), full, readable=readable)
-    with pytest.raises(ValueError, match="same folder.*--pair"):
+    with pytest.raises(ValueError, match=r"same folder.*--pair"):
         find_pairs(full, full, readable=readable)
     found = find_pairs(full, full / "labels", readable=readable)  # one in the other
     assert cases(found) == ["a"] and not found.extra
@@ -279,10 +273,11 @@ files = st.sets(names, min_size=1, max_size=8).map(lambda s: sorted(n + ".png" f
 @given(files, files)
 @settings(max_examples=150, deadline=None)
 def test_each_file_is_in_one_pair_or_in_none(predictions, labels):
+    stems = [{_pairs.stem(file) for file in side} for side in (predictions, labels)]
     try:
         found = match(predictions, labels)
-    except ValueError as error:
-        assert "--pair" in str(error)
+    except ValueError:
+        assert not stems[0] & stems[1]
         return
     assert sorted(found.predictions.values()) == predictions
     assert sorted(found.labels.values()) == labels
