@@ -1,14 +1,24 @@
 """Which files are paired, what is scored, and what is said of files before any number."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxseg.evaluation import _pairs
 from jaxseg.evaluation._pairs import find_pairs, groups_of, looks_grouped, match, read_metadata
+from jaxseg.evaluation._records import CaseError
+from jaxseg.evaluation._targets import (
+    Targets,
+    map_ids,
+    read_map,
+    read_targets,
+    reduce_zero_label,
+)
 
 SUFFIXES = (".png", ".npy", ".npz", ".tif", ".nii.gz", ".nrrd", ".zarr")
 
@@ -426,3 +436,172 @@ def test_names_of_kinds_of_visits_look_grouped():
     said = looks_grouped(given_cases)
     assert "9 groups of 18 cases" in said
     assert len(set(groups_of(given_cases, re.search(r"'(.*)'\.$", said).group(1)).values())) == 9
+
+
+# ----------------------------------------------------------------------------------------- targets
+
+
+def shown(targets: Targets) -> str:
+    return " ".join(f"{t.name}={'+'.join(map(str, t.ids))}" for t in targets.targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "num_ids"),
+    [
+        ({"num_classes": 3}, "0=0 1=1 2=2", 3),
+        ({"num_classes": 1}, "1=1", 2),
+        ({"num_classes": 3, "ignore": 0}, "1=1 2=2", 3),
+        ({"num_classes": 1, "names": "lesion", "ignore": 255}, "lesion=1", 2),
+        ({"num_classes": 2, "names": "a, b"}, "a=0 b=1", 2),
+        ({"classes": "1,3"}, "1=1 3=3", 4),
+        ({"classes": [2], "names": ["z"]}, "z=2", 3),
+        ({"classes": "2,1", "names": "b,a"}, "b=2 a=1", 3),
+        ({"classes": "2,1", "names": "x,y,z"}, "z=2 y=1", 3),
+        ({"names": "a,b,c"}, "a=0 b=1 c=2", 3),
+        ({"names": "a,b,c", "ignore": 2}, "a=0 b=1", 2),
+        ({"regions": ["wt=1,2,3", "et = 3"]}, "wt=1+2+3 et=3", 4),
+        ({"regions": "wt=1,2", "classes": "1"}, "1=1 wt=1+2", 3),
+        ({"regions": {"a": [1, 9]}, "ignore": 5}, "a=1+9", 10),
+    ],
+)
+def test_targets_of_options(options, expected, num_ids):
+    targets = read_targets(**options)
+    assert shown(targets) == expected
+    assert (targets.num_ids, targets.ignore) == (num_ids, options.get("ignore"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "Say which classes there are: .*--num-classes 19"),
+        ({"num_classes": 0}, "at least 1"),
+        ({"num_classes": 2, "classes": "1"}, "one of them"),
+        ({"classes": "1,x"}, "'x' in '1,x'"),
+        ({"classes": "1,-2"}, "'-2'"),
+        ({"classes": "1,1"}, "id 1 twice"),
+        ({"classes": ""}, "must be ids"),
+        ({"classes": []}, "at least one id"),
+        ({"classes": "1,2", "ignore": 2}, r"id 2 is ignored .* '2' has it"),
+        ({"regions": ["a=1,2"], "ignore": 2}, "'a' has it"),
+        ({"regions": ["a"]}, r"such as wt=1,2,3; got 'a'"),
+        ({"regions": ["a=1", "a=2"]}, "name 'a'"),
+        ({"num_classes": 3, "names": "a,b"}, r"the 3 classes .* got 2: a, b"),
+        ({"classes": "5,6", "names": "a,b,c"}, "all ids from 0 to 6"),
+        ({"names": "a,,b"}, r"name 2 of names \(--names\) is empty"),
+        ({"names": "no.txt"}, "no.txt cannot be read"),
+        ({"names": "a,b", "num_classes": 2, "ignore": 1, "regions": ["a=0"]}, "name 'a'"),
+        ({"num_classes": 1, "ignore": 1}, "No class is left"),
+    ],
+)
+def test_targets_that_contradict_each_other(options, message):
+    with pytest.raises(ValueError, match=message):
+        read_targets(**options)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        ("road\ncar\n\n", {}, "road=0 car=1"),
+        ("road\ncar, big\n", {}, None),
+        ("id,name\n7,road\n26,car\n255,void\n", {"ignore": 255}, "road=7 car=26"),
+        ("7;road\n26;car\n", {"classes": "26"}, "car=26"),
+        ("7,road\n7,car\n", {}, None),
+        ("7,road\n", {"classes": "8"}, None),
+        ("7,road\n", {"num_classes": 3}, None),
+        ("", {}, None),
+    ],
+)
+def test_names_of_files(tmp_path, content, options, expected):
+    file = tmp_path / "names.txt"
+    file.write_text(content)
+    if expected is None:
+        with pytest.raises(ValueError, match="names"):
+            read_targets(names=file, **options)
+        return
+    assert shown(read_targets(names=str(file), **options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "ignore", "num_ids"),
+    [
+        ({"background": 0, "b": 2, "a": 1}, "a=1 b=2", None, 3),
+        ({"background": 0, "a": 1, "ignore": 2}, "a=1", 2, 2),
+        ({"0": "background", "1": "liver"}, "liver=1", None, 2),
+        (
+            {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "et": 3, "ignore": 4},
+            "whole=1+2+3 core=2+3 et=3",
+            4,
+            4,
+        ),
+    ],
+)
+def test_targets_of_nnunet(tmp_path, labels, expected, ignore, num_ids):
+    folder = make(tmp_path / "Dataset1/labelsTr", "a.png")
+    file = tmp_path / "Dataset1/dataset.json"
+    file.write_text(json.dumps({"labels": labels}))
+    for place in (folder, folder.parent, make(folder / "fold", "b.png")):
+        targets = read_targets(folders=[place])
+        assert (shown(targets), targets.ignore, targets.num_ids) == (expected, ignore, num_ids)
+        assert str(file) in targets.note
+    assert shown(read_targets(classes="1", folders=[folder])) == "1=1"
+    (folder / "dataset.json").write_text('{"labels": "other"}')  # another program's
+    assert shown(read_targets(folders=[folder])) == expected
+    for content, message in (("{", "no JSON"), ('{"labels": {"a": "x"}}', "label 'a' of")):
+        (folder / "dataset.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_targets(folders=[folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "ids", "colours"),
+    [
+        ("m.csv", "id,trainId\n7,0\n8,1\n", {7: 0, 8: 1}, {}),
+        ("m.csv", "r,g,b,id\n128,64,128,0\n#ff0000, 3\n", {}, {(128, 64, 128): 0, (255, 0, 0): 3}),
+        ("m.csv", '"128,64,128",0\n7,1\n', {7: 1}, {(128, 64, 128): 0}),
+        ("m.tsv", "7\t0\n", {7: 0}, {}),
+        ("m.json", '{"7": 0, "#804080": 1, "(0, 9, 9)": 2}', {7: 0},
+         {(128, 64, 128): 1, (0, 9, 9): 2}),
+        ("m.json", "[[7, 0], [[128, 64, 128], 0]]", {7: 0}, {(128, 64, 128): 0}),
+        ("m.csv", "7,0\n7,1\n", "a second id", None),
+        ("m.json", '{"7": 0, "7": 1}', "'7' is there twice", None),
+        ("m.csv", "7,-1\n", "Line 1 .* got '7' and '-1'", None),
+        ("m.csv", "1,2,300,4\n", "Line 1", None),
+        ("m.csv", "7,0,1\n", "Line 1", None),
+        ("m.json", '{"7": true}', "The entry '7'", None),
+        ("m.json", "[" * 100_000, "no JSON", None),
+        ("m.json", "7", "must be an object", None),
+        ("m.csv", "a,b\n", "has no row", None),
+    ],
+)  # fmt: skip
+def test_maps_of_ids_and_colours(tmp_path, name, content, ids, colours):
+    file = tmp_path / name
+    file.write_text(content)
+    if isinstance(ids, str):
+        with pytest.raises(ValueError, match=ids):
+            read_map(file)
+        return
+    assert read_map(file) == (ids, colours)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.int64])
+def test_ids_are_mapped(dtype):
+    ids = np.array([[7, 7], [0, 8]], dtype)
+    new = {7: 0, 8: 1, 0: 255, 10**6: 3}
+    mapped = map_ids(ids, new)
+    assert mapped.tolist() == [[0, 0], [255, 1]] and mapped.dtype == np.uint8
+    if dtype != np.uint8:
+        assert map_ids(np.where(ids == 8, dtype(10**6), ids), new).tolist() == [[0, 0], [255, 3]]
+    with pytest.raises(CaseError, match=r"m.csv has no row for 8, which 1 of 4 pixels .*8,255"):
+        map_ids(ids, {7: 0, 0: 255}, file="m.csv")
+    assert map_ids(ids, {}) is ids
+    assert map_ids(np.array([255, 0], np.uint8).view(bool), {0: 5, 1: 6}).tolist() == [6, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.int8])
+def test_ade20k(dtype):
+    ids = np.array([0, 1, 100], dtype)
+    assert reduce_zero_label(ids).tolist() == [255, 0, 99]
+    assert reduce_zero_label(ids, ignore=100).tolist() == [100, 0, 100]
+    if dtype != np.int8:
+        assert reduce_zero_label(np.array([255], dtype)).tolist() == [255]
+    assert reduce_zero_label(ids > 0).tolist() == [255, 0, 0]
