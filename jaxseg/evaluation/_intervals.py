@@ -64,7 +64,7 @@ def intervals(
     Raises:
       ValueError: an argument of another shape or value.
     """
-    return _ends(bootstrap(values, groups, statistic, resamples, seed, macro), level)
+    return ends(bootstrap(values, groups, statistic, resamples, seed, macro), level)
 
 
 def pooled_intervals(
@@ -104,7 +104,7 @@ def pooled_intervals(
     np.add.at(sums, place, array)
     of = functools.partial(_pooled, sums.astype(np.float32), score=score)
     drawn = _drawn(of, num_groups, array.shape[1], resamples, seed)
-    return _ends(_with_macro(drawn) if macro else drawn, level)
+    return ends(_with_macro(drawn) if macro else drawn, level)
 
 
 def bootstrap(
@@ -247,7 +247,7 @@ def _pooled(sums: Array, weights: Array, *, score: Score) -> Array:
 # ---------------------------------------------------------------------------------------- the ends
 
 
-def _ends(drawn: np.ndarray, level: float) -> np.ndarray:
+def ends(drawn: np.ndarray, level: float) -> np.ndarray:
     """The quantiles over the resamples, of what is not NaN: linear between neighbours."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}.")
