@@ -191,8 +191,9 @@ def compare(
       ValueError: fewer than two tables, no case or metric in common, or tables that contradict
         each other.
     """
-    from jaxseg.evaluation._intervals import FEW, few
+    from jaxseg.evaluation._intervals import FEW, check_level, few
 
+    check_level(level)
     if len(tables) < 2:
         raise ValueError(f"compare takes at least two tables, got {len(tables)}.")
     methods = list(tables)
@@ -654,7 +655,7 @@ def _figure(comparison: Comparison, label: str | None) -> Any:
     metrics = list(dict.fromkeys(comparison.means["metric"]))
     methods = list(dict.fromkeys(comparison.means["method"]))
     pairs = len(methods) * (len(methods) - 1) // 2
-    height = 1.1 + 0.32 * max(pairs, len(methods), 3)
+    height = 1.45 + 0.25 * max(pairs, len(methods), 2)
     figure = figures.Figure(figsize=(10, height * len(metrics) + 0.3), layout="constrained")
     for row, metric in zip(figure.subplots(len(metrics), 2, squeeze=False), metrics, strict=True):
         classes = list(dict.fromkeys(_rows(comparison.means, metric=metric)["class"]))
@@ -670,19 +671,19 @@ def _figure(comparison: Comparison, label: str | None) -> Any:
 
 
 def _draw_differences(axes: Any, name: str, table: Columns, level: float) -> None:
-    for i, (a, b, mean, low, high) in enumerate(
-        zip(*(table[x] for x in ("a", "b", "difference", "low", "high")), strict=True)
-    ):
-        axes.text(0.0, i - 0.22, f"{a} - {b}", transform=axes.get_yaxis_transform(), fontsize=8)
-        if "" not in (mean, low, high) and np.isfinite([mean, low, high]).all():
-            clear = low > 0 or high < 0
-            axes.plot([low, high], [i, i], color=_BLUE if clear else "0.55", linewidth=2)
-            axes.plot([mean], [i], "o", color=_BLUE if clear else "0.55", markersize=5)
+    columns = ("difference", "low", "high")
+    for i, (mean, low, high) in enumerate(zip(*(table[x] for x in columns), strict=True)):
+        if all(x != "" and math.isfinite(x) for x in (mean, low, high)):
+            colour = _BLUE if low > 0 or high < 0 else "0.55"
+            axes.plot([low, high], [i, i], color=colour, linewidth=2)
+            axes.plot([mean], [i], "o", color=colour, markersize=5)
+    names = [f"{a} - {b}" for a, b in zip(table["a"], table["b"], strict=True)]
+    axes.set_yticks(range(len(names)), names)
     axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.set(yticks=[], ylim=(len(table["a"]) - 0.5, -0.6))
-    axes.set_title(f"{name}: differences, {100 * level:g} %", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["left", "top", "right"]].set_visible(False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    better = "below" if table["metric"][0] in _OTHERWISE else "above"
+    axes.set_xlabel(f"{better} 0 the first is better", fontsize=8)
+    _style(axes, f"{name}\ndifferences, {100 * level:g} % intervals")
 
 
 def _draw_ranks(axes: Any, name: str, table: Columns, level: float) -> None:
@@ -691,11 +692,16 @@ def _draw_ranks(axes: Any, name: str, table: Columns, level: float) -> None:
     rows.sort(key=lambda row: row[1])
     for i, (_, rank, chance, low, high) in enumerate(rows):
         axes.barh(i, chance, height=0.6, color=_BLUE)
-        words = f"{chance:.0%}; rank {rank:g}, {100 * level:g} % {low:g} to {high:g}"
+        words = f"{100 * chance:.0f} %; rank {rank} ({low:g} to {high:g})"
         axes.text(chance + 0.015, i, words, va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set(xlim=(0, 1.6), xticks=[0, 0.5, 1], ylim=(max(len(rows), 1) - 0.4, -0.6))
-    axes.set_xticklabels(["0", "50 %", "100 %"])
-    axes.set_title(f"{name}: resamples in which a method has rank 1", fontsize=9)
+    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.set(xlim=(0, 1.6), ylim=(max(len(rows), 1) - 0.4, -0.6))
+    axes.set_xlabel(f"of the resamples; {100 * level:g} % of its ranks in parentheses", fontsize=8)
+    _style(axes, f"{name}\nhow often a method is first")
+
+
+def _style(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

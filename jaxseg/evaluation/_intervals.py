@@ -64,6 +64,7 @@ def intervals(
     Raises:
       ValueError: an argument of another shape or value.
     """
+    check_level(level)
     return ends(bootstrap(values, groups, statistic, resamples, seed, macro), level)
 
 
@@ -94,6 +95,7 @@ def pooled_intervals(
     Raises:
       ValueError: an argument of another shape or value.
     """
+    check_level(level)
     array = np.asarray(counts, np.float64)
     if array.ndim != 3 or array.shape[-1] != 4:
         raise ValueError(
@@ -227,7 +229,11 @@ def _weighted_medians(ordered: Array, place: Array, weights: Array) -> Array:
     def pass_by(case: int | Array, state: tuple[Array, Array, Array]) -> tuple[Array, ...]:
         seen, first, second = state
         seen = add(case, seen)
-        return seen, first + (seen <= middle[0]), second + (seen <= middle[1])
+        first, second = (
+            index + (seen <= half).astype(jnp.int32)
+            for index, half in zip((first, second), middle, strict=True)
+        )
+        return seen, first, second
 
     start = zero, zero.astype(jnp.int32), zero.astype(jnp.int32)
     _, first, second = lax.fori_loop(0, len(ordered), pass_by, start)
@@ -247,10 +253,14 @@ def _pooled(sums: Array, weights: Array, *, score: Score) -> Array:
 # ---------------------------------------------------------------------------------------- the ends
 
 
-def ends(drawn: np.ndarray, level: float) -> np.ndarray:
-    """The quantiles over the resamples, of what is not NaN: linear between neighbours."""
+def check_level(level: float) -> None:
+    """Refuse a confidence level that is no share, such as 95."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}.")
+
+
+def ends(drawn: np.ndarray, level: float) -> np.ndarray:
+    """The quantiles over the resamples, of what is not NaN: linear between neighbours."""
     ordered = np.sort(drawn, axis=0)  # NaN last
     last = (~np.isnan(drawn)).sum(0) - 1
     return np.stack([_quantile(ordered, last, q) for q in ((1 - level) / 2, (1 + level) / 2)])
@@ -261,24 +271,7 @@ def _quantile(ordered: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
     below = np.floor(place).astype(int)
     low = np.take_along_axis(ordered, below[None], 0)[0]
     high = np.take_along_axis(ordered, np.minimum(below + 1, np.maximum(last, 0))[None], 0)[0]
-    with np.errstate(invalid="ignore"):  # inf - inf
-        return np.where(low == high, low, low + (high - low) * (place - below))
-
-
-def _with_macro(drawn: np.ndarray) -> np.ndarray:
-    """With the mean over the last axis, of what is not NaN, as its last entry."""
-    valid = ~np.isnan(drawn)
-    total = np.where(valid, drawn, 0).sum(-1, keepdims=True)
-    number = valid.sum(-1, keepdims=True)
-    mean = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    return np.concatenate([drawn, mean], -1)
-
-
-def _places(groups: Sequence[Any] | np.ndarray | None, cases: int) -> tuple[np.ndarray, int]:
-    """The index of each case's group, and how many groups there are."""
-    if groups is None:
-        return np.arange(cases), cases
-    if len(groups) != cases:
-        raise ValueError(f"groups must have one entry per case, {cases}; got {len(groups)}.")
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
-    return place.reshape(-1), len(names)
+    part = place - below
+    with np.errstate(invalid="ignore"):  # 0 * inf
+        between = (1 - part) * low + part * high
+    return np.where((part == 0) | (low == high), low, between)
