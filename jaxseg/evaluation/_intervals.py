@@ -275,3 +275,22 @@ def _quantile(ordered: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
     with np.errstate(invalid="ignore"):  # 0 * inf
         between = (1 - part) * low + part * high
     return np.where((part == 0) | (low == high), low, between)
+
+
+def _with_macro(drawn: np.ndarray) -> np.ndarray:
+    """With the mean over the last axis, of what is not NaN, as its last entry."""
+    valid = ~np.isnan(drawn)
+    total = np.where(valid, drawn, 0).sum(-1, keepdims=True)
+    number = valid.sum(-1, keepdims=True)
+    mean = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return np.concatenate([drawn, mean], -1)
+
+
+def _places(groups: Sequence[Any] | np.ndarray | None, cases: int) -> tuple[np.ndarray, int]:
+    """The index of each case's group, and how many groups there are."""
+    if groups is None:
+        return np.arange(cases), cases
+    if len(groups) != cases:
+        raise ValueError(f"groups must have one entry per case, {cases}; got {len(groups)}.")
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    return place.reshape(-1), len(names)
