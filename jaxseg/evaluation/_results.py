@@ -10,7 +10,6 @@ import contextlib
 import csv
 import hashlib
 import html
-import io
 import json
 import math
 import os
@@ -54,13 +53,13 @@ class Run(NamedTuple):
 
     options: str  # the digest that its records have too
     command: str  # as stable_command gives it; "" from Python
+    versions: dict[str, str]  # as software gives them
+    device: str  # as device gives it
     missing: str = "error"
     missing_distance: MissingDistance = "inf"
     level: float = 0.95
     resamples: int = 10_000
     seed: int = 0
-    versions: dict[str, str] = {}  # noqa: RUF012
-    device: str = ""
 
 
 class Matrix(NamedTuple):
@@ -219,7 +218,7 @@ def summary_parts(results: Results) -> dict[str, Any]:
         "classes": {key: target.name for key, target in zip(keys, targets)},
         "summary": [dict(zip(results.summary, row, strict=True)) for row in rows],
         "aggregation": {
-            "mean": "mean over the cases where the class is in the truth or in the prediction",
+            "mean": "mean over the cases, undefined values left out",
             "foreground_mean": "mean over the classes of their means over the cases",
             "per case": "statistics over the cases of each case's value, undefined values left out",
             "pooled": "score of the counts summed over all cases",
@@ -318,7 +317,7 @@ def write_run(
 def read_run(
     folder: str | os.PathLike[str],
 ) -> tuple[tuple[Target, ...], tuple[Metric, ...], Run]:
-    """The targets, the metrics and the run of a folder; ValueError if it is no folder of results."""
+    """What ``run.json`` of a folder tells; ValueError if it is no folder of results."""
     path = Path(folder) / RUN
     try:
         parts = json.loads(path.read_text("utf-8"))
@@ -334,11 +333,12 @@ def open_records(folder: str | os.PathLike[str]) -> BinaryIO:
     """Open ``records.jsonl`` to append to it; a half-written last line is removed first."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / RECORDS, "a+b", buffering=0)
-    lines, end = _whole_lines(folder / RECORDS)
-    if end < file.seek(0, os.SEEK_END):
-        file.truncate(end)
-    return file
+    path = folder / RECORDS
+    if path.exists():
+        _, end = _whole_lines(path)
+        if end < path.stat().st_size:
+            os.truncate(path, end)
+    return path.open("ab", buffering=0)
 
 
 def append_record(file: BinaryIO, record: Record) -> None:
@@ -516,12 +516,14 @@ def _is_json(line: bytes) -> bool:
 
 
 def _csv(columns: Columns) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow([repr(cell) if isinstance(cell, float) else cell for cell in row])
-    return text.getvalue()
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    """A cell of a CSV. Python's writer leaves a carriage return bare, which ends a line."""
+    text = "" if value is None else repr(value) if isinstance(value, float) else str(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
 
 
 def _json(parts: Mapping[str, Any]) -> str:
