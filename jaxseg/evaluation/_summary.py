@@ -110,13 +110,13 @@ def summarize(
     check_missing_distance(missing_distance)
     records = sorted(records, key=lambda record: record.case)
     unit = _unit(records, metrics)
-    counts = np.array([record.counts for record in records], np.int64)
-    counts = counts.reshape(len(records), len(targets), 4)
     series = [
         (metric, policy, _table(records, targets, metric), values)
         for metric in metrics
         for policy, values in _policies(records, targets, metric, missing_distance)
     ]
+    counts = np.array([record.counts for record in records], np.int64)
+    counts = counts.reshape(len(records), len(targets), 4)
     pooled = [metric for metric in metrics if metric.is_overlap]
     intervals = _Intervals(_groups(records), level, resamples if counts.size else 0, seed)
     ends = intervals.of_cases([values for *_, values in series])
