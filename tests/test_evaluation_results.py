@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxseg
@@ -224,6 +224,17 @@ def test_the_diagonal_is_of_each_cases_image_in_its_unit():
     assert (row["q25"], row["q75"]) == (13 + 0.25 * 13, 26 - 0.25 * 13)
 
 
+def test_the_mean_of_no_values_is_undefined_and_not_0():
+    of_tumour = rows_of(
+        summarize(RECORDS[1:2], TARGETS, METRICS, resamples=0), **{"class": "tumour"}
+    )
+    for row in of_tumour:
+        pooled = row["aggregation"] == "pooled"
+        names = ("pooled",) if pooled else ("mean", "median", "q25", "q75")
+        assert all(math.isnan(row[name]) for name in names)
+        assert (row["n"], row["n_undefined"]) == ((1, 0) if pooled else (0, 1))
+
+
 def test_a_relative_volume_has_no_penalty_but_infinity():
     metrics = parse_metrics("relative-volume")
     cases = [
@@ -392,6 +403,7 @@ records = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(records, max_size=4))
 def test_records_come_back_as_they_were(tmp_path_factory, written):
     folder = tmp_path_factory.mktemp("records")

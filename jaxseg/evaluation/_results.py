@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -522,8 +523,10 @@ def _csv(columns: Columns) -> str:
 
 def _cell(value: Any) -> str:
     """A cell of a CSV. Python's writer leaves a carriage return bare, which ends a line."""
-    text = "" if value is None else repr(value) if isinstance(value, float) else str(value)
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+    if isinstance(value, float):
+        return repr(value)
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
 def _json(parts: Mapping[str, Any]) -> str:
@@ -573,10 +576,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> OSError:
-    reason = error.strerror or str(error)
     return OSError(
         error.errno,
-        f"could not be written ({reason}), and is as it was before. Make room or let it be "
-        "written, and run again with --resume",
+        f"could not be written ({error.strerror or error}) and is as it was before; free space or "
+        "change the permissions, and run again with --resume",
         str(path),
     )
