@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
@@ -24,8 +22,11 @@ FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
 MOST_CASES = 1000  # in the table of cases
 MOST_STRATA = 60
+MOST_NOTES = 50
 WORST_CASES = 6
 PLOT = (220, 26)  # width and height of a box plot
+
+NO_VALUE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 TITLES = {
     "dice": "Dice",
@@ -109,7 +110,7 @@ def write_report(
             'report.html needs jinja2 and Pillow: pip install "jaxseg[evaluate]".'
         ) from None
 
-    table = _Table(tuple(records), tuple(targets), tuple(metrics), unit)
+    table = _table(records, targets, metrics, unit)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -117,61 +118,50 @@ def write_report(
     environment.filters |= {"digest": _digest, "value": _value, "number": _number, "key": _key}
     template = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
     failed = [_error(error) for error in errors]
-    summary_rows = _summary_rows(summary, table)
+    rows = _summary_rows(summary, table)
+    notes = Counter(note for record in table.records for note in record.notes).most_common()
+    worst = _worst_cases(table, read)
     page = environment.from_string(template).render(
         table=table,
         title=_title,
         few=FEW,
         plot=PLOT,
         colours=COLOURS,
-        groups=len({r.group for r in records}),
-        grouped=any(r.group != r.case for r in records),
+        kinds={kind for *_, image, _ in worst if image for kind in image.kinds},
+        groups=len({r.group for r in table.records}),
+        grouped=_is_grouped(table),
         level=f"{100 * float(run.get('level', 0.95)):g} %",
+        run_text={name: str(run.get(name) or "") for name in ("predictions", "labels")},
+        says=_says(rows, table, len(failed)),
         failed=failed,
-        notes=Counter(note for record in records for note in record.notes).most_common(),
-        sections=[_section(i, summary_rows, table) for i in range(len(table.metrics))],
-        pooled=_pooled(summary_rows, table),
+        notes=notes[:MOST_NOTES],
+        more_notes=len(notes[MOST_NOTES:]),
+        sections=[_section(i, rows, table) for i in range(len(table.metrics))],
+        pooled=_pooled(rows, table),
         confusion=_confusion(table),
         strata=[_strata(column, metadata or {}, table) for column in by],
-        worst=_worst_cases(table, read),
+        worst=worst,
         cases=_cases(table),
+        missed=table.missed.sum(-1).tolist(),
+        spurious=table.spurious.sum(-1).tolist(),
         data=_data(table),
         paragraph=_paragraph(table, run, len(failed)),
+        columns=[m.column(unit) for m in table.metrics],
         run=_flat(run),
     )
     return _write(Path(folder) / "report.html", page)
 
 
 class _Table(NamedTuple):
-    """The records, with what is asked of all of them."""
+    """The records, and their numbers as arrays."""
 
     records: tuple[Record, ...]
     targets: tuple[Target, ...]
     metrics: tuple[Metric, ...]
     unit: str
-
-    @property
-    def values(self) -> np.ndarray:
-        """Of each metric, case and target."""
-        shape = (len(self.metrics), len(self.records), len(self.targets))
-        rows = [[_floats(r.values[m.name]) for r in self.records] for m in self.metrics]
-        return np.asarray(rows, np.float64).reshape(shape)
-
-    @property
-    def missed(self) -> np.ndarray:
-        """Whether a target is in the truth alone, per case and target."""
-        tp, fp, fn = self._counts()
-        return (tp + fn > 0) & (tp + fp == 0)
-
-    @property
-    def spurious(self) -> np.ndarray:
-        """Whether a target is in the prediction alone, per case and target."""
-        tp, fp, fn = self._counts()
-        return (tp + fn == 0) & (tp + fp > 0)
-
-    def _counts(self) -> np.ndarray:
-        counts = np.asarray([r.counts for r in self.records], np.int64)
-        return np.moveaxis(counts.reshape(len(self.records), len(self.targets), 4), -1, 0)[:3]
+    values: np.ndarray  # of each metric, case and target
+    missed: np.ndarray  # whether a target is in the truth alone, per case and target
+    spurious: np.ndarray  # whether it is in the prediction alone
 
     @property
     def ranked_by(self) -> int:
@@ -186,6 +176,24 @@ class _Table(NamedTuple):
         badness = -means if metric.higher_is_better else np.abs(means)
         badness = np.where(np.isnan(badness), -np.inf, badness)
         return sorted(range(len(means)), key=lambda i: (-badness[i], self.records[i].case))
+
+
+def _table(
+    records: Sequence[Record], targets: Sequence[Target], metrics: Sequence[Metric], unit: str
+) -> _Table:
+    size = (len(records), len(targets))
+    values = [[_floats(r.values[m.name]) for r in records] for m in metrics]
+    counts = np.asarray([r.counts for r in records], np.int64).reshape(*size, 4)
+    tp, fp, fn, _ = np.moveaxis(counts, -1, 0)
+    return _Table(
+        tuple(records),
+        tuple(targets),
+        tuple(metrics),
+        unit,
+        np.asarray(values, np.float64).reshape(len(metrics), *size),
+        missed=(tp + fn > 0) & (tp + fp == 0),
+        spurious=(tp + fn == 0) & (tp + fp > 0),
+    )
 
 
 # Numbers
@@ -205,16 +213,16 @@ def _mean(values: np.ndarray, axis: int | None = None, where: Any = True) -> np.
 def _value(value: float | None, metric: Metric) -> str:
     """A score with four digits after the point; any other value with about four in all."""
     if value is None or math.isnan(value):
-        return "–"
+        return NO_VALUE
     if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
+        return "∞" if value > 0 else f"{MINUS}∞"
     size = abs(value)
     digits = 4 if metric.higher_is_better else 3 if size < 10 else 2 if size < 1000 else 0
-    return f"{value:,.{digits}f}".replace("-", "−")
+    return f"{value:,.{digits}f}".replace("-", MINUS)
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{int(value):,}"
+    return NO_VALUE if value is None or math.isnan(value) else f"{int(value):,}"
 
 
 def _key(value: float | None) -> str:
@@ -234,6 +242,43 @@ def _title(metric: Metric, unit: str) -> str:
 
 
 # The sections of the page
+
+
+def _is_grouped(table: _Table) -> bool:
+    return len({r.group for r in table.records}) < len(table.records)
+
+
+def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) -> list[str]:
+    """What must be known before any number is believed."""
+    says = []
+    if failed:
+        says.append(
+            f"{_count(failed, 'case')} could not be scored and {'is' if failed == 1 else 'are'} in "
+            "none of these numbers: see the errors below."
+        )
+    if 0 < len(table.records) < FEW:
+        says.append(
+            f"With {_count(len(table.records), 'case')}, fewer than {FEW}, intervals are too "
+            "narrow and not to be relied on."
+        )
+    elif few := list(
+        dict.fromkeys(
+            name
+            for (_, name, kind), row in rows.items()
+            if kind in ("penalty", "") and row["n"] is not None and 0 < row["n"] < FEW
+        )
+    ):
+        says.append(
+            f"Fewer than {FEW} values have {', '.join(few)}: their intervals are too narrow and "
+            "not to be relied on."
+        )
+    missed = [t.name for t, m in zip(table.targets, table.missed.any(0), strict=True) if m]
+    if missed:
+        says.append(
+            f"Missed in some cases: {', '.join(missed)}. Their means over detected and their means "
+            "with penalty differ, and the order of two methods may depend on which is taken."
+        )
+    return says
 
 
 def _error(error: Sequence[str] | Mapping[str, str]) -> tuple[str, str]:
@@ -295,7 +340,9 @@ def _pooled(
     rows: Mapping[tuple[int, str, str], Any], table: _Table
 ) -> tuple[list[Metric], list[tuple[str, bool, list[Any]]]]:
     """The metrics that have pooled values, and the class and its values of each row."""
-    used = [i for i in range(len(table.metrics)) if any(k[0] == i and k[2] == "pooled" for k in rows)]
+    used = [
+        i for i in range(len(table.metrics)) if any(k[0] == i and k[2] == "pooled" for k in rows)
+    ]
     names = {t.name for t in table.targets}
     lines = []
     for name in _classes(rows, table):
@@ -430,7 +477,7 @@ def _strata(
     of_case = [metadata.get(r.case, {}).get(column) or "not given" for r in table.records]
     sizes = Counter(of_case)
     shown = sorted(sizes, key=lambda s: (-sizes[s], s))[:MOST_STRATA]
-    values, missed, spurious = table.values, table.missed, table.spurious
+    missed, spurious = table.missed, table.spurious
     both = ~(missed | spurious)
     lines = []
     for stratum in sorted(shown):
@@ -446,9 +493,9 @@ def _strata(
                         float(_mean(_mean(v[cases], 0, both[cases]))),
                         float(_mean(_mean(v[cases], 0))),
                     )
-                    for v in values
+                    for v in table.values
                 ],
-                "classes": [float(m) for m in _mean(values[table.ranked_by][cases], 0)],
+                "classes": [float(m) for m in _mean(table.values[table.ranked_by][cases], 0)],
             }
         )
     return {"column": column, "lines": lines, "left_out": len(sizes) - len(shown)}
@@ -480,7 +527,9 @@ def _picture(
             return None, reason
     try:
         if read is None:
-            from jaxseg.evaluation._readers import read
+            from jaxseg.evaluation import _readers
+
+            read = _readers.read
         prediction, labels = read(Path(record.prediction.path)), read(Path(record.labels.path))
         counted = sorted({true for true, _, _ in record.matrix})
         return picture(prediction, labels, foreground=ids, counted=counted), ""
@@ -556,7 +605,7 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
         else "Each metric was computed per case and class and then averaged over the cases."
     )
     penalty = " and ".join(
-        ["0 for scores"] * (len(distances) < len(metrics))
+        ["0 for scores"] * any(m.higher_is_better for m in metrics)
         + [f"{_penalty(run)} for distances"] * bool(distances)
     )
     sentences.append(
@@ -610,22 +659,14 @@ def _digest(text: str) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Whole or not at all: whoever reads the path finds the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".tmp")
+    part = path.with_name(f".{path.name}-{os.getpid()}.tmp")
     try:
-        with open(handle, "wb") as file:
-            file.write(text.encode("utf-8", "replace"))
+        with open(part, "wb") as file:
+            file.write(text.encode("utf-8", "replace"))  # a file's name may be no Unicode
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
+        part.unlink(missing_ok=True)
         raise
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
