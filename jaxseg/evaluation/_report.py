@@ -272,7 +272,7 @@ def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) 
             f"Fewer than {FEW} values have {', '.join(few)}: their intervals are too narrow and "
             "not to be relied on."
         )
-    missed = [t.name for t, m in zip(table.targets, table.missed.any(0), strict=True) if m]
+    missed = [table.targets[j].name for j in np.flatnonzero(table.missed.any(0))]
     if missed:
         says.append(
             f"Missed in some cases: {', '.join(missed)}. Their means over detected and their means "
@@ -367,14 +367,14 @@ def _axis(values: np.ndarray, metric: Metric) -> _Axis:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return _Axis(0, 1, (0, 1))
-    low, high = min(float(finite.min()), 0), float(finite.max())
-    ends = [w for w in (_whiskers(column) for column in values.T) if w]
     if metric.higher_is_better:
-        high = 1.0
-        low = max(math.floor(float(finite.min()) * 10) / 10, 0) if finite.min() > 0.5 else 0.0
+        least = float(finite.min())
+        low, high = (math.floor(least * 10) / 10 if least > 0.5 else 0.0), 1.0
     else:  # some cases that went wrong must not make all others too small to see
-        high = min(high, 2 * max((end for _, end in ends), default=high)) or 1.0
-        low = max(low, 2 * min((start for start, _ in ends), default=low)) if low < 0 else 0.0
+        ends = [abs(end) for column in values.T for end in _whiskers(column) or ()]
+        furthest = 2 * max(ends) or math.inf
+        low = max(min(float(finite.min()), 0.0), -furthest)
+        high = min(max(float(finite.max()), 0.0), furthest)
     if high <= low:
         high = low + 1
     rough = (high - low) / 4
@@ -411,7 +411,6 @@ def _box(values: np.ndarray, axis: _Axis) -> dict[str, Any] | None:
     if shown.size > 30:  # more would lie on each other
         shown = shown[np.linspace(0, shown.size - 1, 30).round().astype(int)]
     infinite = int(np.isinf(values).sum())
-    beyond = int(((finite < axis.low) | (finite > axis.high)).sum()) + infinite
     words = (
         f"{finite.size} values: median {quartiles[1]:.4g}, quartiles {quartiles[0]:.4g} and "
         f"{quartiles[2]:.4g}, from {finite[0]:.4g} to {finite[-1]:.4g}"
@@ -420,7 +419,8 @@ def _box(values: np.ndarray, axis: _Axis) -> dict[str, Any] | None:
         "whiskers": [axis.x(w) for w in whiskers],
         "quartiles": [axis.x(q) for q in quartiles],
         "points": sorted({axis.x(float(v)) for v in shown}),
-        "beyond": beyond,
+        "below": int((values < axis.low).sum()),
+        "above": int((values > axis.high).sum()),
         "words": words + (f"; {infinite} infinite" if infinite else ""),
     }
 
@@ -444,7 +444,7 @@ def _confusion(table: _Table) -> dict[str, Any] | None:
     sums: Counter[int] = Counter()
     for (true, _), number in cells.items():
         sums[true] += number
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "row": at[true],
             "column": at[predicted],
@@ -583,7 +583,7 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
     missed, spurious = int(table.missed.sum()), int(table.spurious.sum())
     distances = [m for m in metrics if m.is_distance]
     level = float(run.get("level", 0.95))
-    resamples = run.get("resamples", 10_000)
+    resamples = run.get("resamples")
     by = "groups, so that all cases of a group are drawn together" if of_groups else "cases"
 
     sentences = [
@@ -612,7 +612,7 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
         "A class that is in neither the truth nor the prediction of a case has no value there and "
         f"is not in n. A class was missed (in the truth alone) {_count(missed, 'time')} and "
         f"spurious (in the prediction alone) {_count(spurious, 'time')}; means over detected leave "
-        f"these out, and means with penalty count them as {penalty}."
+        "these out" + (f", and means with penalty count them as {penalty}." if penalty else ".")
     )
     sentences.append(
         f"Intervals are {100 * level:g} % percentile bootstrap intervals of {resamples:,} "
