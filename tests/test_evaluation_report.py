@@ -128,15 +128,19 @@ def a_record(folder, case, prediction, truth, *, group=None, unit="px"):
 
 
 def summary_of(records, targets, metrics, unit):
-    """Rows as a summary has them, with rough intervals."""
+    """Rows as a summary has them, with intervals of few resamples."""
+    rng = np.random.default_rng(0)
     table = _report._table(records, targets, metrics, unit)
     rows = []
 
     def row(name, metric, aggregation, policy, values, missed=0, spurious=0):
         valid = values[~np.isnan(values)]
         q25, median, q75 = np.percentile(valid, [25, 50, 75], method="lower")
-        finite = valid[np.isfinite(valid)]
-        spread = 1.96 * np.std(finite) / finite.size**0.5 if finite.size else math.nan
+        drawn = valid[rng.integers(0, valid.size, (100, valid.size))]
+        ends = [
+            np.percentile(f, [2.5, 97.5], method="lower").tolist()
+            for f in (drawn.mean(1), np.quantile(drawn, 0.5, axis=1, method="lower"))
+        ]
         rows.append(
             {
                 "class": name,
@@ -147,10 +151,10 @@ def summary_of(records, targets, metrics, unit):
                 "median": float(median),
                 "q25": float(q25),
                 "q75": float(q75),
-                "low": float(valid.mean() - spread),
-                "high": float(valid.mean() + spread),
-                "median_low": float(median - spread),
-                "median_high": float(median + spread),
+                "low": ends[0][0],
+                "high": ends[0][1],
+                "median_low": ends[1][0],
+                "median_high": ends[1][1],
                 "n": valid.size,
                 "n_missed": missed,
                 "n_spurious": spurious,
@@ -427,7 +431,7 @@ def test_a_report_is_written_whole_or_not_at_all(made, tmp_path, monkeypatch):
 def test_the_paragraph_says_what_was_done(made):
     text = " ".join(_report._paragraph(_table(made[0]), RUN, 1))
     for words in (
-        "40 cases were of 20 groups scored for 5 classes",
+        "40 cases of 20 groups were scored for 5 classes",
         "with jaxseg 0.1.0; 1 could not be scored and is left out.",
         "Dice is 2TP / (2TP + FP + FN).",
         "HD95 is the larger of the two directed 95th percentiles",

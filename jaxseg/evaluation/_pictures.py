@@ -12,7 +12,7 @@ import numpy as np
 from jaxseg.evaluation._records import CaseError
 
 LARGEST = 512  # pixels of the longer side
-SMALLEST = 240
+SMALLEST = 320
 MOST_VOXELS = 2**28  # a picture is not worth the time to read more
 
 # What a pixel may be, the gravest last; its colour and that of its hatching, for any eyes (Okabe

@@ -23,6 +23,7 @@ MOST_CLASSES = 40  # of a confusion matrix that is drawn
 MOST_CASES = 1000  # in the table of cases
 MOST_STRATA = 60
 MOST_NOTES = 50
+MOST_LINES = 30  # of one part of what is told of the run
 WORST_CASES = 6
 PLOT = (220, 26)  # width and height of a box plot
 
@@ -132,6 +133,7 @@ def write_report(
         grouped=_is_grouped(table),
         level=f"{100 * float(run.get('level', 0.95)):g} %",
         run_text={name: str(run.get(name) or "") for name in ("predictions", "labels")},
+        penalty=_penalty(table, run),
         says=_says(rows, table, len(failed)),
         failed=failed,
         notes=notes[:MOST_NOTES],
@@ -261,13 +263,7 @@ def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) 
             f"With {_count(len(table.records), 'case')}, fewer than {FEW}, intervals are too "
             "narrow and not to be relied on."
         )
-    elif few := list(
-        dict.fromkeys(
-            name
-            for (_, name, kind), row in rows.items()
-            if kind in ("penalty", "") and row["n"] is not None and 0 < row["n"] < FEW
-        )
-    ):
+    elif few := [t.name for t in table.targets if _has_few(t.name, rows)]:
         says.append(
             f"Fewer than {FEW} values have {', '.join(few)}: their intervals are too narrow and "
             "not to be relied on."
@@ -297,6 +293,11 @@ def _summary_rows(summary: Columns, table: _Table) -> dict[tuple[int, str, str],
             kind = "pooled" if row["aggregation"] == "pooled" else row["policy"]
             rows[indices[row["metric"]], str(row["class"]), kind] = row
     return rows
+
+
+def _has_few(name: str, rows: Mapping[tuple[int, str, str], Any]) -> bool:
+    sizes = [row["n"] for (_, of, kind), row in rows.items() if of == name and kind != "pooled"]
+    return any(0 < (size or 0) < FEW for size in sizes)
 
 
 def _column(metric: Metric, table: _Table) -> str:
@@ -466,6 +467,8 @@ def _confusion(table: _Table) -> dict[str, Any] | None:
         "entries": entries,
         "size": size,
         "text": size >= 36,
+        "left": max(130, 20 + 7 * min(max(map(len, labels)), 20)),
+        "top": 30 + 5 * min(max(map(len, labels)), 18),
         "worst": wrong[: 12 if len(ids) <= MOST_CLASSES else 40],
     }
 
@@ -510,9 +513,8 @@ def _worst_cases(
     worst = []
     for case in table.worst_first[:WORST_CASES]:
         record, means = table.records[case], values[case]
-        order = sorted(
-            np.flatnonzero(~np.isnan(means)), key=lambda j: means[j] * (1 if metric.best else -1)
-        )
+        order = np.argsort(means if metric.higher_is_better else -np.abs(means))  # NaN is last
+        order = order[~np.isnan(means[order])]
         lowest = [(table.targets[j].name, float(means[j])) for j in order[:3]]
         shown, reason = _picture(record, ids, read)
         worst.append((record, lowest, float(_mean(means)), shown, reason))
@@ -578,7 +580,7 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
     versions = run.get("versions") or {}
     version = versions.get("jaxseg", "") if isinstance(versions, Mapping) else ""
     of_groups = f" of {len(groups):,} groups" if len(groups) < len(records) else ""
-    scored = "case was" if len(records) == 1 else "cases were"
+    were = "was" if len(records) == 1 else "were"
     lost = f"; {failed:,} could not be scored and {'is' if failed == 1 else 'are'} left out"
     missed, spurious = int(table.missed.sum()), int(table.spurious.sum())
     distances = [m for m in metrics if m.is_distance]
@@ -586,9 +588,12 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
     resamples = run.get("resamples")
     by = "groups, so that all cases of a group are drawn together" if of_groups else "cases"
 
+    classes = _count(len(table.targets), "class")
+    if len(table.targets) <= MOST_CLASSES:
+        classes += f" ({', '.join(t.name for t in table.targets)})"
     sentences = [
-        f"{len(records):,} {scored}{of_groups} scored for {_count(len(table.targets), 'class')} "
-        f"({', '.join(t.name for t in table.targets)}) with jaxseg {version}".rstrip()
+        f"{_count(len(records), 'case')}{of_groups} {were} scored for {classes} with jaxseg "
+        f"{version}".rstrip()
         + (lost if failed else "")
         + "."
     ]
@@ -604,10 +609,7 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
         if any(m.is_overlap for m in metrics)
         else "Each metric was computed per case and class and then averaged over the cases."
     )
-    penalty = " and ".join(
-        ["0 for scores"] * any(m.higher_is_better for m in metrics)
-        + [f"{_penalty(run)} for distances"] * bool(distances)
-    )
+    penalty = _penalty(table, run)
     sentences.append(
         "A class that is in neither the truth nor the prediction of a case has no value there and "
         f"is not in n. A class was missed (in the truth alone) {_count(missed, 'time')} and "
@@ -626,9 +628,13 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
     return sentences
 
 
-def _penalty(run: Mapping[str, Any]) -> str:
+def _penalty(table: _Table, run: Mapping[str, Any]) -> str:
+    """What a class counts as where it was missed or is spurious; "" if nothing does."""
     policy = str(run.get("missing_distance", "inf"))
-    return {"inf": "infinite", "diagonal": "the diagonal of the image"}.get(policy, policy)
+    distance = {"inf": "infinite", "diagonal": "the diagonal of the image"}.get(policy, policy)
+    of_scores = any(m.higher_is_better for m in table.metrics)
+    of_distances = any(m.is_distance for m in table.metrics)
+    return " and ".join(["0 for scores"] * of_scores + [f"{distance} for distances"] * of_distances)
 
 
 def _count(number: int, noun: str) -> str:
@@ -641,7 +647,10 @@ def _flat(run: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     for name, value in run.items():
         if isinstance(value, Mapping):
-            lines += _flat(value, f"{prefix}{name} ")
+            if len(value) > MOST_LINES:
+                lines.append((f"{prefix}{name}", f"{len(value):,}, which summary.json lists"))
+            else:
+                lines += _flat(value, f"{prefix}{name}: ")
         elif isinstance(value, (list, tuple)):
             lines.append((f"{prefix}{name}", " ".join(str(v) for v in value)))
         elif value is not None:
