@@ -1,5 +1,7 @@
 """Scores of folders of label maps, from Python; ``jaxseg evaluate`` is the same from a shell."""
 
 from jaxseg.evaluation._case import Row, evaluate_case
+from jaxseg.evaluation._evaluate import Event, evaluate
+from jaxseg.evaluation._results import Results, merge, read_results
 
-__all__ = ["Row", "evaluate_case"]
+__all__ = ["Event", "Results", "Row", "evaluate", "evaluate_case", "merge", "read_results"]

@@ -13,6 +13,7 @@ from jax import Array
 import jaxseg
 from jaxseg.evaluation._metrics import Metric, parse_metrics
 from jaxseg.evaluation._records import CaseError, Target
+from jaxseg.evaluation._summary import overlap
 
 _BLOCK = 2**21  # pixels that are counted at once; smaller images are filled up to a power of two
 
@@ -34,7 +35,7 @@ class Scores(NamedTuple):
 
     values: dict[str, list[float]]
     counts: list[tuple[int, int, int, int]]  # tp, fp, fn, tn
-    matrix: list[tuple[int, int, int]]  # true id, predicted id and their number
+    matrix: np.ndarray  # pixels by true and predicted id, the last of which is any other
 
 
 def score(
@@ -64,7 +65,7 @@ def score(
         matrix = confusion([(prediction, labels)], num_ids, ignore)
         counts = [target_counts(matrix, target) for target in targets]
     values: dict[str, list[float]] = {
-        m.name: [overlap(m.kind, *c) for c in counts] for m in metrics if m.is_overlap
+        m.name: overlap(np.array(counts), m.kind).tolist() for m in metrics if m.is_overlap
     }
     others = [m for m in metrics if not m.is_overlap]
     if others:
@@ -74,8 +75,7 @@ def score(
             masks = _masks(prediction, labels, k, target, matrix.size == 0)
             of_target.append(_others(others, *masks, where, found, spacing))
         values |= {m.name: [each[m.name] for each in of_target] for m in others}
-    cells = [(int(a), int(b), int(matrix[a, b])) for a, b in zip(*np.nonzero(matrix))]
-    return Scores({m.name: values[m.name] for m in metrics}, counts, cells)
+    return Scores({m.name: values[m.name] for m in metrics}, counts, matrix)
 
 
 def _is_dense(labels: np.ndarray, targets: Sequence[Target], num_ids: int) -> bool:
@@ -158,19 +158,6 @@ def target_counts(matrix: np.ndarray, target: Target) -> tuple[int, int, int, in
 def _mask_counts(p: np.ndarray, g: np.ndarray) -> tuple[int, int, int, int]:
     tp, predicted, truth = (int(np.count_nonzero(x)) for x in (p & g, p, g))
     return tp, predicted - tp, truth - tp, g.size - truth - predicted + tp
-
-
-def overlap(kind: str, tp: float, fp: float, fn: float, tn: float) -> float:
-    """A score of counts in float64: NaN for 0/0, as a class has it that is in neither map."""
-    numerator, denominator = {
-        "dice": (2 * tp, 2 * tp + fp + fn),
-        "iou": (tp, tp + fp + fn),
-        "precision": (tp, tp + fp),
-        "recall": (tp, tp + fn),
-        "specificity": (tn, tn + fp),
-        "accuracy": (tp + tn, tp + fp + fn + tn),
-    }[kind]
-    return numerator / denominator if denominator else math.nan
 
 
 def _others(

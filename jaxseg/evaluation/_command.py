@@ -191,9 +191,11 @@ def _evaluate(
     console = _console(stderr=True)
     wanted = _targets.read_targets(
         num_classes=num_classes, classes=classes, names=names, regions=regions, ignore=ignore,
-        labels=labels, metrics=options["metrics"],
+        folders=[labels, predictions],
     )  # fmt: skip
-    maps = _targets.Map({}, {}) if map_ is None else _targets.read_map(map_)
+    if wanted.note and not quiet:
+        console.print(wanted.note, style="dim", markup=False)
+    maps = _targets.IdMap({}, {}) if map_ is None else _targets.read_map(map_)
     with contextlib.ExitStack() as stack:
         if dask is not None:
             options["executor"] = stack.enter_context(_dask(dask))
@@ -201,7 +203,7 @@ def _evaluate(
         results = evaluate(
             predictions,
             labels,
-            num_classes=wanted.num_classes,
+            num_classes=wanted.num_ids if classes is None else None,
             classes={target.name: target.ids for target in wanted.targets},
             ignore=wanted.ignore,
             ids=maps.ids or None,

@@ -125,11 +125,14 @@ def evaluate(
       [1.0, 0.8571]
     """
     say = tell or (lambda event: None)
+    if reduce_zero_label and ignore is None:
+        ignore = 255
     targets = as_targets(num_classes, classes)
     reading = Reading(
         colours=None if colours is None else dict(colours),
         ids=None if ids is None else dict(ids),
         reduce_zero_label=reduce_zero_label,
+        ignore=ignore,
         resample=resample,
         masks=ignore != 255 and num_ids_of(targets, num_classes) <= 2,
         spacing=spacing if isinstance(spacing, str) else _steps(spacing),
@@ -138,7 +141,7 @@ def evaluate(
     num_ids = num_ids_of(targets, num_classes)
     options = _digest(targets, num_ids, num_classes, ignore, [m.name for m in asked], reading)
     scoring = Scoring(targets, num_ids, num_classes is not None, ignore, asked, options)
-    jobs, errors = _jobs(predictions, labels, pair, group, missing, shard, say)
+    jobs, errors = _jobs(predictions, labels, pair, group, missing, resample, shard, say)
     policies = (missing, missing_distance, level, resamples, seed)
     run = Run(options, command, software(), device(), *policies)
     kept: dict[str, Record] = {}
@@ -229,6 +232,7 @@ def _jobs(
     pair: str | tuple[str, str] | None,
     group: str | Sequence[str] | None,
     missing: str,
+    resample: bool,
     shard: tuple[int, int] | None,
     say: Tell,
 ) -> tuple[list[Job], list[tuple[str, str]]]:
@@ -262,10 +266,9 @@ def _jobs(
             named += [(case, None, path) for case, path in lost]
         elif missing == "error":
             errors += [(case, "There is no file of a prediction.") for case, _ in lost]
-        problems = _preflight.header_problems(pairs.pairs, _readers.read_header)
-        for problem in problems:
-            kind: Literal["error", "warning"] = "error" if problem.is_error else "warning"
-            say(Event(kind, f"{problem.case}: {problem.message}"))
+        problems = _preflight.header_problems(pairs.pairs, _readers.read_header, resample=resample)
+        for sentence in _preflight.summarize_problems(problems):
+            say(Event("warning", sentence))
     names = [name for name, *_ in named]
     groups = _groups(names, group, say)
     jobs = [Job(c, who, p, g) for (c, p, g), who in zip(named, groups, strict=True)]
@@ -287,7 +290,8 @@ def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) 
             say(Event("warning", sentence))
         return [""] * len(cases)
     if isinstance(group, str):
-        return list(_pairs.groups_of(cases, group))
+        found = _pairs.groups_of(cases, group)
+        return [found[case] for case in cases]
     if len(group) != len(cases):
         raise ValueError(f"group has {len(group)} names for {len(cases)} cases.")
     return list(group)

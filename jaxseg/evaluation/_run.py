@@ -44,6 +44,7 @@ class Reading(NamedTuple):
     colours: Mapping[tuple[int, int, int], int] | None
     ids: Mapping[int, int] | None
     reduce_zero_label: bool
+    ignore: int | None
     resample: bool
     masks: bool  # whether maps of 0 and 255 alone are masks
     spacing: str | tuple[float, ...]  # "header", "pixels" or numbers
@@ -81,9 +82,9 @@ def read_case(job: Job, reading: Reading) -> Case:
         found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
         ids = found.array
         if reading.ids is not None and ids.dtype != bool:
-            ids = _mapped(ids, reading.ids)
+            ids = _targets.map_ids(ids, reading.ids)
         if reading.reduce_zero_label and ids.dtype != bool:
-            ids = _targets.reduce_zero_label(ids)
+            ids = _targets.reduce_zero_label(ids, ignore=reading.ignore)
         return found._replace(array=ids)
 
     truth = image(job.labels)
@@ -123,15 +124,6 @@ def _spacing(asked: str | tuple[float, ...], truth: Any, ndim: int) -> tuple[flo
     return tuple(map(float, spacing))
 
 
-def _mapped(ids: np.ndarray, to: Mapping[int, int]) -> np.ndarray:
-    """Ids after a map of old ones to new ones; those that it lacks stay."""
-    out = ids.astype(np.int32) if ids.dtype != bool else ids.astype(np.uint8)
-    found = {old: ids == old for old in to}
-    for old, new in to.items():
-        out[found[old]] = new
-    return out
-
-
 def file_of(source: Source | None) -> File:
     """The file's size, time and digest, which tell whether it has changed."""
     if not isinstance(source, Path):
@@ -166,14 +158,6 @@ def score_case(case: Case, scoring: Scoring) -> Record:
     from jaxseg.evaluation import _preflight
 
     p, g = case.prediction, case.labels
-    notes = list(case.notes)
-    if scoring.num_ids and p.shape == g.shape:
-        limit = scoring.num_ids if scoring.refuses_other_ids else None
-        problems = _preflight.value_problems(p, g, limit, scoring.ignore)
-        for problem in problems:
-            if problem.is_error:
-                raise CaseError(problem.message)
-            notes.append(problem.message)
     found = score(
         p,
         g,
@@ -183,6 +167,15 @@ def score_case(case: Case, scoring: Scoring) -> Record:
         metrics=scoring.metrics,
         spacing=case.spacing,
     )
+    notes = list(case.notes)
+    if scoring.num_ids:
+        limit = scoring.num_ids + (not scoring.refuses_other_ids)  # the other ids are one more then
+        matrix = found.matrix[:limit, :limit]
+        for problem in _preflight.value_problems(p, g, limit, scoring.ignore, matrix=matrix):
+            if problem.is_error:
+                raise CaseError(problem.message)
+            notes.append(problem.message)
+    cells = np.argwhere(found.matrix).tolist()
     return Record(
         case=case.job.case,
         group=case.job.group,
@@ -193,7 +186,7 @@ def score_case(case: Case, scoring: Scoring) -> Record:
         unit="px" if case.spacing is None else "mm",
         values=found.values,
         counts=found.counts,
-        matrix=found.matrix,
+        matrix=[(a, b, int(found.matrix[a, b])) for a, b in cells],
         notes=notes,
         options=scoring.options,
     )
