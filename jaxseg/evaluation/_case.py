@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jax import Array
@@ -15,6 +15,7 @@ from jaxseg.evaluation._metrics import Metric, parse_metrics
 from jaxseg.evaluation._records import CaseError, Target
 from jaxseg.evaluation._summary import overlap
 
+_MOST_IN_MEMORY = 2**29  # voxels of a map that is read block by block otherwise
 _BLOCK = 2**21  # pixels that are counted at once; smaller images are filled up to a power of two
 
 
@@ -30,6 +31,18 @@ class Row(NamedTuple):
     n_prediction: int
 
 
+class LabelMap(Protocol):
+    """An array of ids, or what is read from a file where it is indexed by a slice per axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def ndim(self) -> int: ...
+    def __getitem__(self, where: tuple[slice, ...], /) -> np.ndarray: ...
+
+
 class Scores(NamedTuple):
     """What ``score`` finds; the lists have one entry per target."""
 
@@ -39,8 +52,8 @@ class Scores(NamedTuple):
 
 
 def score(
-    prediction: np.ndarray,
-    labels: np.ndarray,
+    prediction: LabelMap,
+    labels: LabelMap,
     *,
     targets: Sequence[Target],
     num_ids: int,
@@ -50,36 +63,56 @@ def score(
 ) -> Scores:
     """The scores of two maps of ids ``[*space]``, or of bool masks ``[*space, targets]``.
 
-    Ids outside ``range(num_ids)`` are of no target. Pixels whose true id is ``ignore`` do not
-    count.
+    Ids outside ``range(num_ids)`` are of no target; with ``num_ids`` of 0 the maps are masks.
+    Pixels whose true id is ``ignore`` do not count.
     """
     if prediction.shape != labels.shape:
         raise CaseError(
             f"The prediction has shape {prediction.shape} and the truth {labels.shape}; "
             "--resample label brings the prediction onto the grid of the truth."
         )
-    if labels.dtype == bool and labels.ndim and _is_dense(labels, targets, num_ids):
-        counts = [_mask_counts(prediction[..., k], labels[..., k]) for k in range(len(targets))]
-        matrix = np.zeros((0, 0), np.int64)
+    matrix = np.zeros((0, 0), np.int64)
+    if num_ids == 0:
+        p, g = _whole(prediction), _whole(labels)
+        counts = [_mask_counts(p[..., k], g[..., k]) for k in range(len(targets))]
     else:
-        matrix = confusion([(prediction, labels)], num_ids, ignore)
+        matrix = confusion(_parts(prediction, labels), num_ids, ignore)
         counts = [target_counts(matrix, target) for target in targets]
     values: dict[str, list[float]] = {
         m.name: overlap(np.array(counts), m.kind).tolist() for m in metrics if m.is_overlap
     }
     others = [m for m in metrics if not m.is_overlap]
     if others:
-        where = None if ignore is None or matrix.size == 0 else labels != ignore
-        of_target = []
-        for k, (target, found) in enumerate(zip(targets, counts, strict=True)):
-            masks = _masks(prediction, labels, k, target, matrix.size == 0)
-            of_target.append(_others(others, *masks, where, found, spacing))
+        p, g = _whole(prediction), _whole(labels)
+        where = None if ignore is None or num_ids == 0 else g != ignore
+        of_target = [
+            _others(others, *_masks(p, g, k, target, num_ids == 0), where, found, spacing)
+            for k, (target, found) in enumerate(zip(targets, counts, strict=True))
+        ]
         values |= {m.name: [each[m.name] for each in of_target] for m in others}
     return Scores({m.name: values[m.name] for m in metrics}, counts, matrix)
 
 
-def _is_dense(labels: np.ndarray, targets: Sequence[Target], num_ids: int) -> bool:
-    return num_ids == 0 and labels.shape[-1] == len(targets)
+def _whole(labels: LabelMap) -> np.ndarray:
+    """The map in memory."""
+    if not isinstance(labels, np.ndarray) and math.prod(labels.shape) > _MOST_IN_MEMORY:
+        raise CaseError(
+            f"A map of {math.prod(labels.shape):,} voxels is counted block by block; ask for "
+            "overlap metrics alone (--metrics dice,iou), since distances need it in memory."
+        )
+    return np.asarray(labels)
+
+
+def _parts(p: LabelMap, g: LabelMap) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Both maps whole, or block by block where one is read so."""
+    lazy = [x for x in (p, g) if not isinstance(x, np.ndarray)]
+    if not lazy:
+        yield np.asarray(p), np.asarray(g)
+        return
+    from jaxseg.evaluation import _readers
+
+    for where in _readers.blocks(_readers.Image(lazy[0], None, "px", None, None, [])):
+        yield p[where], g[where]
 
 
 def _masks(

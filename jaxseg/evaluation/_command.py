@@ -6,7 +6,7 @@ import contextlib
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,16 +185,21 @@ def _evaluate(
     limit = None if fail_under is None else _limit(fail_under)
     _keep_compiled_programs()
     from jaxseg.evaluation import _pairs, _targets
-    from jaxseg.evaluation._evaluate import evaluate
+    from jaxseg.evaluation._evaluate import SEGMENTED, evaluate
     from jaxseg.evaluation._results import stable_command
 
     console = _console(stderr=True)
-    wanted = _targets.read_targets(
-        num_classes=num_classes, classes=classes, names=names, regions=regions, ignore=ignore,
-        folders=[labels, predictions],
-    )  # fmt: skip
+    has_segments = any(path.name.lower().endswith(SEGMENTED) for path in labels.rglob("*"))
+    if has_segments and not regions and num_classes is classes is names is None:
+        wanted = _targets.Targets((), ignore, 0)  # those that the files name
+    else:
+        wanted = _targets.read_targets(
+            num_classes=num_classes, classes=classes, names=names, regions=regions,
+            ignore=ignore, folders=[labels, predictions],
+        )  # fmt: skip
     if wanted.note and not quiet:
         console.print(wanted.note, style="dim", markup=False)
+    strata = None if metadata is None else _pairs.read_metadata(metadata)
     maps = _targets.IdMap({}, {}) if map_ is None else _targets.read_map(map_)
     with contextlib.ExitStack() as stack:
         if dask is not None:
@@ -203,21 +208,20 @@ def _evaluate(
         results = evaluate(
             predictions,
             labels,
-            num_classes=wanted.num_ids if classes is None else None,
-            classes={target.name: target.ids for target in wanted.targets},
+            num_classes=wanted.num_ids if classes is None and wanted.targets else None,
+            classes={target.name: target.ids for target in wanted.targets} or None,
             ignore=wanted.ignore,
             ids=maps.ids or None,
             colours=maps.colours or None,
             missing_distance=_number_or_word(missing_distance),
             resample=resample is not None,
             out=out,
+            metadata=strata,
+            by=[] if by is None else by.split(","),
             command=stable_command(["jaxseg", *sys.argv[1:]]),
             tell=partial(_tell, console, progress, quiet),
             **options,
         )
-    strata = None if metadata is None else _pairs.read_metadata(metadata)
-    if out is not None:
-        _report(out, results, strata, by)
     if not quiet:
         _print_results(results, out)
     if limit is not None and not _is_met(limit, results):
@@ -238,7 +242,7 @@ def _keep_compiled_programs() -> None:
     import jax
     import platformdirs
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         folder = platformdirs.user_cache_dir("jaxseg")
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
@@ -368,25 +372,6 @@ def _is_met(limit: Limit, results: Any) -> bool:
     return all(value is not None and limit.compare(value, limit.bound) for value in values)
 
 
-def _report(
-    out: Path, results: Any, metadata: Mapping[str, Mapping[str, str]] | None, by: str | None
-) -> None:
-    from jaxseg.evaluation._report import write_report
-
-    write_report(
-        out,
-        records=results.records,
-        targets=results.targets,
-        metrics=results.metrics,
-        summary=results.summary,
-        unit=results.records[0].unit if results.records else "px",
-        run=results.run._asdict(),
-        errors=results.errors,
-        metadata=metadata,
-        by=[] if by is None else by.split(","),
-    )
-
-
 @command.command()
 @click.argument("tables", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--metrics", metavar="a,b", help="Columns `metric` of the tables; all by default.")
@@ -422,10 +407,10 @@ def compare(
 def merge(folders: tuple[Path, ...], out: Path) -> None:
     """Put the results of shards together: the same tables as those of one run."""
     with _clear_errors():
-        from jaxseg.evaluation import _results
+        from jaxseg.evaluation import _evaluate, _results
 
         results = _results.merge(folders, out)
-        _report(out, results, None, None)
+        _evaluate.write_report_of(results, out)
         _print_results(results, out)
         sys.exit(FAILED_CASES if results.errors else 0)
 
@@ -437,10 +422,11 @@ def merge(folders: tuple[Path, ...], out: Path) -> None:
 def report(folder: Path, metadata: Path | None, by: str | None) -> None:
     """Write the report.html of a folder of results anew."""
     with _clear_errors():
-        from jaxseg.evaluation import _pairs, _results
+        from jaxseg.evaluation import _evaluate, _pairs, _results
 
         strata = None if metadata is None else _pairs.read_metadata(metadata)
-        _report(folder, _results.read_results(folder), strata, by)
+        results = _results.read_results(folder)
+        _evaluate.write_report_of(results, folder, strata, [] if by is None else by.split(","))
         _console().print(f"{folder / 'report.html'} is written.", markup=False)
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 
 from jaxseg.evaluation import _pairs, _preflight, _readers
 from jaxseg.evaluation._case import as_targets, num_ids_of
 from jaxseg.evaluation._metrics import parse_metrics
-from jaxseg.evaluation._records import Record
+from jaxseg.evaluation._records import Record, Target
 from jaxseg.evaluation._results import (
     Results,
     Run,
@@ -27,11 +27,13 @@ from jaxseg.evaluation._results import (
     software,
     write_run,
 )
-from jaxseg.evaluation._run import Job, Reading, Scoring, is_unchanged, records
+from jaxseg.evaluation._run import Job, Reading, Scoring, Source, is_unchanged, records
 
 PathLike = str | os.PathLike[str]
 Maps = PathLike | Sequence[PathLike] | Sequence[np.ndarray]
 Classes = Mapping[str, int | Sequence[int]] | Sequence[int]
+
+SEGMENTED = (".dcm", ".seg.nrrd")  # files whose segments have names
 
 
 class Event(NamedTuple):
@@ -70,6 +72,8 @@ def evaluate(
     shard: tuple[int, int] | None = None,
     workers: int | None = None,
     executor: Executor | None = None,
+    metadata: Mapping[str, Mapping[str, str]] | None = None,
+    by: Sequence[str] = (),
     command: str = "",
     tell: Tell | None = None,
 ) -> Results:
@@ -106,6 +110,8 @@ def evaluate(
       shard: ``(i, n)`` scores the i-th of n parts of the cases, from 1.
       workers: how many processes read files; by default one per core.
       executor: a ``concurrent.futures.Executor`` whose workers read and score whole cases.
+      metadata: columns of each case, for the report.
+      by: the columns of the metadata whose strata the report compares.
       command: how the run was asked for, for the results.
       tell: called with each ``Event``: what was found before the first case, and each case.
 
@@ -127,33 +133,47 @@ def evaluate(
     say = tell or (lambda event: None)
     if reduce_zero_label and ignore is None:
         ignore = 255
-    targets = as_targets(num_classes, classes)
+    asked = parse_metrics(metrics)
+    cases = _cases(predictions, labels, pair, missing, resample, say)
+    segments = None
+    if num_classes is None and classes is None and cases.sources:
+        segments = _segments(cases.sources[0].labels)
+    if segments is not None:
+        targets, num_ids = tuple(Target(name, ()) for name in segments), 0
+    else:
+        targets = as_targets(num_classes, classes)
+        num_ids = num_ids_of(targets, num_classes)
     reading = Reading(
         colours=None if colours is None else dict(colours),
         ids=None if ids is None else dict(ids),
         reduce_zero_label=reduce_zero_label,
         ignore=ignore,
         resample=resample,
-        masks=ignore != 255 and num_ids_of(targets, num_classes) <= 2,
+        segments=segments,
+        masks=ignore != 255 and num_ids <= 2,
         spacing=spacing if isinstance(spacing, str) else _steps(spacing),
     )
-    asked = parse_metrics(metrics)
-    num_ids = num_ids_of(targets, num_classes)
     options = _digest(targets, num_ids, num_classes, ignore, [m.name for m in asked], reading)
     scoring = Scoring(targets, num_ids, num_classes is not None, ignore, asked, options)
-    jobs, errors = _jobs(predictions, labels, pair, group, missing, resample, shard, say)
+    groups = _groups([source.case for source in cases.sources], group, say)
+    jobs = [source._replace(group=who) for source, who in zip(cases.sources, groups, strict=True)]
+    jobs.sort(key=lambda job: job.case)
+    errors = sorted(cases.errors)
+    if shard is not None:
+        jobs, errors = jobs[shard[0] - 1 :: shard[1]], errors[shard[0] - 1 :: shard[1]]
     policies = (missing, missing_distance, level, resamples, seed)
     run = Run(options, command, software(), device(), *policies)
     kept: dict[str, Record] = {}
     if out is not None:
         kept = _kept(Path(out), run, jobs, resume)
+        Path(out).mkdir(parents=True, exist_ok=True)
         write_run(out, targets, asked, run)
     rest = [job for job in jobs if job.case not in kept]
     say(Event("start", f"{len(jobs)} cases, {len(kept)} of them kept from before", len(rest)))
     found = list(kept.values())
+    number = workers or os.cpu_count() or 1
     with _opened(out) as file:
-        ways = {"workers": workers or os.cpu_count() or 1, "executor": executor}
-        for job, result in records(rest, reading, scoring, **ways):
+        for job, result in records(rest, reading, scoring, workers=number, executor=executor):
             if isinstance(result, Record):
                 found.append(result)
                 if file is not None:
@@ -168,7 +188,31 @@ def evaluate(
     results = Results(targets, asked, tuple(found), tuple(errors), run)
     if out is not None:
         results.write(out)
+        write_report_of(results, out, metadata, by)
     return results
+
+
+def write_report_of(
+    results: Results,
+    folder: PathLike,
+    metadata: Mapping[str, Mapping[str, str]] | None = None,
+    by: Sequence[str] = (),
+) -> Path:
+    """Write ``report.html`` of results into a folder."""
+    from jaxseg.evaluation._report import write_report
+
+    return write_report(
+        Path(folder),
+        records=results.records,
+        targets=results.targets,
+        metrics=results.metrics,
+        summary=results.summary,
+        unit=results.records[0].unit if results.records else "px",
+        run=results.run._asdict(),
+        errors=results.errors,
+        metadata=metadata,
+        by=by,
+    )
 
 
 def _steps(spacing: float | Sequence[float]) -> tuple[float, ...]:
@@ -226,62 +270,66 @@ def _kept(out: Path, run: Run, jobs: Sequence[Job], resume: bool) -> dict[str, R
     }
 
 
-def _jobs(
+class _Cases(NamedTuple):
+    """The cases that are there, and those that are not, with the reasons."""
+
+    sources: list[Job]
+    errors: list[tuple[str, str]]
+
+
+def _cases(
     predictions: Maps,
     labels: Maps,
     pair: str | tuple[str, str] | None,
-    group: str | Sequence[str] | None,
     missing: str,
     resample: bool,
-    shard: tuple[int, int] | None,
     say: Tell,
-) -> tuple[list[Job], list[tuple[str, str]]]:
-    """The cases to score, and those that cannot be, with the reasons."""
-    errors: list[tuple[str, str]] = []
+) -> _Cases:
     if _are_arrays(predictions) or _are_arrays(labels):
-        arrays = [[np.asarray(x) for x in maps] for maps in (predictions, labels)]
-        if len(arrays[0]) != len(arrays[1]):
-            raise ValueError(
-                f"There are {len(arrays[0])} predictions and {len(arrays[1])} label maps."
-            )
-        width = len(str(len(arrays[0])))
-        named = [
-            (f"{number:0{width}}", p, g) for number, (p, g) in enumerate(zip(*arrays, strict=True))
-        ]
-    else:
-        pairs = _pairs.find_pairs(predictions, labels, pair=pair, readable=_readers.is_readable)
-        for note in pairs.notes:
-            say(Event("note", note))
-        if pairs.extra:
-            say(Event("warning", f"Predictions without truth, left out: {_some(pairs.extra)}."))
-        named = [(each.case, each.prediction, each.labels) for each in pairs.pairs]
-        lost = list(zip(pairs.missing_cases, pairs.missing, strict=True))
-        if lost:
-            what = {
-                "error": "are errors", "worst": "count as empty", "skip": "are left out",
-            }[missing]  # fmt: skip
-            names = _some([name for name, _ in lost])
-            say(Event("warning", f"Cases without a prediction {what}: {names}."))
+        maps = [[np.asarray(x) for x in cast("Sequence", given)] for given in (predictions, labels)]
+        if len(maps[0]) != len(maps[1]):
+            raise ValueError(f"There are {len(maps[0])} predictions and {len(maps[1])} label maps.")
+        width = len(str(len(maps[0])))
+        pairs = enumerate(zip(*maps, strict=True))
+        return _Cases([Job(f"{number:0{width}}", "", p, g) for number, (p, g) in pairs], [])
+    files = _pairs.find_pairs(
+        cast("_pairs.Paths", predictions),
+        cast("_pairs.Paths", labels),
+        pair=pair,
+        readable=_readers.is_readable,
+    )
+    for note in files.notes:
+        say(Event("note", note))
+    if files.extra:
+        say(Event("warning", f"Predictions without truth are left out: {_some(files.extra)}."))
+    jobs = [Job(each.case, "", each.prediction, each.labels) for each in files.pairs]
+    errors = []
+    if files.missing:
+        ways = {"error": "are errors", "worst": "count as empty", "skip": "are left out"}
+        names = _some(files.missing_cases)
+        say(Event("warning", f"Cases without a prediction {ways[missing]}: {names}."))
+        lost = zip(files.missing_cases, files.missing, strict=True)
         if missing == "worst":
-            named += [(case, None, path) for case, path in lost]
+            jobs += [Job(case, "", None, path) for case, path in lost]
         elif missing == "error":
-            errors += [(case, "There is no file of a prediction.") for case, _ in lost]
-        problems = _preflight.header_problems(pairs.pairs, _readers.read_header, resample=resample)
-        for sentence in _preflight.summarize_problems(problems):
-            say(Event("warning", sentence))
-    names = [name for name, *_ in named]
-    groups = _groups(names, group, say)
-    jobs = [Job(c, who, p, g) for (c, p, g), who in zip(named, groups, strict=True)]
-    jobs.sort(key=lambda job: job.case)
-    if shard is not None:
-        index, count = shard
-        jobs = jobs[index - 1 :: count]
-        errors = errors[index - 1 :: count]
-    return jobs, errors
+            errors = [(case, f"There is no prediction for {path}.") for case, path in lost]
+    problems = _preflight.header_problems(files.pairs, _readers.read_header, resample=resample)
+    for sentence in _preflight.summarize_problems(problems):
+        say(Event("warning", sentence))
+    return _Cases(jobs, errors)
+
+
+def _segments(labels: Source) -> tuple[str, ...] | None:
+    """The names of the segments of a file that has them."""
+    if isinstance(labels, np.ndarray) or not labels.name.lower().endswith(SEGMENTED):
+        return None
+    return _readers.read(labels).names
 
 
 def _are_arrays(maps: Maps) -> bool:
-    return not isinstance(maps, str | os.PathLike) and any(hasattr(x, "dtype") for x in maps)
+    if isinstance(maps, str | os.PathLike):
+        return False
+    return any(hasattr(x, "dtype") for x in cast("Sequence", maps))
 
 
 def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) -> list[str]:
@@ -290,8 +338,8 @@ def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) 
             say(Event("warning", sentence))
         return [""] * len(cases)
     if isinstance(group, str):
-        found = _pairs.groups_of(cases, group)
-        return [found[case] for case in cases]
+        of_case = _pairs.groups_of(cases, group)
+        return [of_case[case] for case in cases]
     if len(group) != len(cases):
         raise ValueError(f"group has {len(group)} names for {len(cases)} cases.")
     return list(group)

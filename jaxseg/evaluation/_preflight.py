@@ -197,8 +197,9 @@ def _affines(p: np.ndarray, g: np.ndarray) -> list[Found]:
     return [
         (
             "affine",
-            f"the affines {said}; voxels are compared as they are stored. If the affines are right, "
-            "resample (--resample label); if not, write that of the labels into the prediction.",
+            f"the affines {said}; voxels are compared as they are stored. If the affines are "
+            "right, resample (--resample label); if not, write that of the labels into the "
+            "prediction.",
             False,
         )
     ]

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxseg.evaluation._case import score
+from jaxseg.evaluation._case import LabelMap, score
 from jaxseg.evaluation._metrics import Metric
+from jaxseg.evaluation._readers import Image
 from jaxseg.evaluation._records import CaseError, File, Record, Target
 
 R = TypeVar("R")
@@ -46,6 +47,7 @@ class Reading(NamedTuple):
     reduce_zero_label: bool
     ignore: int | None
     resample: bool
+    segments: tuple[str, ...] | None  # those that are scored, of files that have them
     masks: bool  # whether maps of 0 and 255 alone are masks
     spacing: str | tuple[float, ...]  # "header", "pixels" or numbers
 
@@ -65,8 +67,8 @@ class Case(NamedTuple):
     """The maps of one case, read."""
 
     job: Job
-    prediction: np.ndarray
-    labels: np.ndarray
+    prediction: LabelMap
+    labels: LabelMap
     spacing: tuple[float, ...] | None
     files: tuple[File, File]
     notes: tuple[str, ...]
@@ -74,17 +76,21 @@ class Case(NamedTuple):
 
 def read_case(job: Job, reading: Reading) -> Case:
     """Read both maps of a case; CaseError says what is wrong with them."""
-    from jaxseg.evaluation import _preflight, _readers, _targets
+    from jaxseg.evaluation import _readers, _targets
 
     def image(source: Source) -> _readers.Image:
         if isinstance(source, np.ndarray):
             return _readers.Image(source, None, "px", None, None, [])
         found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
         ids = found.array
-        if reading.ids is not None and ids.dtype != bool:
-            ids = _targets.map_ids(ids, reading.ids)
-        if reading.reduce_zero_label and ids.dtype != bool:
-            ids = _targets.reduce_zero_label(ids, ignore=reading.ignore)
+        if found.names is not None:
+            return found._replace(array=_segments(ids, found.names, reading.segments))
+        if reading.segments is not None:
+            raise CaseError(f"{source} has ids, where the other files have segments with names.")
+        if reading.ids is not None:
+            ids = _targets.map_ids(np.asarray(ids), reading.ids)
+        if reading.reduce_zero_label:
+            ids = _targets.reduce_zero_label(np.asarray(ids), ignore=reading.ignore)
         return found._replace(array=ids)
 
     truth = image(job.labels)
@@ -95,22 +101,42 @@ def read_case(job: Job, reading: Reading) -> Case:
         prediction, notes = image(job.prediction), []
     for name, each in (("prediction", prediction), ("truth", truth)):
         notes += [f"{name}: {note}" for note in each.notes]
-    if reading.resample and prediction.array.shape != truth.array.shape:
-        prediction = prediction._replace(
-            array=_preflight.resample_labels(
-                prediction.array,
-                prediction.affine if prediction.affine is not None else prediction.spacing,
-                truth.array.shape,
-                truth.affine if truth.affine is not None else truth.spacing,
-            )
-        )
-        notes.append(
-            f"The prediction was resampled onto the grid of the truth, {truth.array.shape}."
-        )
     ndim = truth.array.ndim - (truth.names is not None)
+    if reading.resample and prediction.array.shape != truth.array.shape:
+        prediction = _on_grid_of(truth, prediction, ndim)
+        notes.append(
+            f"The prediction was resampled onto the grid of the truth, {truth.array.shape[:ndim]}."
+        )
     spacing = _spacing(reading.spacing, truth, ndim)
     files = (file_of(job.prediction), file_of(job.labels))
     return Case(job, prediction.array, truth.array, spacing, files, tuple(notes))
+
+
+def _on_grid_of(truth: Image, prediction: Image, ndim: int) -> Image:
+    """The prediction on the grid of the truth, by the nearest voxel."""
+    from jaxseg.evaluation import _preflight
+
+    for grids in ((prediction.affine, truth.affine), (prediction.spacing, truth.spacing)):
+        if grids[0] is not None and grids[1] is not None:
+            array = _preflight.resample_labels(
+                np.asarray(prediction.array), grids[0], truth.array.shape[:ndim], grids[1]
+            )
+            return prediction._replace(array=array)
+    raise CaseError(
+        "The prediction cannot be resampled, since a file has no affine and no spacing."
+    )
+
+
+def _segments(
+    masks: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...] | None
+) -> np.ndarray:
+    """The masks of the wanted segments in their order; one that a file lacks is empty."""
+    if wanted is None:
+        raise CaseError("A file has segments with names, where the other files have ids.")
+    found = [
+        masks[..., names.index(n)] if n in names else np.zeros_like(masks[..., 0]) for n in wanted
+    ]
+    return np.stack(found, -1)
 
 
 def _spacing(asked: str | tuple[float, ...], truth: Any, ndim: int) -> tuple[float, ...] | None:
@@ -168,13 +194,15 @@ def score_case(case: Case, scoring: Scoring) -> Record:
         spacing=case.spacing,
     )
     notes = list(case.notes)
-    if scoring.num_ids:
+    if scoring.num_ids and isinstance(p, np.ndarray) and isinstance(g, np.ndarray):
         limit = scoring.num_ids + (not scoring.refuses_other_ids)  # the other ids are one more then
         matrix = found.matrix[:limit, :limit]
         for problem in _preflight.value_problems(p, g, limit, scoring.ignore, matrix=matrix):
             if problem.is_error:
                 raise CaseError(problem.message)
             notes.append(problem.message)
+    elif scoring.refuses_other_ids and (found.matrix[-1].any() or found.matrix[:, -1].any()):
+        raise CaseError(f"There are ids that are not from 0 to {scoring.num_ids - 1}.")
     cells = np.argwhere(found.matrix).tolist()
     return Record(
         case=case.job.case,
