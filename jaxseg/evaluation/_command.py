@@ -190,7 +190,7 @@ def _evaluate(
 
     console = _console(stderr=True)
     has_segments = any(path.name.lower().endswith(SEGMENTED) for path in labels.rglob("*"))
-    if has_segments and not regions and num_classes is classes is names is None:
+    if has_segments and not regions and (num_classes, classes, names) == (None,) * 3:
         wanted = _targets.Targets((), ignore, 0)  # those that the files name
     else:
         wanted = _targets.read_targets(
@@ -242,7 +242,7 @@ def _keep_compiled_programs() -> None:
     import jax
     import platformdirs
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         folder = platformdirs.user_cache_dir("jaxseg")
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
