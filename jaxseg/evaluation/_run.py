@@ -7,11 +7,11 @@ counts another one, or is read and scored as a whole wherever an executor takes 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -235,14 +235,15 @@ def records(
 ) -> Iterator[Found]:
     """Each case with its record or with the error that it gave, in the order in which they end."""
     if executor is not None:
-        yield from _submitted(executor, lambda job: (run_case, job, reading, scoring), jobs)
+        run = partial(run_case, reading=reading, scoring=scoring)
+        yield from _submitted(executor, run, jobs)
         return
     if workers < 2 or len(jobs) < _FEW or isinstance(jobs[0].labels, np.ndarray):
         read: Iterable[tuple[Job, Case | BaseException]] = (
             (job, _or_error(read_case, job, reading)) for job in jobs
         )
     else:
-        read = _in_processes(jobs, reading, workers)
+        read = in_processes(partial(read_case, reading=reading), jobs, workers)
     for job, case in read:
         yield job, case if isinstance(case, BaseException) else _or_error(score_case, case, scoring)
 
@@ -255,38 +256,40 @@ def _or_error(function: Callable[..., R], *args: object) -> R | Exception:
 
 
 def _submitted(
-    executor: Executor, call: Callable[[Job], tuple], jobs: Sequence[Job]
-) -> Iterator[tuple[Job, Record | BaseException]]:
+    executor: Executor, run: Callable[[Job], Record], jobs: Sequence[Job]
+) -> Iterator[Found]:
     """What an executor makes of each case; few of them are in its hands at any time."""
     waiting, pending = deque(jobs), dict[Future, Job]()
     while waiting or pending:
         while waiting and len(pending) < _IN_FLIGHT:
             job = waiting.popleft()
-            pending[executor.submit(*call(job))] = job
+            pending[executor.submit(run, job)] = job
         done, _ = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             error = future.exception()
             yield pending.pop(future), error if error is not None else future.result()
 
 
-def _in_processes(
-    jobs: Sequence[Job], reading: Reading, workers: int
-) -> Iterator[tuple[Job, Case | BaseException]]:
-    """Cases read by processes of their own.
+def in_processes(
+    read: Callable[[Job], R], jobs: Sequence[Job], workers: int
+) -> Iterator[tuple[Job, R | BaseException]]:
+    """Each case as processes of their own read it, or the error that it gave.
 
     If one of these is killed, all cases that were in their hands are read again at the end, each by
     a process alone: so a case that kills its process is found, and given up.
     """
+    # Its processes are no forks, which may hang where JAX runs, nor do they import the program.
+    from loky import ProcessPoolExecutor
+
     waiting, suspects = deque(jobs), list[Job]()
-    context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX may hang
     while waiting:
-        pool = ProcessPoolExecutor(workers, mp_context=context)
+        pool = ProcessPoolExecutor(workers)
         pending: dict[Future, Job] = {}
         try:
             while waiting or pending:
                 while waiting and len(pending) < 2 * workers:
-                    job = waiting.popleft()
-                    pending[pool.submit(read_case, job, reading)] = job
+                    pending[pool.submit(read, waiting[0])] = waiting[0]
+                    waiting.popleft()
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
@@ -297,11 +300,11 @@ def _in_processes(
         except BrokenProcessPool:
             suspects += pending.values()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False, kill_workers=True)
     for job in suspects:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1) as pool:
             try:
-                yield job, pool.submit(read_case, job, reading).result()
+                yield job, pool.submit(read, job).result()
             except BrokenProcessPool:
                 yield job, CaseError("The process that read it was killed, twice.")
             except Exception as error:

@@ -1,0 +1,320 @@
+"""Folders scored for real: from files to tables, and what happens when a run goes wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.evaluation import _evaluate, _run, evaluate, evaluate_case
+from jaxseg.evaluation._records import CaseError
+
+RNG = np.random.default_rng(0)
+TABLES = ("cases.csv", "summary.csv", "summary.json", "errors.csv")
+
+
+def write_png(path, ids):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(ids.astype(np.uint8)).save(path)
+
+
+def maps(number, shape=(24, 20), seed=0):
+    rng = np.random.default_rng(seed)
+    labels = [np.kron(rng.integers(0, 3, (6, 5)), np.ones((4, 4), int)) for _ in range(number)]
+    labels = [x[: shape[0], : shape[1]] for x in labels]
+    return [np.roll(x, rng.integers(-2, 3, 2), (0, 1)) for x in labels], labels
+
+
+def folders(tmp_path, number=5):
+    pairs = maps(number)
+    for name, images in zip(("p", "g"), pairs, strict=True):
+        for k, ids in enumerate(images):
+            write_png(tmp_path / name / f"im{k:03}.png", ids)
+    return tmp_path / "p", tmp_path / "g", list(zip(*pairs, strict=True))
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def tables(folder):
+    return {name: (folder / name).read_bytes() for name in TABLES}
+
+
+def run(*words, **settings):
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jaxseg", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **settings,
+    )
+
+
+def test_folders_are_scored_as_their_arrays_are(tmp_path):
+    p, g, pairs = folders(tmp_path)
+    metrics = "dice,iou,hd95,nsd@1"
+    results = evaluate(p, g, num_classes=3, metrics=metrics, out=tmp_path / "out")
+    want = [
+        row
+        for k, pair in enumerate(pairs)
+        for row in evaluate_case(*pair, num_classes=3, metrics=metrics, case=f"im{k:03}")
+    ]
+    assert results.cases["value"] == [row.value for row in want]
+    assert results.cases["case"] == [row.case for row in want]
+    rows = read(tmp_path / "out" / "cases.csv")
+    assert [float(row["value"]) for row in rows] == [row.value for row in want]
+    assert {name for name in os.listdir(tmp_path / "out")} == {
+        *TABLES, "records.jsonl", "run.json", "report.html",
+    }  # fmt: skip
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["mean"] and summary["metric_per_case"]
+
+
+def test_lists_of_arrays_and_of_files(tmp_path):
+    _, _, pairs = folders(tmp_path)
+    given = [list(x) for x in zip(*pairs, strict=True)]
+    of_arrays = evaluate(*given, num_classes=3, group=list("aabbc"))
+    paths = [[tmp_path / n / f"im{k:03}.png" for k in range(5)] for n in "pg"]
+    of_files = evaluate(*paths, num_classes=3)
+    assert of_arrays.cases["value"] == of_files.cases["value"]
+    assert of_arrays.cases["group"][:6] == ["a"] * 6
+
+
+def test_an_executor_takes_whole_cases(tmp_path):
+    p, g, _ = folders(tmp_path, 9)
+    with ThreadPoolExecutor(2) as executor:
+        one = evaluate(p, g, num_classes=3, executor=executor, out=tmp_path / "one")
+    two = evaluate(p, g, num_classes=3, workers=1, out=tmp_path / "two")
+    assert one.cases == two.cases
+    assert tables(tmp_path / "one") == tables(tmp_path / "two")
+
+
+def test_shards_merge_to_what_one_run_gives(tmp_path):
+    from jaxseg.evaluation import merge
+
+    p, g, _ = folders(tmp_path, 7)
+    (g / "im003.png").write_bytes(b"no image")
+    evaluate(p, g, num_classes=3, out=tmp_path / "whole")
+    for k in (1, 2, 3):
+        evaluate(p, g, num_classes=3, out=tmp_path / f"s{k}", shard=(k, 3))
+    merge([tmp_path / f"s{k}" for k in (2, 1, 3)], tmp_path / "merged")
+    assert tables(tmp_path / "merged") == tables(tmp_path / "whole")
+
+
+def test_each_case_is_scored_or_listed(tmp_path):
+    p, g, _ = folders(tmp_path, 6)
+    (p / "im000.png").write_bytes((p / "im000.png").read_bytes()[:40])  # truncated
+    write_png(p / "im001.png", np.zeros((3, 3)))  # another shape
+    write_png(g / "im002.png", np.full((24, 20), 7))  # no class
+    (p / "im003.png").unlink()
+    (g / "im004.png").write_bytes(b"")
+    told = []
+    results = evaluate(p, g, num_classes=3, out=tmp_path / "out", tell=told.append)
+    errors = {row["case"]: row["reason"] for row in read(tmp_path / "out" / "errors.csv")}
+    assert sorted(errors) == [f"im{k:03}" for k in range(5)]
+    assert {row["case"] for row in read(tmp_path / "out" / "cases.csv")} == {"im005"}
+    assert "im000.png" in errors["im000"]
+    assert "(3, 3)" in errors["im001"] and "(24, 20)" in errors["im001"]
+    assert "7" in errors["im002"] and "--num-classes 8" in errors["im002"]
+    assert "no prediction" in errors["im003"]
+    assert len(results.records) == 1
+    assert [event.text for event in told if event.kind == "warning" and "im003" in event.text]
+
+
+def test_a_missing_file_is_not_an_empty_prediction(tmp_path):
+    p, g, _ = folders(tmp_path, 3)
+    (p / "im001.png").unlink()
+    worst = evaluate(p, g, classes=[1, 2], missing="worst", metrics="dice,hd95")
+    assert not worst.errors
+    of_lost = [
+        value
+        for case, value in zip(worst.cases["case"], worst.cases["value"], strict=True)
+        if case == "im001"
+    ]
+    assert of_lost == [0.0, np.inf, 0.0, np.inf]
+    skipped = evaluate(p, g, classes=[1, 2], missing="skip")
+    assert not skipped.errors and set(skipped.cases["case"]) == {"im000", "im002"}
+
+
+def test_a_run_goes_on_where_it_was_stopped(tmp_path):
+    p, g, _ = folders(tmp_path, 6)
+    evaluate(p, g, num_classes=3, out=tmp_path / "whole")
+    out = tmp_path / "out"
+    evaluate(p, g, num_classes=3, out=out)
+    lines = (out / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "records.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:50])  # killed while writing
+    with pytest.raises(ValueError, match="--resume"):
+        evaluate(p, g, num_classes=3, out=out)
+    told = []
+    evaluate(p, g, num_classes=3, out=out, resume=True, tell=told.append)
+    assert [e.number for e in told if e.kind == "start"] == [3]
+    assert tables(out) == tables(tmp_path / "whole")
+
+    write_png(p / "im001.png", np.zeros((24, 20)))  # one file changes
+    told.clear()
+    evaluate(p, g, num_classes=3, out=out, resume=True, tell=told.append)
+    assert [e.text for e in told if e.kind == "case"] == ["im001"]
+    evaluate(p, g, num_classes=3, out=tmp_path / "again")
+    assert tables(out) == tables(tmp_path / "again")
+    with pytest.raises(ValueError, match="other classes"):
+        evaluate(p, g, num_classes=4, out=out, resume=True)
+
+
+def test_a_killed_command_goes_on(tmp_path):
+    p, g, _ = folders(tmp_path, 40)
+    out = tmp_path / "out"
+    words = ["evaluate", p, g, "--num-classes", "3", "--metrics", "dice,hd95", "--workers", "1"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jaxseg", *map(str, words), "--out", str(out), "--quiet"]
+    )
+    records = out / "records.jsonl"
+    for _ in range(3000):
+        if records.exists() and records.read_bytes().count(b"\n") >= 3:
+            break
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert records.read_bytes().count(b"\n") >= 3
+    gone_on = run(*words, "--out", out, "--resume")
+    assert gone_on.returncode == 0, gone_on.stderr
+    evaluate(p, g, num_classes=3, metrics="dice,hd95", out=tmp_path / "whole")
+    for name in ("cases.csv", "summary.csv", "errors.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def deadly(job):
+    """Read a case by a process that some cases kill."""
+    if job.case.startswith("deadly"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.case.startswith("bad"):
+        raise CaseError("bad")
+    return job.case
+
+
+def test_a_case_that_kills_its_process_is_given_up():
+    names = [*(f"good{k}" for k in range(9)), "deadly", "bad", "good9"]
+    jobs = [_run.Job(name, "", None, Path(name)) for name in names]
+    found = {job.case: result for job, result in _run.in_processes(deadly, jobs, 2)}
+    assert sorted(found) == sorted(names)
+    assert isinstance(found["deadly"], CaseError) and "killed" in str(found["deadly"])
+    assert isinstance(found["bad"], CaseError) and str(found["bad"]) == "bad"
+    assert all(found[name] == name for name in names if name.startswith("good"))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--num-classes", "3"], 0, "mean of classes"),
+        (["--num-classes", "3", "--fail-under", "dice.mean>=1.1"], 1, "not met"),
+        (["--num-classes", "3", "--fail-under", "dice[1].mean>0"], 0, ""),
+        (["--num-classes", "3", "--fail-under", "dice"], 2, "METRIC.mean"),
+        (["--num-classes", "3", "--fail-under", "hd95.mean<3"], 2, "--metrics does not"),
+        (["--num-classes", "3", "--metrics", "fish"], 2, "no metric"),
+        (["--num-classes", "3", "--spacing", "0,1"], 2, "positive"),
+        (["--num-classes", "3", "--shard", "3/2"], 2, "i/n"),
+        ([], 2, "--num-classes"),
+        (["--num-classes", "2"], 3, "no scores"),
+    ],
+    ids=str,
+)
+def test_exit_codes(tmp_path, words, code, said):
+    from click.testing import CliRunner
+
+    from jaxseg.evaluation._command import command
+
+    p, g, _ = folders(tmp_path, 3)
+    done = CliRunner().invoke(command, ["evaluate", str(p), str(g), *words])
+    assert done.exit_code == code, done.output
+    assert said in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_an_interrupt_loses_nothing(tmp_path, monkeypatch):
+    p, g, _ = folders(tmp_path, 4)
+
+    def stopped(event):
+        if event.kind == "case":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(p, g, num_classes=3, out=tmp_path / "out", tell=stopped)
+    told = []
+    evaluate(p, g, num_classes=3, out=tmp_path / "out", resume=True, tell=told.append)
+    assert [e.number for e in told if e.kind == "start"] == [3]
+
+
+def test_images_of_many_sizes_compile_few_programs(tmp_path):
+    from jax._src import test_util
+
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(30, 300, (50, 2))
+    labels = [rng.integers(0, 3, size) for size in sizes]
+    with test_util.count_jit_compilation_cache_miss() as count:
+        evaluate(labels, labels, num_classes=3)
+    assert count() <= 10
+
+
+def test_a_picture_of_colours_is_mapped(tmp_path):
+    from click.testing import CliRunner
+
+    from jaxseg.evaluation._command import command
+
+    _, g, pairs = folders(tmp_path, 2)
+    palette = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+    for k, (p, _) in enumerate(pairs):
+        path = tmp_path / "rgb" / f"im{k:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(palette[p]).save(path)
+    words = ["evaluate", str(tmp_path / "rgb"), str(g), "--num-classes", "3"]
+    refused = CliRunner().invoke(command, words)
+    assert refused.exit_code == 3 and "--map" in refused.output
+    (tmp_path / "map.csv").write_text("#000000,0\n#ff0000,1\n#0000ff,2\n0,0\n1,1\n2,2\n")
+    mapped = CliRunner().invoke(command, [*words, "--map", str(tmp_path / "map.csv")])
+    assert mapped.exit_code == 0, mapped.output
+
+
+def test_regions_names_and_groups(tmp_path):
+    p, g, _ = folders(tmp_path, 4)
+    (g / "dataset.json").write_text(
+        json.dumps(
+            {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+        )
+    )
+    done = run("evaluate", p, g, "--group", r"im00(\d)", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    rows = read(tmp_path / "out" / "cases.csv")
+    assert {row["class"] for row in rows} == {"whole", "core"}
+    assert [row["group"] for row in rows if row["class"] == "core"][::2] == ["0", "1", "2", "3"]
+    assert run("report", tmp_path / "out").returncode == 0
+
+
+def test_help_comes_at_once():
+    run("--help")  # Python compiles
+    start = time.perf_counter()
+    assert run("evaluate", "--help").returncode == 0
+    assert run("evaluate", "nowhere", "nowhere").returncode == 2
+    assert time.perf_counter() - start < 2 * 1.5 * 4  # of a machine that does other things too
+
+
+def test_wrong_arguments():
+    p, g = maps(2)
+    with pytest.raises(ValueError, match="Give num_classes"):
+        evaluate(p, g)
+    with pytest.raises(ValueError, match="1 predictions and 2"):
+        evaluate(p[:1], g, num_classes=3)
+    with pytest.raises(ValueError, match="group has 1"):
+        evaluate(p, g, num_classes=3, group=["a"])
+    with pytest.raises(ValueError, match="spacing must be"):
+        evaluate(p, g, num_classes=3, spacing=-1.0)
+    assert _evaluate._reason(KeyError("x")) == "KeyError: 'x'"
