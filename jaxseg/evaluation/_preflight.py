@@ -51,7 +51,7 @@ def summarize_problems(problems: Sequence[Problem]) -> list[str]:
     sentences = []
     for _, alike in sorted(kinds.items(), key=lambda item: item[0]):
         others = list(dict.fromkeys(p.case for p in alike if p.case != alike[0].case))
-        names = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        names = ", ".join(others[:3]) + (" and others" if len(others) > 3 else "")
         more = f" So {len(others)} more: {names}." if others else ""
         sentences.append(f"{alike[0].case}: {alike[0].message}{more}")
     return sentences
@@ -197,8 +197,9 @@ def _affines(p: np.ndarray, g: np.ndarray) -> list[Found]:
     return [
         (
             "affine",
-            f"the affines {said}; voxels are compared as they are stored. If the affines are right, "
-            "resample (--resample label); if not, write that of the labels into the prediction.",
+            f"the affines {said}; voxels are compared as they are stored. If the affines are "
+            "right, resample (--resample label); if not, write that of the labels into the "
+            "prediction.",
             False,
         )
     ]
@@ -209,7 +210,7 @@ def _directions(affine: np.ndarray) -> str:
     letters = []
     for column in affine[:3, :3].T:
         axis = int(np.argmax(np.abs(column)))
-        letters.append("?" if not column[axis] else ("LPI", "RAS")[column[axis] > 0][axis])
+        letters.append("?" if not column[axis] else ("RAS" if column[axis] > 0 else "LPI")[axis])
     return "".join(letters)
 
 
@@ -555,16 +556,21 @@ def resample_labels(
             f"An array {array.shape} cannot be resampled to the shape {shape}: both must have the "
             "same one to three axes."
         )
-    matrix, shift = _to_voxels(np.asarray(grid, float), np.asarray(reference_grid, float), rank)
     space, further = array.shape[:rank], array.shape[rank:]
+    if rank < 3 and np.shape(grid) == np.shape(reference_grid) == (4, 4):  # slices in space
+        flat = (1,) * (3 - rank)
+        found = array.reshape(*space, *flat, *further)
+        found = resample_labels(found, grid, (*shape, *flat), reference_grid, fill=fill)
+        return found.reshape(*shape, *further)
+    matrix, shift = _to_voxels(np.asarray(grid, float), np.asarray(reference_grid, float), rank)
     result = np.full((*shape, *further), fill, array.dtype)
     if not (matrix - np.diag(np.diag(matrix))).any():
-        found = [_nearest(matrix[a, a] * np.arange(n) + shift[a]) for a, n in enumerate(shape)]
-        inside = [(i >= 0) & (i < n) for i, n in zip(found, space, strict=True)]
+        indices = [_nearest(matrix[a, a] * np.arange(n) + shift[a]) for a, n in enumerate(shape)]
+        inside = [(i >= 0) & (i < n) for i, n in zip(indices, space, strict=True)]
         rows = [np.flatnonzero(x) for x in inside]
         if all(map(len, rows)):
             result[np.ix_(*rows)] = array[
-                np.ix_(*(i[x] for i, x in zip(found, inside, strict=True)))
+                np.ix_(*(i[x] for i, x in zip(indices, inside, strict=True)))
             ]
         return result
     others = np.indices(shape[1:], float).reshape(rank - 1, -1)
@@ -610,4 +616,4 @@ def _to_voxels(grid: np.ndarray, reference: np.ndarray, rank: int) -> tuple[np.n
     # What is a rounding error of two equal directions is none.
     scale = np.abs(both[:3, :3]).max()
     both[:3, :3][np.abs(both[:3, :3]) < 1e-7 * scale] = 0
-    return both[:rank, :rank], both[:rank, 3]
+    return both[:3, :3], both[:3, 3]
