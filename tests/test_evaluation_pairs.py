@@ -1,5 +1,6 @@
 """Which files are paired, what is scored, and what is said of files before any number."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -327,6 +328,20 @@ def test_what_is_around_a_case_is_found(numbers, more, starts, stops, name):
         assert numbers[0] == numbers[1]
 
 
+fields = st.text("ab1", min_size=1, max_size=4)
+
+
+@given(st.tuples(fields, fields, fields), st.sampled_from("_-. ("), st.sampled_from("_-/+"))
+@settings(max_examples=60, deadline=None)
+def test_a_pattern_finds_the_parts_that_a_name_is_made_of(parts, one, two):
+    pattern = _pairs.template(f"x{{a}}{one}{{b}}{two}{{c}}*")
+    name = f"x{parts[0]}{one}{parts[1]}{two}{parts[2]}"
+    for end in ("", "_left", ".png", "-8bit(1)"):
+        found = pattern.fullmatch(name + end)
+        assert found.group("a", "b", "c") == parts
+    assert not pattern.fullmatch("y" + name[1:])
+
+
 # ---------------------------------------------------------------------------- groups and metadata
 
 
@@ -536,6 +551,7 @@ def test_names_of_files(tmp_path, content, options, expected):
         ({"background": 0, "b": 2, "a": 1}, "a=1 b=2", None, 3),
         ({"background": 0, "a": 1, "ignore": 2}, "a=1", 2, 2),
         ({"0": "background", "1": "liver"}, "liver=1", None, 2),
+        ({"background": 0, "a": 1, "b": [2]}, "a=1 b=2", None, 3),
         (
             {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "et": 3, "ignore": 4},
             "whole=1+2+3 core=2+3 et=3",
@@ -590,6 +606,26 @@ def test_maps_of_ids_and_colours(tmp_path, name, content, ids, colours):
             read_map(file)
         return
     assert read_map(file) == (ids, colours)
+
+
+@given(
+    st.one_of(st.binary(max_size=40), st.text('0,9#a;\t\n"[]{}:-', max_size=40).map(str.encode)),
+    st.sampled_from(["x.csv", "x.json", "x.txt"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_files_of_any_bytes_are_read_or_refused(tmp_path_factory, content, name):
+    file = tmp_path_factory.getbasetemp() / name
+    file.write_bytes(content)
+    for read in (read_map, read_metadata, lambda f: read_targets(names=f)):
+        with contextlib.suppress(ValueError):
+            assert read(file)
+    with contextlib.suppress(ValueError):
+        _of_dataset_of(file, content)
+
+
+def _of_dataset_of(file: Path, content: bytes) -> None:
+    (file.parent / "dataset.json").write_bytes(b'{"labels": ' + content + b"}")
+    read_targets(folders=[file.parent])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.int64])
@@ -844,10 +880,17 @@ def test_the_matrix_is_that_of_the_library(seed):
     p, g = rng.integers(-1, 4, (2, 3, 5))
     g = np.maximum(g, 0)
     valid = rng.random((3, 5)) > 0.3
-    matrix = _preflight._confusion(p, g, 4, valid)
+    listed, matrix = _preflight._confusion(p, g, 4, valid)
+    assert listed.tolist() == [0, 1, 2, 3]
     expected = jaxseg.confusion_matrix(p, g, num_classes=4, where=valid)
     assert matrix[:, :4].tolist() == expected.tolist()
     assert matrix.sum() == valid.sum()
+    far = np.array([0, 500, 7000, 12_000])  # of many ids, those that occur are counted
+    far_p, far_g = np.where(p < 0, -1, far[p]), far[g]
+    listed, sparse = _preflight._confusion(far_p, far_g, 14_000, valid)
+    keep = np.searchsorted(far, listed)
+    assert set(listed) == set(far_p[far_p >= 0]) | set(far_g.flat)
+    assert sparse.tolist() == matrix[np.ix_(keep, [*keep, 4])].tolist()
 
 
 # ---------------------------------------------------------------------------------------- resample
