@@ -17,6 +17,7 @@ from jaxseg.evaluation._pairs import find_pairs, groups_of, looks_grouped, match
 from jaxseg.evaluation._preflight import (
     Problem,
     header_problems,
+    pair_problems,
     resample_labels,
     summarize_problems,
     value_problems,
@@ -179,8 +180,8 @@ def test_patterns(tmp_path, pattern, predictions, labels, names):
     ("pattern", "message"),
     [
         ("{a}=b={a}", "tuple of two patterns"),
-        ("*.png", "must have a field"),
-        ("{a}_{0}", "must have a field"),
+        ("*.png", "must have names of fields"),
+        ("{a}_{0}", "must have names of fields"),
         ("{a}{b}", "something between"),
         ("{a}_x", r"No file of the predictions has the pattern '\{a\}_x'.* such as a.png"),
         ("{a}=c{a}", "No file of the labels"),
@@ -374,7 +375,12 @@ def test_groups_of_folders_and_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("group", "message"),
-    [("(", "no regular expression"), ("{a}_b", r"\{group\}"), ("z", "finds no group of 1 of 1")],
+    [
+        ("(", "no regular expression"),
+        ("{a}_b", r"\{group\}"),
+        (r"{group}_\d{3}", "no other braces"),
+        ("z", "finds no group of 1 of 1"),
+    ],
 )
 def test_groups_that_cannot_be_used(group, message):
     with pytest.raises(ValueError, match=message):
@@ -739,6 +745,14 @@ def test_headers_that_cannot_be_read():
 
     found = header_problems([_pairs.Pair("a", Path("p"), Path("l"))], fail)
     assert found == [Problem("a", "unreadable", "p is cut off: copy it again.", True)]
+
+
+def test_files_without_a_partner(tmp_path):
+    found = pair_problems(pair(tmp_path, "a.png x/b.png", "a.png c.png d.png"))
+    assert [(p.case, p.kind, p.is_error) for p in found] == [
+        ("c", "missing", True), ("d", "missing", True), ("b.png", "extra", False)
+    ]  # fmt: skip
+    assert all("--missing worst" in p.message and "--pair" in p.message for p in found[:2])
 
 
 def test_problems_are_summarized():

@@ -402,7 +402,8 @@ def _fields(pattern: str) -> list[str]:
     fields = [name for name, _ in FIELD.findall(pattern) if name]
     if not fields or re.search(r"[{}]", FIELD.sub("", pattern)):
         raise ValueError(
-            f"A pattern must have a field in braces, such as '{{case}}_gt.png'; got {pattern!r}."
+            "A pattern must have names of fields in braces, such as '{case}_gt.png', and no other "
+            f"braces; got {pattern!r}."
         )
     if "}{" in pattern:
         raise ValueError(
@@ -610,7 +611,7 @@ def groups_of(cases: Sequence[str], group: str) -> dict[str, str]:
 
 
 def _finder(group: str) -> Callable[[str], str]:
-    if FIELD.search(re.sub(r"\*", "", group)):
+    if any(name for name, _ in FIELD.findall(group)):
         if "group" not in _fields(group):
             raise ValueError(f"The pattern of group must have {{group}} in it, got {group!r}.")
         expression = template(group)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxseg.evaluation._pairs import Pair
+from jaxseg.evaluation._pairs import Pair, Pairs
 from jaxseg.evaluation._records import CaseError
 
 CLOSE = 1e-3  # of a voxel: the largest difference of affines and spacings that is none
@@ -45,7 +45,7 @@ class Header(Protocol):
 
 
 def summarize_problems(problems: Sequence[Problem]) -> list[str]:
-    """A sentence for each kind of problem, errors first: the first case, and how many more."""
+    """One message for each kind of problem, errors first: the first case, and how many more."""
     kinds: dict[tuple[bool, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((not problem.is_error, problem.kind), []).append(problem)
@@ -58,7 +58,32 @@ def summarize_problems(problems: Sequence[Problem]) -> list[str]:
     return sentences
 
 
-# ---------------------------------------------------------------------------------------- headers
+# ----------------------------------------------------------------------------- files and headers
+
+
+def pair_problems(pairs: Pairs) -> list[Problem]:
+    """Labels without a prediction, which are errors, and predictions without labels."""
+    missing = zip(pairs.missing_cases, pairs.missing, strict=True)
+    return [
+        Problem(
+            case,
+            "missing",
+            f"the labels {path} have no prediction. Make it, or say how such a case counts: at its "
+            "worst (--missing worst) or not at all (--missing skip); where only the names differ, "
+            "give their pattern (--pair).",
+            True,
+        )
+        for case, path in missing
+    ] + [
+        Problem(
+            path.name,
+            "extra",
+            "the prediction has no labels and is not scored. Where only the names differ, give "
+            "their pattern (--pair).",
+            False,
+        )
+        for path in pairs.extra
+    ]
 
 
 def header_problems(
