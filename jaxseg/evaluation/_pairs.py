@@ -754,7 +754,7 @@ def _expression(starts: Sequence[str]) -> str:
     """A regular expression that finds these starts of names."""
     made = [re.sub(r"\d+", "0", start.rstrip(SEPARATORS)) for start in starts]
     if len(set(made)) == 1:
-        return "^" + r"\d+".join(re.escape(part) for part in made[0].split("0"))
+        return "^" + r"\d+".join(re.escape(part).replace(r"\-", "-") for part in made[0].split("0"))
     sep = f"[{SEPARATORS}]"
     depth = len(re.findall(rf"{sep}+", starts[0].rstrip(SEPARATORS)))
     return f"^[^{SEPARATORS}]*" + f"{sep}+[^{SEPARATORS}]*" * depth
