@@ -1,16 +1,27 @@
 """Which files are paired, what is scored, and what is said of files before any number."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxseg.evaluation import _pairs
+import jaxseg
+from jaxseg.evaluation import _pairs, _preflight
 from jaxseg.evaluation._pairs import find_pairs, groups_of, looks_grouped, match, read_metadata
+from jaxseg.evaluation._preflight import (
+    Problem,
+    header_problems,
+    pair_problems,
+    resample_labels,
+    summarize_problems,
+    value_problems,
+)
 from jaxseg.evaluation._records import CaseError
 from jaxseg.evaluation._targets import (
     Targets,
@@ -169,8 +180,8 @@ def test_patterns(tmp_path, pattern, predictions, labels, names):
     ("pattern", "message"),
     [
         ("{a}=b={a}", "tuple of two patterns"),
-        ("*.png", "must have a field"),
-        ("{a}_{0}", "must have a field"),
+        ("*.png", "must have names of fields"),
+        ("{a}_{0}", "must have names of fields"),
         ("{a}{b}", "something between"),
         ("{a}_x", r"No file of the predictions has the pattern '\{a\}_x'.* such as a.png"),
         ("{a}=c{a}", "No file of the labels"),
@@ -318,6 +329,20 @@ def test_what_is_around_a_case_is_found(numbers, more, starts, stops, name):
         assert numbers[0] == numbers[1]
 
 
+fields = st.text("ab1", min_size=1, max_size=4)
+
+
+@given(st.tuples(fields, fields, fields), st.sampled_from("_-. ("), st.sampled_from("_-/+"))
+@settings(max_examples=60, deadline=None)
+def test_a_pattern_finds_the_parts_that_a_name_is_made_of(parts, one, two):
+    pattern = _pairs.template(f"x{{a}}{one}{{b}}{two}{{c}}*")
+    name = f"x{parts[0]}{one}{parts[1]}{two}{parts[2]}"
+    for end in ("", "_left", ".png", "-8bit(1)"):
+        found = pattern.fullmatch(name + end)
+        assert found.group("a", "b", "c") == parts
+    assert not pattern.fullmatch("y" + name[1:])
+
+
 # ---------------------------------------------------------------------------- groups and metadata
 
 
@@ -350,7 +375,12 @@ def test_groups_of_folders_and_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("group", "message"),
-    [("(", "no regular expression"), ("{a}_b", r"\{group\}"), ("z", "finds no group of 1 of 1")],
+    [
+        ("(", "no regular expression"),
+        ("{a}_b", r"\{group\}"),
+        (r"{group}_\d{3}", "no other braces"),
+        ("z", "finds no group of 1 of 1"),
+    ],
 )
 def test_groups_that_cannot_be_used(group, message):
     with pytest.raises(ValueError, match=message):
@@ -527,6 +557,7 @@ def test_names_of_files(tmp_path, content, options, expected):
         ({"background": 0, "b": 2, "a": 1}, "a=1 b=2", None, 3),
         ({"background": 0, "a": 1, "ignore": 2}, "a=1", 2, 2),
         ({"0": "background", "1": "liver"}, "liver=1", None, 2),
+        ({"background": 0, "a": 1, "b": [2]}, "a=1 b=2", None, 3),
         (
             {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "et": 3, "ignore": 4},
             "whole=1+2+3 core=2+3 et=3",
@@ -583,6 +614,26 @@ def test_maps_of_ids_and_colours(tmp_path, name, content, ids, colours):
     assert read_map(file) == (ids, colours)
 
 
+@given(
+    st.one_of(st.binary(max_size=40), st.text('0,9#a;\t\n"[]{}:-', max_size=40).map(str.encode)),
+    st.sampled_from(["x.csv", "x.json", "x.txt"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_files_of_any_bytes_are_read_or_refused(tmp_path_factory, content, name):
+    file = tmp_path_factory.getbasetemp() / name
+    file.write_bytes(content)
+    for read in (read_map, read_metadata, lambda f: read_targets(names=f)):
+        with contextlib.suppress(ValueError):
+            assert read(file)
+    with contextlib.suppress(ValueError):
+        _of_dataset_of(file, content)
+
+
+def _of_dataset_of(file: Path, content: bytes) -> None:
+    (file.parent / "dataset.json").write_bytes(b'{"labels": ' + content + b"}")
+    read_targets(folders=[file.parent])
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, np.int64])
 def test_ids_are_mapped(dtype):
     ids = np.array([[7, 7], [0, 8]], dtype)
@@ -605,3 +656,340 @@ def test_ade20k(dtype):
     if dtype != np.int8:
         assert reduce_zero_label(np.array([255], dtype)).tolist() == [255]
     assert reduce_zero_label(ids > 0).tolist() == [255, 0, 0]
+
+
+# ----------------------------------------------------------------------------------------- headers
+
+
+class Header(NamedTuple):
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None = None
+    affine: np.ndarray | None = None
+    dtype: np.dtype = np.dtype(np.uint8)
+
+
+def problems_of(prediction: Header, labels: Header, **options) -> list[Problem]:
+    headers = {"p": prediction, "l": labels}
+    pairs = [_pairs.Pair("a", Path("p"), Path("l"))]
+    return header_problems(pairs, lambda path: headers[path.name], **options)
+
+
+def moved(*shift: float, turn: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
+    affine = np.diag([*turn, 1.0])
+    affine[: len(shift), 3] = shift
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("prediction", "labels", "kind", "message"),
+    [
+        (Header((4, 5)), Header((4, 5)), None, ""),
+        (Header((4, 5)), Header((5, 4)), "shape", r"transpose\(prediction, \(1, 0\)\)"),
+        (Header((3, 4, 5)), Header((5, 4, 3)), "shape", r"\(2, 1, 0\)\).*SimpleITK"),
+        (Header((3, 4, 5)), Header((3, 5, 4)), "shape", r"\(0, 2, 1\)"),
+        (Header((4, 5, 1)), Header((4, 5)), "shape", "np.squeeze"),
+        (Header((4, 5)), Header((8, 10)), "shape", "Resize the prediction"),
+        (Header((4, 5), (2, 2)), Header((8, 10), (1, 1)), "shape", "--resample label"),
+        (Header((4, 5, 3), dtype=np.dtype("f4")), Header((4, 5)), None, ""),
+        (Header((4, 5, 3)), Header((4, 5)), "shape", "Resize"),
+        (Header((4, 5), (1, 2)), Header((4, 5), (1, 2.0001)), None, ""),
+        (Header((4, 5), (1, 2)), Header((4, 5), (1, 2.1)), "spacing", r"\(1, 2\).*\(1, 2.1\);"),
+        (Header((4, 5), (1, 2)), Header((4, 5), (2, 1)), "spacing", "the same in another order"),
+        (Header((4, 5)), Header((4, 5), (2, 1)), "spacing", "prediction has none"),
+        (Header((4, 5), (2, 1)), Header((4, 5)), "spacing", "labels have none.*--spacing"),
+    ],
+)  # fmt: skip
+def test_headers_that_differ(prediction, labels, kind, message):
+    found = problems_of(prediction, labels)
+    if kind is None:
+        assert not found
+        return
+    (problem,) = found
+    assert problem.kind == kind and problem.is_error == (kind == "shape")
+    assert re.search(message, problem.message)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        (moved(500.00002), moved(500), None),
+        (moved(0, 0.0009), moved(), None),
+        (moved(0, 0.002), moved(), r"up to 0.002 mm, in row 1 and column 3, .* is 1 mm"),
+        (moved(0.002, turn=(5, 5, 5)), moved(turn=(5, 5, 5)), None),
+        (moved(turn=(-1, 1, 1)), moved(), "LAS in the prediction and RAS in the labels"),
+        (moved()[[1, 0, 2, 3]], moved(), "ARS"),
+        (moved() * 0, moved(), r"\?\?\?"),
+    ],
+)
+def test_affines_that_differ(one, two, message):
+    found = problems_of(Header((4, 5, 6), None, one), Header((4, 5, 6), None, two))
+    assert len(found) == (message is not None)
+    for problem in found:
+        assert problem.kind == "affine" and not problem.is_error
+        assert re.search(message, problem.message) and "--resample label" in problem.message
+
+
+def test_headers_to_resample():
+    small, large = Header((4, 5), (2, 2)), Header((8, 10), (1, 1))
+    assert not problems_of(small, large, resample=True)
+    for other in (Header((8, 10)), Header((8, 10), None, moved())):
+        (problem,) = problems_of(small, other, resample=True)
+        assert problem.kind == "resample" and problem.is_error and "--resample" in problem.message
+    (problem,) = problems_of(small, Header((8, 10, 2), (1, 1, 1)), resample=True)
+    assert problem.kind == "shape" and problem.is_error
+
+
+def test_headers_that_cannot_be_read():
+    def fail(path: Path) -> Header:
+        raise CaseError(f"{path} is cut off: copy it again.")
+
+    found = header_problems([_pairs.Pair("a", Path("p"), Path("l"))], fail)
+    assert found == [Problem("a", "unreadable", "p is cut off: copy it again.", True)]
+
+
+def test_files_without_a_partner(tmp_path):
+    found = pair_problems(pair(tmp_path, "a.png x/b.png", "a.png c.png d.png"))
+    assert [(p.case, p.kind, p.is_error) for p in found] == [
+        ("c", "missing", True), ("d", "missing", True), ("b.png", "extra", False)
+    ]  # fmt: skip
+    assert all("--missing worst" in p.message and "--pair" in p.message for p in found[:2])
+
+
+def test_problems_are_summarized():
+    problems = [Problem(c, "spacing", f"of {c}.", False) for c in "abcdef"]
+    problems.append(Problem("z", "shape", "differs.", True))
+    assert summarize_problems(problems) == [
+        "z: differs.", "a: of a. So 5 more: b, c, d and others."
+    ]  # fmt: skip
+    assert summarize_problems([]) == []
+
+
+# ------------------------------------------------------------------------------------------ values
+
+
+def ids(*shape: int, num_ids: int = 4, seed: int = 0) -> np.ndarray:
+    """Blocks of ids, of four pixels along each axis."""
+    blocks = np.random.default_rng(seed).integers(0, num_ids, [n // 4 for n in shape])
+    return np.kron(blocks, np.ones([4] * len(shape), int)).astype(np.uint8)
+
+
+def kinds(prediction: np.ndarray, labels: np.ndarray, num_ids: int = 4, **options) -> list[str]:
+    return [problem.kind for problem in value_problems(prediction, labels, num_ids, **options)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.uint64])
+def test_right_ids_have_no_problem(dtype):
+    g = ids(16, 32).astype(dtype)
+    p = np.roll(g, 1, 0)
+    assert kinds(p, g) == []
+    g[0, :5] = 77
+    assert kinds(p, g, ignore=77) == []
+    if dtype in (np.int16, np.int64):
+        p[3] = -1
+        assert kinds(p, g, ignore=77) == []
+
+
+@pytest.mark.parametrize(
+    ("p", "g", "num_ids", "message"),
+    [
+        ([0, 1, 1], [0, 255, 255], 2,
+         r"labels must hold ids from 0 to 1, but have 255 \(2\), in 2 of 3 pixels. If 255 is the"),
+        ([0, 255, 0], [0, 1, 0], 2, r"prediction must .* has 255 \(1\).*write it as 1"),
+        ([0, 1, 2], [0, 1, 255], 3, "--ignore 255"),
+        ([0, 1, 2], [1, 2, 3], 3, r"subtract 1; .*--reduce-zero-label"),
+        ([0, 5, 7], [0, 1, 2], 3, r"5 \(1\), 7 \(1\), in 2 .*--num-classes 8.*--map"),
+        ([0, -2, 2], [0, 1, 2], 3, r"-2 \(1\)"),
+        ([0, 1, 2], [-1, 1, 2], 3, r"labels .*-1 \(1\), in 1 of 3"),
+        (list(range(20)), [0] * 20, 3, "and 9 other ids, in 17 of 20"),
+        ([2**40, 0], [0, 0], 3, r"1099511627776 \(1\)"),
+    ],
+)  # fmt: skip
+def test_ids_that_are_no_classes(p, g, num_ids, message):
+    (problem,) = value_problems(np.array(p), np.array(g), num_ids, case="x")
+    assert problem.case == "x" and problem.kind == "ids" and problem.is_error
+    assert re.search(message, problem.message), problem.message
+
+
+def test_ids_of_ignored_pixels_are_free():
+    assert kinds(np.array([9, 1, 0]), np.array([255, 1, 0]), ignore=255) == []
+    assert kinds(np.array([255, 1, 0]), np.array([255, 255, 0]), ignore=255) == []
+    assert kinds(np.array([0, 9]), np.array([255, 255]), ignore=255) == ["nothing"]
+    assert kinds(np.zeros((0, 3), int), np.zeros((0, 3), int)) == ["nothing"]
+    assert kinds(np.zeros(3, int), np.zeros(4, int)) == ["shape"]
+
+
+def test_bools_of_any_bytes_are_masks():
+    mask = np.array([0, 255, 255, 0], np.uint8).view(bool)
+    assert kinds(mask, mask, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("p", "g", "kind"),
+    [
+        ([0, 0, 0], [0, 1, 1], "empty"),
+        ([-1, -1, -1], [0, 1, 1], "empty"),
+        ([1, 1, 1], [0, 1, 1], "constant"),
+        ([0, 0, 0], [0, 0, 0], None),
+        ([1, 1, 1], [1, 1, 1], None),
+    ],
+)
+def test_predictions_of_one_id(p, g, kind):
+    found = value_problems(np.array(p), np.array(g), 2)
+    assert [x.kind for x in found] == ([kind] if kind else [])
+    assert all("--missing" in x.message and not x.is_error for x in found)
+
+
+@pytest.mark.parametrize("with_matrix", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "change", "message"),
+    [
+        ((16, 32), lambda x: np.flip(x, 0), r"flipped along axis 0: .* np.flip\(prediction, 0\)"),
+        ((16, 32), lambda x: np.flip(x), r"along axes 0 and 1: .*flip\(prediction, \(0, 1\)"),
+        ((32, 32), lambda x: x.T, r"its axes swapped: .*pose\(prediction, \(1, 0\)\)"),
+        ((32, 32), np.rot90, "its axes swapped and flipped along axis"),
+        ((16, 12, 20), lambda x: np.flip(x, 2), "flipped along axis 2"),
+        ((12, 12, 20), lambda x: np.swapaxes(x, 0, 1), r"\(1, 0, 2\)"),
+        ((8, 8, 8, 12), lambda x: np.flip(x, 3), "flipped along axis 3"),
+        ((900, 1200), lambda x: np.flip(x, 1), "flipped along axis 1"),
+    ],
+)  # fmt: skip
+def test_predictions_in_another_orientation(shape, change, message, with_matrix):
+    g = ids(*shape)
+    p = change(np.where(ids(*shape, seed=1) == 0, 0, g))
+    matrix = None
+    if with_matrix:
+        matrix = np.zeros((4, 4), int)
+        np.add.at(matrix, (g, p), 1)
+    (problem,) = value_problems(p, g, 4, matrix=matrix)
+    assert problem.kind == "orientation" and not problem.is_error
+    assert re.search(message, problem.message), problem.message
+    made = re.search("after (.*) the mean Dice", problem.message).group(1).split(", then ")
+    for call in made:
+        p = eval(call, {"np": np, "prediction": p})
+    assert kinds(p, g) == []
+
+
+def test_poor_predictions_are_in_no_other_orientation():
+    assert kinds(ids(32, 32, seed=5), ids(32, 32)) == []
+    g = np.where(ids(32, 32) == 0, 255, ids(32, 32))
+    assert kinds(np.flip(ids(32, 32), 0), g, ignore=255) == ["orientation"]
+
+
+@pytest.mark.parametrize("swap", [(0, 1), (1, 3), (2, 3)])
+def test_classes_that_look_swapped(swap):
+    a, b = swap
+    table = np.arange(4)
+    table[[a, b]] = b, a
+    p = table[ids(32, 32)]
+    (problem,) = value_problems(p, ids(32, 32), 4)
+    assert problem.kind == "classes" and f"classes {a} and {b} look swapped" in problem.message
+    g = np.repeat([1, 2, 3], 4)
+    assert kinds(np.where(np.arange(12) % 3 == 0, 1, g), g) == []
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_the_matrix_is_that_of_the_library(seed):
+    rng = np.random.default_rng(seed)
+    p, g = rng.integers(-1, 4, (2, 3, 5))
+    g = np.maximum(g, 0)
+    valid = rng.random((3, 5)) > 0.3
+    listed, matrix = _preflight._confusion(p, g, 4, valid)
+    assert listed.tolist() == [0, 1, 2, 3]
+    expected = jaxseg.confusion_matrix(p, g, num_classes=4, where=valid)
+    assert matrix[:, :4].tolist() == expected.tolist()
+    assert matrix.sum() == valid.sum()
+    far = np.array([0, 500, 7000, 12_000])  # of many ids, those that occur are counted
+    far_p, far_g = np.where(p < 0, -1, far[p]), far[g]
+    listed, sparse = _preflight._confusion(far_p, far_g, 14_000, valid)
+    keep = np.searchsorted(far, listed)
+    assert set(listed) == set(far_p[far_p >= 0]) | set(far_g.flat)
+    assert sparse.tolist() == matrix[np.ix_(keep, [*keep, 4])].tolist()
+
+
+# ---------------------------------------------------------------------------------------- resample
+
+
+def test_resampling_onto_the_own_grid_changes_nothing():
+    x = ids(8, 12, 16)
+    turned = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
+    affine = moved(3, 4, 5)
+    affine[:3, :3] = turned * [1, 2, 5]
+    for grid in (affine, (1.0, 2.0, 5.0)):
+        np.testing.assert_array_equal(resample_labels(x, grid, x.shape, grid), x)
+
+
+def test_resampling_by_spacing_keeps_the_field_of_view():
+    x = np.array([[1, 2], [3, 4]], np.uint8)
+    large = resample_labels(x, (2, 2), (4, 4), (1, 1))
+    np.testing.assert_array_equal(large, np.kron(x, np.ones((2, 2), int)))
+    assert large.dtype == np.uint8
+    np.testing.assert_array_equal(resample_labels(large, (1, 1), (2, 2), (2, 2)), x)
+    assert resample_labels(x, (1, 1), (3, 2), (1, 1), fill=9).tolist() == [[1, 2], [3, 4], [9, 9]]
+    masks = np.stack([x > 1, x > 3], -1)
+    assert resample_labels(masks, (2, 2), (4, 4), (1, 1)).shape == (4, 4, 2)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_flipped_affine_flips_back(axis):
+    x = ids(8, 12, 16)
+    affine = moved(turn=(-1, -2, 5))
+    flipped = affine.copy()
+    flipped[:, 3] += affine[:, axis] * (x.shape[axis] - 1)
+    flipped[:, axis] *= -1
+    np.testing.assert_array_equal(resample_labels(np.flip(x, axis), flipped, x.shape, affine), x)
+    order = [1, 2, 0]
+    turned = affine[:, [*order, 3]]
+    np.testing.assert_array_equal(
+        resample_labels(np.transpose(x, order), turned, x.shape, affine), x
+    )
+
+
+def test_resampling_by_affines_is_that_of_nibabel():
+    nibabel = pytest.importorskip("nibabel")
+    processing = pytest.importorskip("nibabel.processing")
+    x = ids(24, 20, 28, num_ids=200).astype(np.int16)
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        one, two = np.eye(4), np.eye(4)
+        one[:3] = np.c_[np.diag([1, 1.3, 2.1]) + 0.2 * rng.random((3, 3)), rng.random(3)]
+        two[:3] = np.c_[np.diag([1.1, 1, 1.7]) + 0.1 * rng.random((3, 3)), 3 + rng.random(3)]
+        image = nibabel.Nifti1Image(x, one)
+        expected = processing.resample_from_to(image, ((15, 16, 17), two), order=0, mode="nearest")
+        mine = resample_labels(x, one, (15, 16, 17), two, fill=-1)
+        inside = mine >= 0
+        assert inside.mean() > 0.5
+        np.testing.assert_array_equal(mine[inside], np.asarray(expected.dataobj)[inside])
+
+
+def test_slices_lie_in_space():
+    x = ids(8, 12)
+    affine = np.array([[0, 0, 1, 7], [2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 1]], float)
+    fine = affine.copy()
+    fine[:, :2] /= 2
+    found = resample_labels(x, affine, (16, 24), fine)
+    assert found.shape == (16, 24)
+    np.testing.assert_array_equal(found[::2, ::2], x)
+    other = fine.copy()
+    other[0, 3] = 9  # two slices further
+    assert not resample_labels(x + 1, affine, (16, 24), other).any()
+
+
+@pytest.mark.parametrize(
+    ("grid", "reference", "message"),
+    [
+        ((1, 1), np.eye(4), "two affines"),
+        ((1, 0), (1, 1), "must be positive"),
+        (np.zeros((4, 4)), np.eye(4), "no inverse"),
+        (np.full((4, 4), np.nan), np.eye(4), "no inverse"),
+        ((1, 1, 1), (1, 1, 1), "two affines"),
+    ],
+)
+def test_grids_that_cannot_be_resampled(grid, reference, message):
+    with pytest.raises(CaseError, match=message):
+        resample_labels(np.zeros((4, 4), int), grid, (4, 4), reference)
+
+
+def test_arrays_of_other_axes_cannot_be_resampled():
+    with pytest.raises(CaseError, match="one to three axes"):
+        resample_labels(np.zeros(4, int), (1, 1), (4, 4), (1, 1))

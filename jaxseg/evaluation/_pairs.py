@@ -255,8 +255,9 @@ def _cases(
 
 def _printable(case: str) -> str:
     """A case's name as text that can be written: names of files need not be Unicode."""
-    case = unicodedata.normalize("NFC", case)
-    case = case.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not case.isascii():
+        case = unicodedata.normalize("NFC", case)
+        case = case.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if not case or {".", ".."} & set(case.split("/")):
         raise ValueError(f"A case cannot have the name {case!r}: change the pattern of pair.")
     return case
@@ -401,7 +402,8 @@ def _fields(pattern: str) -> list[str]:
     fields = [name for name, _ in FIELD.findall(pattern) if name]
     if not fields or re.search(r"[{}]", FIELD.sub("", pattern)):
         raise ValueError(
-            f"A pattern must have a field in braces, such as '{{case}}_gt.png'; got {pattern!r}."
+            "A pattern must have names of fields in braces, such as '{case}_gt.png', and no other "
+            f"braces; got {pattern!r}."
         )
     if "}{" in pattern:
         raise ValueError(
@@ -469,19 +471,20 @@ def _cityscapes(predictions: Sequence[str], labels: Sequence[str]) -> Rule | Non
 def _rules(predictions: Sequence[str], labels: Sequence[str]) -> Iterator[Rule]:
     """Ways to name cases where paths are not the same, the likeliest first."""
     for name_of, what in ((stem, ""), (_name_alone, "without their folders")):
+        names = {file: name_of(file) for file in [*predictions, *labels]}
         if what:
-            yield Rule(name_of, name_of, f"Files are paired by their names {what}.")
-        case_of = _without(name_of, ("", CHANNEL))
+            yield Rule(names.get, names.get, f"Files are paired by their names {what}.")
+        case_of = _without(names, ("", CHANNEL))
         yield Rule(case_of, case_of, _note([("predictions and labels", "", CHANNEL)], what))
-        names = [[name_of(file) for file in files] for files in (predictions, labels)]
-        for one, two in _shared_ends(*names):
+        both = ([names[file] for file in files] for files in (predictions, labels))
+        for one, two in _shared_ends(*both):
             sides = [(k, *end) for k, end in (("predictions", one), ("labels", two)) if any(end)]
             if sides:
-                yield Rule(_without(name_of, one), _without(name_of, two), _note(sides, what))
+                yield Rule(_without(names, one), _without(names, two), _note(sides, what))
 
 
-def _without(name_of: Callable[[str], str], ends: Ends) -> Callable[[str], str]:
-    return lambda file: name_of(file).removeprefix(ends[0]).removesuffix(ends[1])
+def _without(names: Mapping[str, str], ends: Ends) -> Callable[[str], str]:
+    return lambda file: names[file].removeprefix(ends[0]).removesuffix(ends[1])
 
 
 def _name(file: str) -> str:
@@ -608,7 +611,7 @@ def groups_of(cases: Sequence[str], group: str) -> dict[str, str]:
 
 
 def _finder(group: str) -> Callable[[str], str]:
-    if FIELD.search(re.sub(r"\*", "", group)):
+    if any(name for name, _ in FIELD.findall(group)):
         if "group" not in _fields(group):
             raise ValueError(f"The pattern of group must have {{group}} in it, got {group!r}.")
         expression = template(group)
@@ -751,7 +754,7 @@ def _expression(starts: Sequence[str]) -> str:
     """A regular expression that finds these starts of names."""
     made = [re.sub(r"\d+", "0", start.rstrip(SEPARATORS)) for start in starts]
     if len(set(made)) == 1:
-        return "^" + r"\d+".join(re.escape(part) for part in made[0].split("0"))
+        return "^" + r"\d+".join(re.escape(part).replace(r"\-", "-") for part in made[0].split("0"))
     sep = f"[{SEPARATORS}]"
     depth = len(re.findall(rf"{sep}+", starts[0].rstrip(SEPARATORS)))
     return f"^[^{SEPARATORS}]*" + f"{sep}+[^{SEPARATORS}]*" * depth

@@ -10,13 +10,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxseg.evaluation._pairs import Pair
+from jaxseg.evaluation._pairs import Pair, Pairs
 from jaxseg.evaluation._records import CaseError
 
 CLOSE = 1e-3  # of a voxel: the largest difference of affines and spacings that is none
 GAIN = 0.3  # of the mean Dice, above which another order of pixels or classes is likelier
 GOOD = 0.7  # a mean Dice above which no other order is tried
-SCREENED = 2**17  # the most pixels that are looked at to try an order
+SCREENED = 2**16  # the most pixels that are looked at to try an order
+FEW = 256  # the most ids that are all listed, whether they occur or not
 BLOCK = 2**20  # pixels that are counted or resampled at once
 SHOWN = 8  # the most ids that a message lists
 
@@ -44,20 +45,45 @@ class Header(Protocol):
 
 
 def summarize_problems(problems: Sequence[Problem]) -> list[str]:
-    """A sentence for each kind of problem, errors first: the first case, and how many more."""
+    """One message for each kind of problem, errors first: the first case, and how many more."""
     kinds: dict[tuple[bool, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((not problem.is_error, problem.kind), []).append(problem)
     sentences = []
     for _, alike in sorted(kinds.items(), key=lambda item: item[0]):
         others = list(dict.fromkeys(p.case for p in alike if p.case != alike[0].case))
-        names = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        names = ", ".join(others[:3]) + (" and others" if len(others) > 3 else "")
         more = f" So {len(others)} more: {names}." if others else ""
         sentences.append(f"{alike[0].case}: {alike[0].message}{more}")
     return sentences
 
 
-# ---------------------------------------------------------------------------------------- headers
+# ----------------------------------------------------------------------------- files and headers
+
+
+def pair_problems(pairs: Pairs) -> list[Problem]:
+    """Labels without a prediction, which are errors, and predictions without labels."""
+    missing = zip(pairs.missing_cases, pairs.missing, strict=True)
+    return [
+        Problem(
+            case,
+            "missing",
+            f"the labels {path} have no prediction. Make it, or say how such a case counts: at its "
+            "worst (--missing worst) or not at all (--missing skip); where only the names differ, "
+            "give their pattern (--pair).",
+            True,
+        )
+        for case, path in missing
+    ] + [
+        Problem(
+            path.name,
+            "extra",
+            "the prediction has no labels and is not scored. Where only the names differ, give "
+            "their pattern (--pair).",
+            False,
+        )
+        for path in pairs.extra
+    ]
 
 
 def header_problems(
@@ -210,7 +236,7 @@ def _directions(affine: np.ndarray) -> str:
     letters = []
     for column in affine[:3, :3].T:
         axis = int(np.argmax(np.abs(column)))
-        letters.append("?" if not column[axis] else ("LPI", "RAS")[column[axis] > 0][axis])
+        letters.append("?" if not column[axis] else ("RAS" if column[axis] > 0 else "LPI")[axis])
     return "".join(letters)
 
 
@@ -269,36 +295,50 @@ def value_problems(
         said = f"the labels have no pixel that counts{what}. Check the file, or leave it out."
         return [Problem(case, "nothing", said, False)]
     if matrix is None or int(np.sum(matrix)) < number:
-        counts = _confusion(prediction, labels, num_ids, valid)
+        ids, counts = _confusion(prediction, labels, num_ids, valid)
     else:
-        counts = np.pad(np.asarray(matrix, np.int64), ((0, 0), (0, 1)))
+        ids, counts = np.arange(num_ids), np.pad(np.asarray(matrix, np.int64), ((0, 0), (0, 1)))
     found: list[Found] = []
     if counts[:, :-1].sum() < number:  # some pixel is of no class in one of the two
-        for name, ids in (("labels", labels), ("prediction", prediction)):
-            found += _unknown_ids(name, ids, valid, num_ids, number)
+        for name, array in (("labels", labels), ("prediction", prediction)):
+            found += _unknown_ids(name, array, valid, num_ids, number)
     if not found:
-        found += _constants(counts, number) or _orders(prediction, labels, valid, counts)
+        found += _constants(ids, counts, number) or _orders(prediction, labels, valid, ids, counts)
     return [Problem(case, *problem) for problem in found]
 
 
 def _confusion(
     prediction: np.ndarray, labels: np.ndarray, num_ids: int, valid: np.ndarray | None
-) -> np.ndarray:
-    """The pixels of each true and predicted id, and of each true id that is predicted no class."""
-    matrix = np.zeros(num_ids * (num_ids + 1), np.int64)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, and the pixels of each true and predicted id; the last column is of no class.
+
+    Of many ids, only those that occur are listed.
+    """
+    ids = np.arange(num_ids)
+    if num_ids > FEW:
+        occurs = np.zeros(num_ids + 1, bool)
+        for p, g, _ in _blocks(prediction, labels, None):
+            for x in (p, g):
+                occurs[_index(x, num_ids)] = True
+        ids = np.flatnonzero(occurs[:-1])
+    place = np.full(num_ids + 1, len(ids))
+    place[ids] = np.arange(len(ids))
+    width = len(ids) + 1
+    matrix = np.zeros(width * width, np.int64)
     for p, g, where in _blocks(prediction, labels, valid):
-        p, g = (_wide(x) for x in (p, g))
-        p[(p < 0) | (p > num_ids)] = num_ids
-        inside = (g >= 0) & (g < num_ids)
-        inside = inside if where is None else inside & where
-        index = g * (num_ids + 1) + p
-        index = index if inside.all() else index[inside]
-        if num_ids > 1024:  # few of the cells are used
-            cells, pixels = np.unique(index, return_counts=True)
-            matrix[cells] += pixels
-        else:
-            matrix += np.bincount(index, minlength=matrix.size)
-    return matrix.reshape(num_ids, num_ids + 1)
+        p, g = (_index(x, num_ids) for x in (p, g))
+        if num_ids > FEW:
+            p, g = place[p], place[g]
+        cells = g * width + p
+        matrix += np.bincount(cells if where is None else cells[where], minlength=matrix.size)
+    return ids, matrix.reshape(width, width)[:-1]
+
+
+def _index(ids: np.ndarray, num_ids: int) -> np.ndarray:
+    """Ids as int64, where all that are no class are num_ids."""
+    index = _wide(ids)
+    index[(index < 0) | (index > num_ids)] = num_ids
+    return index
 
 
 def _wide(ids: np.ndarray) -> np.ndarray:
@@ -371,18 +411,17 @@ def _what_ids_are(name: str, values: list[int], wrong: list[int], num_ids: int) 
     return " ".join(hints)
 
 
-def _constants(matrix: np.ndarray, number: int) -> list[Found]:
+def _constants(ids: np.ndarray, matrix: np.ndarray, number: int) -> list[Found]:
     """A prediction of one id alone, where the labels have others."""
-    ids = np.flatnonzero(matrix.sum(0))  # the last is no class
-    others = np.setdiff1d(np.flatnonzero(matrix.sum(1)), ids)
-    if len(ids) > 1 or not len(others):
+    predicted = np.flatnonzero(matrix.sum(0))  # the last is no class
+    others = ids[np.setdiff1d(np.flatnonzero(matrix.sum(1)), predicted)]
+    if len(predicted) > 1 or not len(others):
         return []
     classes = f"{len(others)} other ids, such as {others[0]}" if len(others) > 1 else str(others[0])
-    value = "no class" if ids[0] == len(matrix) else str(ids[0])
-    kind = "empty" if value in ("no class", "0") else "constant"
+    value = "no class" if predicted[0] == len(ids) else str(ids[predicted[0]])
     return [
         (
-            kind,
+            "empty" if value in ("no class", "0") else "constant",
             f"the prediction is {value} in all {number:,} pixels, where the labels have {classes}. "
             "The case is scored with these classes missed; a prediction that was not made is "
             "a file to leave out (--missing).",
@@ -392,24 +431,20 @@ def _constants(matrix: np.ndarray, number: int) -> list[Found]:
 
 
 def _orders(
-    prediction: np.ndarray, labels: np.ndarray, valid: np.ndarray | None, matrix: np.ndarray
+    prediction: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray | None,
+    ids: np.ndarray,
+    matrix: np.ndarray,
 ) -> list[Found]:
     """Another order of pixels, or of classes, that the prediction seems to be in."""
-    present = _present(matrix)
-    now = float(_dice(matrix)[present].mean())
-    flipped = _flipped(prediction, labels, valid, present, now) if now < GOOD else []
-    return flipped or _swapped(matrix)
-
-
-def _present(matrix: np.ndarray) -> np.ndarray:
-    """The classes of the labels without 0, unless that is all there is."""
-    present = np.flatnonzero(matrix.sum(1))
-    return present[present > 0] if (present > 0).any() else present
-
-
-def _dice(matrix: np.ndarray) -> np.ndarray:
-    sizes = matrix.sum(0)[:-1] + matrix.sum(1)
-    return 2 * np.diag(matrix) / np.maximum(sizes, 1)
+    true = matrix.sum(1)
+    dice = 2 * np.diag(matrix) / np.maximum(true + matrix.sum(0)[:-1], 1)
+    present = (true > 0) & (ids > 0)  # 0 is often the background; if it is all there is, it counts
+    present = present if present.any() else true > 0
+    now = float(dice[present].mean())
+    flipped = _flipped(prediction, labels, valid, ids[present], now) if now < GOOD else []
+    return flipped or _swapped(ids, matrix)
 
 
 def _flipped(
@@ -491,8 +526,7 @@ def _mean_dice(
     number = int(present[-1]) + 1
     both, sizes, true = np.zeros((3, number + 1), np.int64)
     for p, g, where in _blocks(prediction, labels, valid):
-        p, g = (_wide(x) for x in ((p, g) if where is None else (p[where], g[where])))
-        p[(p < 0) | (p > number)] = number  # no class that is present
+        p, g = (_index(x, number) for x in ((p, g) if where is None else (p[where], g[where])))
         sizes += np.bincount(p, minlength=number + 1)
         true += np.bincount(g, minlength=number + 1)
         both += np.bincount(g[p == g], minlength=number + 1)
@@ -500,22 +534,22 @@ def _mean_dice(
     return float((2 * both[here] / (sizes[here] + true[here])).mean()) if len(here) else 0.0
 
 
-def _swapped(matrix: np.ndarray) -> list[Found]:
+def _swapped(ids: np.ndarray, matrix: np.ndarray) -> list[Found]:
     """Two classes each of which is predicted where the other one is."""
     sizes = np.maximum(matrix.sum(1)[:, None] + matrix.sum(0)[None, :-1], 1)
     overlap = 2 * matrix[:, :-1] / sizes  # the Dice of each true and each predicted class
     own = np.diag(overlap)
     likely = np.argwhere(np.triu((overlap >= 0.5) & (overlap.T >= 0.5), 1))
     found: list[Found] = []
-    for a, b in likely.tolist():
+    for a, b in likely:
         now, then = (own[a] + own[b]) / 2, (overlap[a, b] + overlap[b, a]) / 2
         if then - now >= GAIN:
             found.append(
                 (
                     "classes",
-                    f"classes {a} and {b} look swapped: if they are, their mean Dice is {then:.3f} "
-                    f"and not {now:.3f}. Check the order of classes, or map the ids (--map) of the "
-                    "prediction.",
+                    f"classes {ids[a]} and {ids[b]} look swapped: if they are, their mean Dice is "
+                    f"{then:.3f} and not {now:.3f}. Check the order of classes, or map the ids "
+                    "(--map) of the prediction.",
                     False,
                 )
             )
@@ -556,16 +590,21 @@ def resample_labels(
             f"An array {array.shape} cannot be resampled to the shape {shape}: both must have the "
             "same one to three axes."
         )
-    matrix, shift = _to_voxels(np.asarray(grid, float), np.asarray(reference_grid, float), rank)
     space, further = array.shape[:rank], array.shape[rank:]
+    if rank < 3 and np.shape(grid) == np.shape(reference_grid) == (4, 4):  # slices in space
+        flat = (1,) * (3 - rank)
+        found = array.reshape(*space, *flat, *further)
+        found = resample_labels(found, grid, (*shape, *flat), reference_grid, fill=fill)
+        return found.reshape(*shape, *further)
+    matrix, shift = _to_voxels(np.asarray(grid, float), np.asarray(reference_grid, float), rank)
     result = np.full((*shape, *further), fill, array.dtype)
     if not (matrix - np.diag(np.diag(matrix))).any():
-        found = [_nearest(matrix[a, a] * np.arange(n) + shift[a]) for a, n in enumerate(shape)]
-        inside = [(i >= 0) & (i < n) for i, n in zip(found, space, strict=True)]
+        indices = [_nearest(matrix[a, a] * np.arange(n) + shift[a]) for a, n in enumerate(shape)]
+        inside = [(i >= 0) & (i < n) for i, n in zip(indices, space, strict=True)]
         rows = [np.flatnonzero(x) for x in inside]
         if all(map(len, rows)):
             result[np.ix_(*rows)] = array[
-                np.ix_(*(i[x] for i, x in zip(found, inside, strict=True)))
+                np.ix_(*(i[x] for i, x in zip(indices, inside, strict=True)))
             ]
         return result
     others = np.indices(shape[1:], float).reshape(rank - 1, -1)
@@ -611,4 +650,4 @@ def _to_voxels(grid: np.ndarray, reference: np.ndarray, rank: int) -> tuple[np.n
     # What is a rounding error of two equal directions is none.
     scale = np.abs(both[:3, :3]).max()
     both[:3, :3][np.abs(both[:3, :3]) < 1e-7 * scale] = 0
-    return both[:rank, :rank], both[:rank, 3]
+    return both[:3, :3], both[:3, 3]

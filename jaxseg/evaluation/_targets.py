@@ -246,7 +246,10 @@ def _labels_of(file: Path) -> Mapping[str, Any] | None:
 
 def _of_labels(file: Path, labels: Mapping[str, Any], ignore: int | None) -> Targets:
     if all(_id(key) is not None for key in labels):  # nnU-Net 1 has ids as keys
-        labels = {str(name): int(key) for key, name in labels.items()}
+        by_name = {str(name): int(key) for key, name in labels.items()}
+        if len(by_name) < len(labels):
+            raise ValueError(f"Two labels of {file} have one name: rename one of them.")
+        labels = by_name
     ids: dict[str, tuple[int, ...]] = {}
     for name, value in labels.items():
         numbers = [_id(v) for v in (value if isinstance(value, list) else [value])]
