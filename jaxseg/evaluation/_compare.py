@@ -501,14 +501,14 @@ def _compare_one(
 def _rank(scores: np.ndarray, axis: int) -> np.ndarray:
     """Ranks along an axis: 1 is the largest score, and ties have the smallest of their ranks.
 
-    Scores are equal that differ by a millionth of the largest, which may be rounding. NaN has the
-    last rank; if all are NaN, all ranks are NaN.
+    Scores are equal that differ by what may be rounding in float32. NaN has the last rank; if all
+    are NaN, all ranks are NaN.
     """
     x = np.moveaxis(np.asarray(scores, float), axis, -1)
     none = np.isnan(x).all(-1, keepdims=True)
     size = np.abs(np.where(np.isfinite(x), x, 0)).max(-1, keepdims=True)
     x = np.where(np.isnan(x), -np.inf, x)
-    margin = (x + 1e-6 * size)[..., :, None]
+    margin = (x + 3e-7 * size)[..., :, None]
     rank = 1.0 + (x[..., None, :] > margin).sum(-1)
     return np.moveaxis(np.where(none, np.nan, rank), -1, axis)
 
