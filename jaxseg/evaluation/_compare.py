@@ -312,13 +312,16 @@ def _metric_names(
     common = [name for name in known if all(name in names for names in each)]
     if metrics is None:
         if left := [name for name in known if name not in common]:
-            notes.append(f"{', '.join(left)} are left out, since not all tables have them.")
+            notes.append(
+                f"Metrics that are left out, since not all tables have them: {', '.join(left)}."
+            )
         if not common:
             raise ValueError(f"The tables have no metric in common: they have {', '.join(known)}.")
         return common
     if absent := [name for name in metrics if name not in common]:
         raise ValueError(
-            f"{', '.join(absent)} are not in all tables, which share {', '.join(common)}."
+            f"Metrics that are not in all tables: {', '.join(absent)}. They share:"
+            f" {', '.join(common) or 'none'}."
         )
     return list(dict.fromkeys(metrics))
 
@@ -343,8 +346,8 @@ def _groups(tables: Mapping[str, Columns], notes: list[str]) -> dict[str, str]:
         if missing := sorted(set(of) - cases):
             first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             notes.append(
-                f"{len(missing)} of {len(of)} cases are left out, since the table of {method} does"
-                f" not have them: {first}."
+                f"The table of {method} lacks {len(missing)} of {len(of)} cases, which are left"
+                f" out: {first}."
             )
     return {case: of[case] or case for case in sorted(common)}
 
@@ -610,8 +613,8 @@ def _say_left_out(notes: list[str], methods: list[str], one: _Values) -> None:
     for label, number in zip(one.classes, some, strict=True):
         if number:
             notes.append(
-                f"{one.metric} of {label}: {number} cases are left out in which not all methods"
-                f" have a value."
+                f"{one.metric} of {label}: cases that are left out, in which not all methods have"
+                f" a value: {number}."
             )
 
 
