@@ -107,6 +107,18 @@ def test_order_of_the_tables_does_not_matter() -> None:
         assert ranks(here, ranking, "macro") == ranks(there, ranking, "macro")
 
 
+def test_visits_that_cancel_are_no_difference() -> None:
+    """0.1 + 0.2 - 0.3 is 6e-17 in floats, which is no evidence."""
+    a, b = [0.1, 0.2, 0.3] * 8, [0.0, 0.0, 0.6] * 8
+    groups = [f"p{i // 3}" for i in range(24)]
+    result = compare({"A": table(a, groups=groups), "B": table(b, groups=groups)}, resamples=QUICK)
+    (row,) = rows(result.differences)
+    assert row["p"] == 1 and abs(row["difference"]) < 1e-15
+    assert ranks(result, "test-then-rank") == {"A": 1, "B": 1}
+    nearly = compare({"A": table([0.3] * 20), "B": table([0.1 + 0.2] * 20)}, resamples=QUICK)
+    assert rows(nearly.differences)[0]["p"] == 1
+
+
 def test_groups_are_the_units_of_tests_and_resamples() -> None:
     """The same visit four times is no more evidence than one."""
     rng = np.random.default_rng(1)
@@ -275,8 +287,12 @@ def test_notes() -> None:
     few = compare({"A": table([0.5, 0.6]), "B": table([0.7, 0.8])}, resamples=QUICK)
     assert few.notes == [
         "Intervals cover less than they say where fewer than 20 groups (cases, if there are no"
-        " groups) have a value: dice of a."
+        " groups) have a value: everywhere."
     ]
+    rare = table(np.full((20, 2), 0.5), classes="ab")
+    rare["value"][1] = np.nan
+    some = compare({"A": rare, "B": rare}, resamples=QUICK).notes
+    assert some[0].endswith("have a value: dice of b.")
     both = together(table(np.full(20, 0.5)), table(np.full(20, 0.4), metric="iou"))
     more = compare({"A": both, "B": table(np.full(20, 0.6))}, resamples=QUICK)
     assert more.notes == ["Metrics that are left out, since not all tables have them: iou."]
@@ -301,6 +317,7 @@ def test_notes() -> None:
         ({"A": table([1], groups="x"), "B": table([1], groups="y")}, {}, "'x' in one.*'y'"),
         ({"A": table([1]), "B": together(table([1]), table([1]))}, {}, "class a.*case00 twice"),
         ({"A": table([1]), "B": table([1])}, {"level": 95}, "between 0 and 1"),
+        ({"A": table([1]), "B": table([1])}, {"penalty": -1}, "0 or more; got -1"),
     ],
 )
 def test_errors(tables, options, message: str) -> None:
@@ -368,7 +385,6 @@ def test_write(tmp_path) -> None:
     once = {name: (out / name).read_bytes() for name in files}
     compare(tables, resamples=QUICK).write(out)
     assert once == {name: (out / name).read_bytes() for name in files}
-    assert out.joinpath("means.csv").stat().st_mode & 0o777 == 0o666 & ~_compare._umask()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
