@@ -561,7 +561,8 @@ def _tests(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Wilcoxon's signed-rank test of the groups' mean differences, of values up to ``size``.
 
-    Differences are ``[cases, pairs, classes]``. Returns p-values, and 1 where the positive differences have the larger sum of ranks, or -1.
+    Differences are ``[cases, pairs, classes]``. Returns p-values, and 1 where the positive
+    differences have the larger sum of ranks, or -1.
     """
     stats = _import("scipy.stats", "Wilcoxon's test needs SciPy")
     means = _group_means(differences, groups, macro)
