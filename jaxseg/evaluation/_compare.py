@@ -12,7 +12,6 @@ import io
 import itertools
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +43,7 @@ class Comparison(NamedTuple):
     - ``differences``: per metric, class and pair of methods the mean paired difference with its
       interval, and the p-value of Wilcoxon's test before and after Holm's correction.
 
-    ``str`` of it is a text with the most important of them.
+    Its ``repr`` is a text with the most important of them.
     """
 
     means: Columns
@@ -53,7 +52,7 @@ class Comparison(NamedTuple):
     notes: list[str]
     level: float
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text()
 
     def text(self, *, all_classes: bool = False) -> str:
@@ -191,9 +190,11 @@ def compare(
       ValueError: fewer than two tables, no case or metric in common, or tables that contradict
         each other.
     """
-    from jaxseg.evaluation._intervals import FEW, check_level, few
+    from jaxseg.evaluation._intervals import check_level
 
     check_level(level)
+    if penalty is not None and not penalty >= 0:
+        raise ValueError(f"penalty must be a distance, 0 or more; got {penalty}.")
     if len(tables) < 2:
         raise ValueError(f"compare takes at least two tables, got {len(tables)}.")
     methods = list(tables)
@@ -204,13 +205,7 @@ def compare(
     for name in names:
         one = _gather(tables, name, groups, penalty)
         _compare_one(result, methods, one, list(groups.values()), resamples, seed)
-    numbers = zip(*(result.means[x] for x in ("metric", "class", "n_groups")), strict=True)
-    where = dict.fromkeys(f"{name} of {label}" for name, label, n in numbers if few(n))
-    if where:
-        notes.append(
-            f"Intervals cover less than they say where fewer than {FEW} groups (cases, if there are"
-            f" no groups) have a value: {', '.join(where)}."
-        )
+    _say_few(result, len(set(groups.values())))
     return result
 
 
@@ -282,23 +277,16 @@ def _import(module: str, need: str) -> Any:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        os.unlink(name)
+        part.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # ------------------------------------------------------------------- what the tables have in common
@@ -312,13 +300,16 @@ def _metric_names(
     common = [name for name in known if all(name in names for names in each)]
     if metrics is None:
         if left := [name for name in known if name not in common]:
-            notes.append(f"{', '.join(left)} are left out, since not all tables have them.")
+            notes.append(
+                f"Metrics that are left out, since not all tables have them: {', '.join(left)}."
+            )
         if not common:
             raise ValueError(f"The tables have no metric in common: they have {', '.join(known)}.")
         return common
     if absent := [name for name in metrics if name not in common]:
         raise ValueError(
-            f"{', '.join(absent)} are not in all tables, which share {', '.join(common)}."
+            f"Metrics that are not in all tables: {', '.join(absent)}. They share:"
+            f" {', '.join(common) or 'none'}."
         )
     return list(dict.fromkeys(metrics))
 
@@ -343,8 +334,8 @@ def _groups(tables: Mapping[str, Columns], notes: list[str]) -> dict[str, str]:
         if missing := sorted(set(of) - cases):
             first = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
             notes.append(
-                f"{len(missing)} of {len(of)} cases are left out, since the table of {method} does"
-                f" not have them: {first}."
+                f"The table of {method} lacks {len(missing)} of {len(of)} cases, which are left"
+                f" out: {first}."
             )
     return {case: of[case] or case for case in sorted(common)}
 
@@ -446,7 +437,7 @@ def _compare_one(
     with np.errstate(invalid="ignore"):  # inf - inf
         differences = np.stack([one.values[:, a] - one.values[:, b] for a, b in pairs], 1)
     columns = np.concatenate([means, detected, ranks, differences], 1)
-    macro = len(one.classes) > 1
+    macro = len(one.classes) > 1 and MACRO not in one.classes
     labels = [*one.classes, MACRO] if macro else one.classes
 
     observed = _group_means(columns, [""] * len(groups), macro)[0]
@@ -455,7 +446,8 @@ def _compare_one(
     parts = np.split(np.arange(columns.shape[1]), np.arange(1, 4) * len(methods))
     at_mean, at_detected, at_rank, at_difference = parts
     number, number_of_groups = _numbers(columns, groups, macro)
-    p, better = _tests(differences, groups, macro)
+    size = np.abs(one.values[np.isfinite(one.values)]).max(initial=0)
+    p, better = _tests(differences, groups, macro, size)
     missed = _summed((one.missed & all_have).sum(0), macro)
 
     for k, label in enumerate(labels):
@@ -501,14 +493,14 @@ def _compare_one(
 def _rank(scores: np.ndarray, axis: int) -> np.ndarray:
     """Ranks along an axis: 1 is the largest score, and ties have the smallest of their ranks.
 
-    Scores are equal that differ by a millionth of the largest, which may be rounding. NaN has the
-    last rank; if all are NaN, all ranks are NaN.
+    Scores are equal that differ by what may be rounding in float32. NaN has the last rank; if all
+    are NaN, all ranks are NaN.
     """
     x = np.moveaxis(np.asarray(scores, float), axis, -1)
     none = np.isnan(x).all(-1, keepdims=True)
     size = np.abs(np.where(np.isfinite(x), x, 0)).max(-1, keepdims=True)
     x = np.where(np.isnan(x), -np.inf, x)
-    margin = (x + 1e-6 * size)[..., :, None]
+    margin = (x + 3e-7 * size)[..., :, None]
     rank = 1.0 + (x[..., None, :] > margin).sum(-1)
     return np.moveaxis(np.where(none, np.nan, rank), -1, axis)
 
@@ -565,11 +557,12 @@ def _group_means(values: np.ndarray, groups: list[str], macro: bool) -> np.ndarr
 
 
 def _tests(
-    differences: np.ndarray, groups: list[str], macro: bool
+    differences: np.ndarray, groups: list[str], macro: bool, size: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wilcoxon's signed-rank test of the groups' mean differences ``[groups, pairs, classes]``.
+    """Wilcoxon's signed-rank test of the groups' mean differences, of values up to ``size``.
 
-    Returns p-values, and 1 where the positive differences have the larger sum of ranks, or -1.
+    Differences are ``[cases, pairs, classes]``. Returns p-values, and 1 where the positive
+    differences have the larger sum of ranks, or -1.
     """
     stats = _import("scipy.stats", "Wilcoxon's test needs SciPy")
     means = _group_means(differences, groups, macro)
@@ -578,6 +571,7 @@ def _tests(
     for place in np.ndindex(*p.shape):
         values = means[(slice(None), *place)]
         values = values[~np.isnan(values)]
+        values = np.round(values / (size or 1), 12)  # equal but for rounding is equal
         moved = values[values != 0]
         if len(moved):
             p[place] = stats.wilcoxon(moved).pvalue
@@ -610,9 +604,24 @@ def _say_left_out(notes: list[str], methods: list[str], one: _Values) -> None:
     for label, number in zip(one.classes, some, strict=True):
         if number:
             notes.append(
-                f"{one.metric} of {label}: {number} cases are left out in which not all methods"
-                f" have a value."
+                f"{one.metric} of {label}: cases that are left out, in which not all methods have"
+                f" a value: {number}."
             )
+
+
+def _say_few(result: Comparison, number: int) -> None:
+    from jaxseg.evaluation._intervals import FEW, few
+
+    columns = zip(*(result.means[x] for x in ("metric", "class", "n_groups")), strict=True)
+    where = list(dict.fromkeys(f"{name} of {label}" for name, label, n in columns if few(n)))
+    if few(number):
+        where = ["everywhere"]
+    if where:
+        some = ", ".join(where[:5]) + (", …" if len(where) > 5 else "")
+        result.notes.append(
+            f"Intervals cover less than they say where fewer than {FEW} groups (cases, if there are"
+            f" no groups) have a value: {some}."
+        )
 
 
 def _say_policies(

@@ -134,6 +134,10 @@ def bootstrap(
     # In float32 the distances from a centre lose less than the values, and equal values nothing.
     finite = np.isfinite(columns)
     centre = np.where(finite, columns, 0).sum(0) / np.maximum(finite.sum(0), 1)
+    size = np.where(finite, np.abs(columns - centre), 0).max(0, initial=0)
+    unit = np.exp2(np.floor(np.log2(np.where(size > 0, size, 1))))
+    whole = np.round(centre / unit) * unit  # distances of ranks, and so their sums, are exact
+    centre = np.where(size > 0, whole, centre)
     of = (_means if statistic == "mean" else _medians)(columns - centre, place, num_groups)
     drawn = centre + _drawn(of, num_groups, columns.shape[1], resamples, seed)
     drawn = drawn.reshape(-1, *array.shape[1:])
@@ -280,7 +284,8 @@ def _quantile(ordered: np.ndarray, last: np.ndarray, q: float) -> np.ndarray:
 def _with_macro(drawn: np.ndarray) -> np.ndarray:
     """With the mean over the last axis, of what is not NaN, as its last entry."""
     valid = ~np.isnan(drawn)
-    total = np.where(valid, drawn, 0).sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        total = np.where(valid, drawn, 0).sum(-1, keepdims=True)
     number = valid.sum(-1, keepdims=True)
     mean = np.where(number > 0, total / np.maximum(number, 1), np.nan)
     return np.concatenate([drawn, mean], -1)
