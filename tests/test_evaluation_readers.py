@@ -517,9 +517,10 @@ def test_axes_and_spacings_of_nifti(tmp_path):
     data[80:92] = np.array(SPACING, "<f4").tobytes()
     path.write_bytes(gzip.compress(bytes(data)))
     assert read(path).spacing == SPACING and "differ" in read(path).notes[0]
-    data[80:92] = np.full(3, np.nan, "<f4").tobytes()
-    path.write_bytes(gzip.compress(bytes(data)))
-    assert read(path).spacing is None and "not positive" in read(path).notes[0]
+    for bad in (np.nan, np.inf, 0):
+        data[84:88] = np.array(bad, "<f4").tobytes()
+        path.write_bytes(gzip.compress(bytes(data)))
+        assert read(path).spacing is None and "not positive" in read(path).notes[0]
 
 
 def test_big_endian_nifti(tmp_path):

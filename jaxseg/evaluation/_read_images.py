@@ -248,11 +248,11 @@ def open_tiff(path: Path, options: Options) -> Opened:
 @contextmanager
 def _strict_tiff(tifffile: Any, path: Path) -> Iterator[Any]:
     """A TIFF file; what its package logs of a corrupt structure is an error."""
-    faults: list[str] = []
 
     def listen(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR or "corrupt" in record.getMessage():
-            faults.append(record.getMessage())
+        said = record.getMessage()
+        if record.levelno >= logging.ERROR or "corrupt" in said:
+            raise CaseError(f"its structure is corrupt: {said[:200]}. Write it again.")
         return False  # nothing of it reaches the terminal
 
     logger = logging.getLogger("tifffile")
@@ -262,8 +262,6 @@ def _strict_tiff(tifffile: Any, path: Path) -> Iterator[Any]:
             yield tiff
     finally:
         logger.removeFilter(listen)
-    if faults:
-        raise CaseError(f"its structure is corrupt: {faults[0][:200]}. Write it again.")
 
 
 def _tiff_by_pillow(path: Path, shape: tuple[int, ...], error: Exception) -> np.ndarray:
