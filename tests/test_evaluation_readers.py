@@ -517,9 +517,10 @@ def test_axes_and_spacings_of_nifti(tmp_path):
     data[80:92] = np.array(SPACING, "<f4").tobytes()
     path.write_bytes(gzip.compress(bytes(data)))
     assert read(path).spacing == SPACING and "differ" in read(path).notes[0]
-    data[80:92] = np.full(3, np.nan, "<f4").tobytes()
-    path.write_bytes(gzip.compress(bytes(data)))
-    assert read(path).spacing is None and "not positive" in read(path).notes[0]
+    for bad in (np.nan, np.inf, 0):
+        data[84:88] = np.array(bad, "<f4").tobytes()
+        path.write_bytes(gzip.compress(bytes(data)))
+        assert read(path).spacing is None and "not positive" in read(path).notes[0]
 
 
 def test_big_endian_nifti(tmp_path):
@@ -724,9 +725,9 @@ def test_bombs_are_not_decoded(tmp_path, monkeypatch):
     data = bytearray(image.to_bytes())
     data[42:48] = np.array([2000, 3000, 4000], "<i2").tobytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(data)))
-    write_tiff(tmp_path / "a.tif", IDS)
+    tifffile.imwrite(tmp_path / "a.tif", IDS, compression="zlib", metadata=None)
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
-        for name in ("ImageWidth", "ImageLength"):
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
             tiff.pages[0].tags[name].overwrite(2**20)
     for name in ("a.npy", "a.npz", "a.nii.gz", "a.tif"):
         said(tmp_path / name, str(_readers.MAX_VOXELS) if "tif" not in name else "declares")

@@ -83,14 +83,11 @@ def open_picture(path: Path, options: Options) -> Opened:
 
 
 def _without_alpha(picture: Any, notes: list[str]) -> np.ndarray:
-    """The channels of a picture but for its opacity."""
-    if picture.mode == "RGB":
-        return np.asarray(picture)
-    *channels, alpha = picture.split()
-    if np.asarray(alpha).min() < 255:
+    """The channels of a picture but for its opacity; each of several contiguous."""
+    channels = [np.asarray(channel) for channel in picture.split()]
+    if picture.mode != "RGB" and channels.pop().min() < 255:
         notes.append("Its transparency was left out.")
-    parts = [np.asarray(channel) for channel in channels]
-    return np.stack(parts, axis=-1) if len(parts) > 1 else parts[0]
+    return np.moveaxis(np.stack(channels), 0, -1) if len(channels) > 1 else channels[0]
 
 
 def _palette(picture: Any) -> np.ndarray:
@@ -116,19 +113,16 @@ def _is_mask(ids: np.ndarray) -> bool:
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = (colours[..., i].astype(np.int32) for i in range(3))
-    return (red << 16) | (green << 8) | blue
-
-
-def _known(map_colours: Colours) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of the colours of a map in order, and their ids."""
-    codes = _codes(np.array(list(map_colours), np.int32).reshape(-1, 3))
-    order = np.argsort(codes)
-    return codes[order], np.array(list(map_colours.values()), np.int32)[order]
+    codes = colours[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= colours[..., channel]
+    return codes
 
 
 def _are_known(colours: np.ndarray, map_colours: Colours | None) -> bool:
-    return bool(np.isin(_codes(colours), _known(map_colours or {})[0]).all())
+    known = np.array(list(map_colours or ()), np.int32).reshape(-1, 3)
+    return bool(np.isin(_codes(colours), _codes(known)).all())
 
 
 def ids_of_colours(array: np.ndarray, map_colours: Colours | None, notes: list[str]) -> np.ndarray:
@@ -146,9 +140,11 @@ def ids_of_colours(array: np.ndarray, map_colours: Colours | None, notes: list[s
             )
             + " the id of each colour (--map FILE)."
         )
-    known, ids = _known(map_colours)
-    places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-    strange = known[places] != codes
+    # Of the pages of the table, only those of colours that occur are in memory.
+    table = np.zeros(2**24, np.uint16)
+    table[_codes(np.array(list(map_colours), np.int32))] = np.arange(1, len(map_colours) + 1)
+    places = np.take(table, codes)
+    strange = places == 0
     if strange.any():
         found, more = _named(codes[strange])
         raise CaseError(
@@ -156,7 +152,7 @@ def ids_of_colours(array: np.ndarray, map_colours: Colours | None, notes: list[s
             "picture was resized or compressed with new colours between those of the map."
         )
     notes.append("Colours were mapped to ids.")
-    return ids[places]
+    return np.take(np.array([0, *map_colours.values()], np.int32), places)
 
 
 def _named(codes: np.ndarray) -> tuple[str, str]:
@@ -248,11 +244,11 @@ def open_tiff(path: Path, options: Options) -> Opened:
 @contextmanager
 def _strict_tiff(tifffile: Any, path: Path) -> Iterator[Any]:
     """A TIFF file; what its package logs of a corrupt structure is an error."""
-    faults: list[str] = []
 
     def listen(record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR or "corrupt" in record.getMessage():
-            faults.append(record.getMessage())
+        said = record.getMessage()
+        if record.levelno >= logging.ERROR or "corrupt" in said:
+            raise CaseError(f"its structure is corrupt: {said[:200]}. Write it again.")
         return False  # nothing of it reaches the terminal
 
     logger = logging.getLogger("tifffile")
@@ -262,8 +258,6 @@ def _strict_tiff(tifffile: Any, path: Path) -> Iterator[Any]:
             yield tiff
     finally:
         logger.removeFilter(listen)
-    if faults:
-        raise CaseError(f"its structure is corrupt: {faults[0][:200]}. Write it again.")
 
 
 def _tiff_by_pillow(path: Path, shape: tuple[int, ...], error: Exception) -> np.ndarray:

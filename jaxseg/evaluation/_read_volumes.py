@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import json
+import logging
 import math
 import zlib
 from collections.abc import Callable
@@ -84,8 +85,11 @@ def open_nifti(path: Path) -> Opened:
         raise CaseError("its header is cut off. Write it again.")
     is_second = 540 in (int.from_bytes(start[:4], order) for order in ("little", "big"))
     kind, length = (nibabel.Nifti2Header, 540) if is_second else (nibabel.Nifti1Header, 348)
-    with nibabel.imageglobals.LoggingOutputSuppressor():
-        header = kind.from_fileobj(io.BytesIO(start[:length]))
+    header = kind.from_fileobj(io.BytesIO(start[:length]), check=False)
+    zooms = np.abs(header["pixdim"][1:4].astype(float))  # as stored: the check makes 1 of 0
+    quiet = logging.Logger("header")
+    quiet.addHandler(logging.NullHandler())
+    header.check_fix(quiet)
     if header["magic"].item()[:2] not in (b"n+", b"ni"):
         raise CaseError("this is no NIfTI file. Write it again, or mend its suffix.")
     if header["magic"].item()[:2] == b"ni":
@@ -101,12 +105,10 @@ def open_nifti(path: Path) -> Opened:
     if dtype.kind not in "iuf":
         raise CaseError(f"its voxels are {dtype}, which are no ids. Save ids as integers.")
     unit = header.get_xyzt_units()[0]
-    spacing, unit = spacing_in(
-        header.get_zooms()[: len(shape)], "mm" if unit == "unknown" else unit, notes
-    )
+    zooms = zooms[: len(shape)]
+    spacing, unit = spacing_in(zooms, "mm" if unit == "unknown" else unit, notes)
     affine = np.asarray(header.get_best_affine(), float)
     sizes = np.linalg.norm(affine[:3, : len(shape)], axis=0)
-    zooms = np.array(header.get_zooms()[: len(shape)], float)
     if spacing is not None and not np.allclose(sizes, zooms, rtol=1e-3):
         notes.append(
             f"The sizes of its voxels {_short(zooms)} and those of its affine {_short(sizes)} "
