@@ -329,7 +329,9 @@ def test_pooled_numbers_have_a_table_of_their_own(made):
 
 
 def test_few_values_are_flagged(made, tmp_path):
-    assert "†" not in made[2] and "fewer than 20, intervals" not in made[2]
+    per_class, strata = made[2].split('<h2 id="strata">')
+    assert "†" not in per_class and "fewer than 20, intervals" not in per_class
+    assert "13<abbr" in strata
     _, path = example(tmp_path, cases=5, shape=(24, 32))
     text = path.read_text("utf-8")
     assert "†" in text and "With 5 cases, fewer than 20, intervals" in text

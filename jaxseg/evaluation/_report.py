@@ -265,8 +265,8 @@ def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) 
         )
     elif few := [t.name for t in table.targets if _has_few(t.name, rows)]:
         says.append(
-            f"Fewer than {FEW} values have {', '.join(few)}: their intervals are too narrow and "
-            "not to be relied on."
+            f"Fewer than {FEW} values are there of {', '.join(few)}: intervals of so few are too "
+            "narrow and not to be relied on."
         )
     missed = [table.targets[j].name for j in np.flatnonzero(table.missed.any(0))]
     if missed:
