@@ -336,7 +336,7 @@ def test_means_over_detected_and_with_penalty_are_side_by_side(made):
     assert detected < penalty == math.inf
     line = line_of(made[2], "HD95 (px) per class", "pancreas")
     assert re.search(rf">{detected:.3f}<.*?</td><td data-v=\"Infinity\">∞", line)
-    heads = re.findall(r"<thead>.*?</thead>", made[2])
+    heads = re.findall(r"<thead>.*?</thead>", made[2], re.S)
     assert "Mean over detected</th>" in heads[2] and "Mean with penalty</th>" in heads[2]
     assert "Mean</th>" in heads[0] and "detected" not in heads[0]
 
@@ -665,12 +665,20 @@ def a_large_evaluation(cases=1000, classes=19):
 
 
 def test_a_large_report_is_small(tmp_path):
-    given = a_large_evaluation()
+    """With pictures of nothing but noise, the largest that there can be."""
+    noise = np.random.default_rng(0).integers(0, 20, (2, 1024, 2048), np.uint8)
+    pair = iter(list(noise) * _report.WORST_CASES)
+    given = a_large_evaluation() | {"read": lambda path: Read(next(pair))}
+    (tmp_path / "x.png").touch()
+    file = File(str(tmp_path / "x.png"), 0, 0, "")
+    records = [r._replace(prediction=file, labels=file) for r in given["records"]]
+    given["records"] = records
     start = time.perf_counter()
     path = _report.write_report(tmp_path, **given)
     print(f"{path.stat().st_size:,} bytes in {time.perf_counter() - start:.2f} s")
-    assert path.stat().st_size < 6e6  # and 6 pictures of at most 100 kB each
+    assert path.stat().st_size < 10e6
     page = Page(path.read_text("utf-8"))
+    assert sum(tag == "img" for tag, _ in page.tags) == _report.WORST_CASES
     data = next(t for _, a, t in page.blocks if a.get("type") == "application/json")
     values = json.loads(data)["values"]
     assert (len(values), len(values[0]), len(values[0][0])) == (8, 1000, 19)
