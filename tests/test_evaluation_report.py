@@ -423,6 +423,26 @@ def test_the_worst_cases_are_shown(made):
     assert text.count("data:image/png;base64,") == 6
 
 
+def test_the_background_is_not_drawn_as_a_class(made):
+    given = made[0]
+    background = Target("Background", (0,))
+    for name in ("Background", "road"):
+        targets = [background._replace(name=name), *given["targets"]]
+        records = [
+            r._replace(
+                values={m: [1.0, *v] for m, v in r.values.items()}, counts=[(9, 0, 0, 0), *r.counts]
+            )
+            for r in given["records"][:1]
+        ]
+        table = _report._table(records, targets, given["metrics"], "px")
+        ((_, lowest, _, shown, _),) = _report._worst_cases(table, read)
+        assert len(lowest) == 3
+        drawn = {_pictures.FALSE_POSITIVE, _pictures.FALSE_NEGATIVE} & set(shown.kinds)
+        assert bool(drawn) == (
+            name == "Background"
+        )  # of a class everywhere, wrong is another class
+
+
 def test_files_that_are_gone_leave_a_note(tmp_path):
     given, path = example(tmp_path, cases=3, shape=(24, 32))
     first, second, third = given["records"]

@@ -273,13 +273,13 @@ def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) 
         )
     elif few := [t.name for t in table.targets if _has_few(t.name, rows)]:
         says.append(
-            f"Fewer than {FEW} values are there of {', '.join(few)}: intervals of so few are too "
+            f"Fewer than {FEW} values are there of {_some(few)}: intervals of so few are too "
             "narrow and not to be relied on."
         )
     missed = [table.targets[j].name for j in np.flatnonzero(table.missed.any(0))]
     if missed:
         says.append(
-            f"Missed in some cases: {', '.join(missed)}. What these count as is a choice, and the "
+            f"Missed in some cases: {_some(missed)}. What these count as is a choice, and the "
             "order of two methods may depend on it."
         )
     return says
@@ -545,7 +545,7 @@ def _worst_cases(
 ) -> list[tuple[Record, list[tuple[str, float]], float, Picture | None, str]]:
     """Each of the worst cases: its lowest classes, its mean, and its picture or why it has none."""
     values, metric = table.values[table.ranked_by], table.metrics[table.ranked_by]
-    ids = sorted({i for t in table.targets if t.name.lower() != "background" for i in t.ids})
+    ids = sorted({i for t in table.targets if not _is_background(t) for i in t.ids})
     worst = []
     for case in table.worst_first[:WORST_CASES]:
         record, means = table.records[case], values[case]
@@ -555,6 +555,10 @@ def _worst_cases(
         shown, reason = _picture(record, ids, read)
         worst.append((record, lowest, float(_mean(means)), shown, reason))
     return worst
+
+
+def _is_background(target: Target) -> bool:
+    return target.ids == (0,) and target.name.lower() in ("background", "0")
 
 
 def _picture(
@@ -673,6 +677,11 @@ def _policy(table: _Table, run: Mapping[str, Any]) -> str:
     if policy == "exclude":
         return text + "."
     return text + f", and means with penalty count them as {values.get(policy, policy)}."
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _count(number: int, noun: str) -> str:
