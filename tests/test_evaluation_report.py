@@ -39,6 +39,15 @@ RUN = {
 }
 
 
+POOLED = ("pooled", "pooled_low", "pooled_high")
+SUMMARY = (
+    *("class", "metric", "aggregation", "policy"),
+    *("mean", "median", "q25", "q75", "low", "high", "median_low", "median_high"),
+    *POOLED,
+    *("n", "n_missed", "n_spurious", "n_infinite", "n_undefined"),
+)
+
+
 class Read(NamedTuple):
     """An image as the readers give it."""
 
@@ -131,53 +140,39 @@ def summary_of(records, targets, metrics, unit):
     """Rows as a summary has them, with intervals of few resamples."""
     rng = np.random.default_rng(0)
     table = _report._table(records, targets, metrics, unit)
+    off = np.stack([table.missed.sum(0), table.spurious.sum(0)], -1)
     rows = []
 
-    def row(name, metric, aggregation, policy, values, missed=0, spurious=0):
+    def statistics(values):
         valid = values[~np.isnan(values)]
-        q25, median, q75 = np.percentile(valid, [25, 50, 75], method="lower")
         drawn = valid[rng.integers(0, valid.size, (100, valid.size))]
         ends = [
             np.percentile(f, [2.5, 97.5], method="lower").tolist()
             for f in (drawn.mean(1), np.quantile(drawn, 0.5, axis=1, method="lower"))
         ]
-        rows.append(
-            {
-                "class": name,
-                "metric": metric.column(unit),
-                "aggregation": aggregation,
-                "policy": policy,
-                "mean": float(valid.mean()),
-                "median": float(median),
-                "q25": float(q25),
-                "q75": float(q75),
-                "low": ends[0][0],
-                "high": ends[0][1],
-                "median_low": ends[1][0],
-                "median_high": ends[1][1],
-                "n": valid.size,
-                "n_missed": missed,
-                "n_spurious": spurious,
-                "n_infinite": int(np.isinf(valid).sum()),
-                "n_undefined": values.size - valid.size,
-            }
-        )
+        q25, median, q75 = np.percentile(valid, [25, 50, 75], method="lower").tolist()
+        return [float(valid.mean()), median, q25, q75, *ends[0], *ends[1]]
 
     for i, metric in enumerate(metrics):
-        for policy in ("detected", "penalty"):
-            means = []
+        for policy in ("detected", "penalty") if metric.is_distance else ("all",):
+            block = []
             for j, target in enumerate(targets):
-                values, off = table.values[i, :, j], table.missed[:, j] | table.spurious[:, j]
-                kept = np.where(off & (policy == "detected"), np.nan, values)
-                counts = int(table.missed[:, j].sum()), int(table.spurious[:, j].sum())
-                row(target.name, metric, "per case", policy, kept, *counts)
-                means.append(_report._mean(kept))
-            totals = int(table.missed.sum()), int(table.spurious.sum())
-            row("mean over classes", metric, "per case", policy, np.asarray(means), *totals)
+                values = table.values[i, :, j]
+                infinite = np.isinf(values)
+                kept = np.where(infinite & (policy == "detected"), np.nan, values)
+                numbers = [(~np.isnan(kept)).sum(), *off[j], infinite.sum(), np.isnan(values).sum()]
+                block.append([*statistics(kept), *[None] * 3, *map(int, numbers)])
+                rows.append([target.name, metric.column(unit), "per case", policy, *block[-1]])
+            means = np.asarray([b[:8] for b in block]).mean(0).tolist()
+            sums = [sum(numbers) for numbers in zip(*(b[11:] for b in block), strict=True)]
+            rows.append(["mean of classes", *rows[-1][1:4], *means, *[None] * 3, *sums])
         if metric.is_overlap:
-            for j, target in enumerate(targets):
-                row(target.name, metric, "pooled", "", table.values[i, :, j])
-    return {name: [r[name] for r in rows] for name in rows[0]}
+            counts = np.asarray([r.counts for r in records]).sum(0)
+            for (tp, fp, fn, _), target in zip(counts.tolist(), targets, strict=True):
+                value = tp / (tp + fp + fn) if metric.name == "iou" else 2 * tp / (2 * tp + fp + fn)
+                head = [target.name, metric.column(unit), "pooled", "all"]
+                rows.append([*head, *[None] * 8, value, value - 0.01, value + 0.01, *[None] * 5])
+    return dict(zip(SUMMARY, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def example(folder, *, cases=40, shape=(96, 128), unit="px", write=True, **kwargs):
@@ -307,29 +302,66 @@ def test_names_are_text_wherever_they_come_from(tmp_path):
     assert EVIL in page.text and len(page.blocks) == 3
 
 
+def rows_of(summary):
+    return [dict(zip(summary, row)) for row in zip(*summary.values(), strict=True)]
+
+
+def line_of(text, table, name):
+    """The row of a table, by the table's label and the row's first cell."""
+    body = text[text.index(f'aria-label="{table}"') :]
+    return re.search(rf'<tr><th class="text" scope="row">{name}</th>.*?</tr>', body, re.S)[0]
+
+
 def test_numbers_are_those_of_the_summary(made):
     given, _, text = made
-    page = Page(text)
-    rows = [dict(zip(given["summary"], v)) for v in zip(*given["summary"].values(), strict=True)]
-    for row in rows:
-        assert f"{row['mean']:.4f}" in text or f"{row['mean']:.3f}" in text or row["mean"] > 9
-    pancreas = [r for r in rows if r["class"] == "pancreas" and r["metric"] == "hd95_max_px"]
-    assert pancreas[0]["mean"] < pancreas[1]["mean"] == math.inf
-    line = re.search(r"HD95 \(px\) per class.*?(<tr><th[^>]*>pancreas.*?</tr>)", text, re.S)[1]
-    assert "∞" in line and f"{pancreas[0]['mean']:.3f}" in line
-    assert f">{pancreas[0]['n_missed']}<" in line
-    assert "mean over classes" in page.texts
+    for row in rows_of(given["summary"]):
+        metric = next(m for m in given["metrics"] if m.column("px") == row["metric"])
+        title = _report._title(metric, "px")
+        pooled = row["aggregation"] == "pooled"
+        line = line_of(text, "Pooled scores" if pooled else f"{title} per class", row["class"])
+        numbers = POOLED if pooled else ("mean", "low", "high")
+        if not pooled and row["policy"] != "detected":
+            numbers += ("median", "median_low", "median_high", "q25", "q75")
+            for number in ("n", "n_missed", "n_spurious"):
+                assert f'data-v="{row[number]}"' in line or f">{row[number]}<" in line
+        for number in numbers:
+            assert _report._value(row[number], metric) in line, (row, number)
+
+
+def test_means_over_detected_and_with_penalty_are_side_by_side(made):
+    rows = rows_of(made[0]["summary"])
+    detected, penalty = (
+        r["mean"] for r in rows if (r["class"], r["metric"]) == ("pancreas", "hd95_max_px")
+    )
+    assert detected < penalty == math.inf
+    line = line_of(made[2], "HD95 (px) per class", "pancreas")
+    assert re.search(rf">{detected:.3f}<.*?</td><td data-v=\"Infinity\">∞", line)
+    heads = re.findall(r"<thead>.*?</thead>", made[2], re.S)
+    assert "Mean over detected</th>" in heads[2] and "Mean with penalty</th>" in heads[2]
+    assert "Mean</th>" in heads[0] and "detected" not in heads[0]
 
 
 def test_pooled_numbers_have_a_table_of_their_own(made):
-    _, _, text = made
+    text = made[2]
     pooled = text[text.index('<h2 id="pooled">') : text.index('<h2 id="confusion">')]
     assert "Dice, pooled" in pooled and "HD95" not in pooled
     assert "pooled" not in text[text.index('<h2 id="classes">') : text.index('<h2 id="pooled">')]
 
 
+def test_a_summary_may_have_no_policy_and_no_columns_of_pooled_values(made, tmp_path):
+    summary = {k: v for k, v in made[0]["summary"].items() if not k.startswith("pooled")}
+    summary["policy"] = ["" if p == "all" else p for p in summary["policy"]]
+    pooled = [a == "pooled" for a in summary["aggregation"]]
+    summary["mean"] = [0.4321 if p else m for p, m in zip(pooled, summary["mean"], strict=True)]
+    text = _report.write_report(tmp_path, **(made[0] | {"summary": summary})).read_text("utf-8")
+    assert "0.4321" in line_of(text, "Pooled scores", "liver")
+    assert line_of(text, "Dice per class", "liver") == line_of(made[2], "Dice per class", "liver")
+
+
 def test_few_values_are_flagged(made, tmp_path):
-    assert "†" not in made[2] and "fewer than 20, intervals" not in made[2]
+    per_class, strata = made[2].split('<h2 id="strata">')
+    assert "†" not in per_class and "fewer than 20, intervals" not in per_class
+    assert "13<abbr" in strata
     _, path = example(tmp_path, cases=5, shape=(24, 32))
     text = path.read_text("utf-8")
     assert "†" in text and "With 5 cases, fewer than 20, intervals" in text
@@ -361,9 +393,25 @@ def test_strata_have_their_means_and_numbers(made):
     cases = [i for i, r in enumerate(given["records"]) if i % 3 == 1]
     dice = np.asarray([given["records"][i].values["dice"] for i in cases])
     mean = np.nanmean(np.nanmean(dice, 0))
-    line = re.search(r'By scanner.*?(<tr><th class="text" scope="row">C</th>.*?</tr>)', text, re.S)
-    assert f">{mean:.4f}<" in line[1] and f">{len(cases)}<" in line[1]
+    line = line_of(text, "Means by scanner", "C")
+    assert f">{mean:.4f}<" in line and f">{len(cases)}<" in line and "∞" in line
     assert "A &amp; B" in text
+
+
+@pytest.mark.parametrize(
+    ("policy", "worst"), [("inf", math.inf), ("diagonal", 160.0), ("7.5", 7.5), ("exclude", None)]
+)
+def test_strata_take_the_penalty_of_the_run(made, policy, worst):
+    table = _table(made[0])
+    policies = _report._policies(2, table, policy)
+    (_, detected), *penalty = policies
+    assert np.isfinite(detected[~np.isnan(detected)]).all()
+    assert [name for name, _ in policies] == [" over detected", " with penalty"][: len(policies)]
+    if worst is None:
+        assert not penalty
+    else:
+        assert (penalty[0][1][np.isinf(table.values[2])] == worst).all()
+    assert len(_report._policies(0, table, policy)) == 1
 
 
 def test_the_worst_cases_are_shown(made):
@@ -373,6 +421,26 @@ def test_the_worst_cases_are_shown(made):
     shown = re.findall(r"<figcaption><b>(.*?)</b>", text)
     assert shown == [w.replace("<", "&lt;").replace(">", "&gt;") for w in worst]
     assert text.count("data:image/png;base64,") == 6
+
+
+def test_the_background_is_not_drawn_as_a_class(made):
+    given = made[0]
+    background = Target("Background", (0,))
+    for name in ("Background", "road"):
+        targets = [background._replace(name=name), *given["targets"]]
+        records = [
+            r._replace(
+                values={m: [1.0, *v] for m, v in r.values.items()}, counts=[(9, 0, 0, 0), *r.counts]
+            )
+            for r in given["records"][:1]
+        ]
+        table = _report._table(records, targets, given["metrics"], "px")
+        ((_, lowest, _, shown, _),) = _report._worst_cases(table, read)
+        assert len(lowest) == 3
+        drawn = {_pictures.FALSE_POSITIVE, _pictures.FALSE_NEGATIVE} & set(shown.kinds)
+        assert bool(drawn) == (
+            name == "Background"
+        )  # of a class everywhere, wrong is another class
 
 
 def test_files_that_are_gone_leave_a_note(tmp_path):
@@ -436,7 +504,7 @@ def test_the_paragraph_says_what_was_done(made):
         "Dice is 2TP / (2TP + FP + FN).",
         "HD95 is the larger of the two directed 95th percentiles",
         "Surface Dice (NSD) at 2 px is the share",
-        "count them as 0 for scores and infinite for distances",
+        "means over detected leave infinite values out, and means with penalty count them as inf",
         "95 % percentile bootstrap intervals of 10,000 resamples of groups",
         "jax 0.10.2",
     ):
@@ -617,12 +685,20 @@ def a_large_evaluation(cases=1000, classes=19):
 
 
 def test_a_large_report_is_small(tmp_path):
-    given = a_large_evaluation()
+    """With pictures of nothing but noise, the largest that there can be."""
+    noise = np.random.default_rng(0).integers(0, 20, (2, 1024, 2048), np.uint8)
+    pair = iter(list(noise) * _report.WORST_CASES)
+    given = a_large_evaluation() | {"read": lambda path: Read(next(pair))}
+    (tmp_path / "x.png").touch()
+    file = File(str(tmp_path / "x.png"), 0, 0, "")
+    records = [r._replace(prediction=file, labels=file) for r in given["records"]]
+    given["records"] = records
     start = time.perf_counter()
     path = _report.write_report(tmp_path, **given)
     print(f"{path.stat().st_size:,} bytes in {time.perf_counter() - start:.2f} s")
-    assert path.stat().st_size < 6e6  # and 6 pictures of at most 100 kB each
+    assert path.stat().st_size < 10e6
     page = Page(path.read_text("utf-8"))
+    assert sum(tag == "img" for tag, _ in page.tags) == _report.WORST_CASES
     data = next(t for _, a, t in page.blocks if a.get("type") == "application/json")
     values = json.loads(data)["values"]
     assert (len(values), len(values[0]), len(values[0][0])) == (8, 1000, 19)

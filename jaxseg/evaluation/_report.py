@@ -22,6 +22,8 @@ FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
 MOST_CASES = 1000  # in the table of cases
 MOST_STRATA = 60
+POOLED = ("pooled", "pooled_low", "pooled_high")
+MEANS = {"all": "Mean", "detected": "Mean over detected", "penalty": "Mean with penalty"}
 MOST_NOTES = 50
 MOST_LINES = 30  # of one part of what is told of the run
 WORST_CASES = 6
@@ -118,6 +120,7 @@ def write_report(
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters |= {"digest": _digest, "value": _value, "number": _number, "key": _key}
     template = resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8")
+    policy = run.get("missing_distance", "inf")
     failed = [_error(error) for error in errors]
     rows = _summary_rows(summary, table)
     notes = Counter(note for record in table.records for note in record.notes).most_common()
@@ -129,11 +132,11 @@ def write_report(
         plot=PLOT,
         colours=COLOURS,
         kinds={kind for *_, image, _ in worst if image for kind in image.kinds},
-        groups=len({r.group for r in table.records}),
+        groups=len(_groups(table)),
         grouped=_is_grouped(table),
         level=f"{100 * float(run.get('level', 0.95)):g} %",
         run_text={name: str(run.get(name) or "") for name in ("predictions", "labels")},
-        penalty=_penalty(table, run),
+        policy=_policy(table, run),
         says=_says(rows, table, len(failed)),
         failed=failed,
         notes=notes[:MOST_NOTES],
@@ -141,7 +144,7 @@ def write_report(
         sections=[_section(i, rows, table) for i in range(len(table.metrics))],
         pooled=_pooled(rows, table),
         confusion=_confusion(table),
-        strata=[_strata(column, metadata or {}, table) for column in by],
+        strata=[_strata(column, metadata or {}, table, str(policy)) for column in by],
         worst=worst,
         cases=_cases(table),
         missed=table.missed.sum(-1).tolist(),
@@ -246,8 +249,13 @@ def _title(metric: Metric, unit: str) -> str:
 # The sections of the page
 
 
+def _groups(table: _Table) -> set[str]:
+    """The groups; a case without one is a group by itself."""
+    return {r.group or r.case for r in table.records}
+
+
 def _is_grouped(table: _Table) -> bool:
-    return len({r.group for r in table.records}) < len(table.records)
+    return len(_groups(table)) < len(table.records)
 
 
 def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) -> list[str]:
@@ -265,14 +273,14 @@ def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) 
         )
     elif few := [t.name for t in table.targets if _has_few(t.name, rows)]:
         says.append(
-            f"Fewer than {FEW} values have {', '.join(few)}: their intervals are too narrow and "
-            "not to be relied on."
+            f"Fewer than {FEW} values are there of {_some(few)}: intervals of so few are too "
+            "narrow and not to be relied on."
         )
     missed = [table.targets[j].name for j in np.flatnonzero(table.missed.any(0))]
     if missed:
         says.append(
-            f"Missed in some cases: {', '.join(missed)}. Their means over detected and their means "
-            "with penalty differ, and the order of two methods may depend on which is taken."
+            f"Missed in some cases: {_some(missed)}. What these count as is a choice, and the "
+            "order of two methods may depend on it."
         )
     return says
 
@@ -285,13 +293,18 @@ def _error(error: Sequence[str] | Mapping[str, str]) -> tuple[str, str]:
 
 
 def _summary_rows(summary: Columns, table: _Table) -> dict[tuple[int, str, str], dict[str, Any]]:
-    """The rows of the summary, by metric, class and policy; "pooled" of pooled values."""
+    """The rows of the summary, by metric, class and policy, or "pooled"."""
     indices = {name: i for i, m in enumerate(table.metrics) for name in (m.name, _column(m, table))}
     rows = {}
     for row in (dict(zip(summary, values)) for values in zip(*summary.values(), strict=True)):
-        if row["metric"] in indices:
-            kind = "pooled" if row["aggregation"] == "pooled" else row["policy"]
-            rows[indices[row["metric"]], str(row["class"]), kind] = row
+        if row["metric"] not in indices:
+            continue
+        kind = row["policy"] or "all"
+        if row["aggregation"] == "pooled":
+            kind = "pooled"
+            if "pooled" in row:  # in columns of their own
+                row |= {k: row[p] for k, p in zip(("mean", "low", "high"), POOLED)}
+        rows[indices[row["metric"]], str(row["class"]), kind] = row
     return rows
 
 
@@ -314,27 +327,29 @@ def _section(index: int, rows: Mapping[tuple[int, str, str], Any], table: _Table
     """The table of one metric: a row per class."""
     metric, values = table.metrics[index], table.values[index]
     axis = _axis(values, metric)
+    policies = [p for p in MEANS if any((i, kind) == (index, p) for i, _, kind in rows)]
+    places = {t.name: j for j, t in enumerate(table.targets)}
     lines = []
     for name in _classes(rows, table):
-        detected, penalty = (
-            rows.get((index, name, policy)) or rows.get((index, name, ""))
-            for policy in ("detected", "penalty")
-        )
-        if not (detected or penalty):
-            continue
-        target = next((j for j, t in enumerate(table.targets) if t.name == name), None)
-        box = None if target is None else _box(values[:, target], axis)
-        lines.append(
-            {
-                "name": name,
-                "detected": detected,
-                "penalty": penalty,
-                "all": penalty or detected,
-                "box": box,
-                "is_total": target is None,
-            }
-        )
-    return {"metric": metric, "title": _title(metric, table.unit), "lines": lines, "axis": axis}
+        means = [rows.get((index, name, policy)) for policy in policies]
+        if found := [row for row in means if row]:
+            box = _box(values[:, places[name]], axis) if name in places else None
+            lines.append(
+                {
+                    "name": name,
+                    "means": means,
+                    "row": found[-1],
+                    "box": box,
+                    "is_total": name not in places,
+                }
+            )
+    return {
+        "metric": metric,
+        "title": _title(metric, table.unit),
+        "heads": [MEANS[policy] for policy in policies],
+        "lines": lines,
+        "axis": axis,
+    }
 
 
 def _pooled(
@@ -474,14 +489,18 @@ def _confusion(table: _Table) -> dict[str, Any] | None:
 
 
 def _strata(
-    column: str, metadata: Mapping[str, Mapping[str, str]], table: _Table
+    column: str, metadata: Mapping[str, Mapping[str, str]], table: _Table, penalty: str
 ) -> dict[str, Any]:
     """The means of the cases of each value of a column."""
     of_case = [metadata.get(r.case, {}).get(column) or "not given" for r in table.records]
     sizes = Counter(of_case)
     shown = sorted(sizes, key=lambda s: (-sizes[s], s))[:MOST_STRATA]
     missed, spurious = table.missed, table.spurious
-    both = ~(missed | spurious)
+    columns = [
+        (f"{_title(metric, table.unit)}{words}", metric, values)
+        for i, metric in enumerate(table.metrics)
+        for words, values in _policies(i, table, penalty)
+    ]
     lines = []
     for stratum in sorted(shown):
         cases = np.asarray([s == stratum for s in of_case])
@@ -491,17 +510,34 @@ def _strata(
                 "cases": sizes[stratum],
                 "missed": int(missed[cases].sum()),
                 "spurious": int(spurious[cases].sum()),
-                "means": [
-                    (
-                        float(_mean(_mean(v[cases], 0, both[cases]))),
-                        float(_mean(_mean(v[cases], 0))),
-                    )
-                    for v in table.values
-                ],
+                "means": [float(_mean(_mean(v[cases], 0))) for *_, v in columns],
                 "classes": [float(m) for m in _mean(table.values[table.ranked_by][cases], 0)],
             }
         )
-    return {"column": column, "lines": lines, "left_out": len(sizes) - len(shown)}
+    return {
+        "column": column,
+        "heads": [(head, metric) for head, metric, _ in columns],
+        "lines": lines,
+        "left_out": len(sizes) - len(shown),
+    }
+
+
+def _policies(index: int, table: _Table, penalty: str) -> list[tuple[str, np.ndarray]]:
+    """The values of a metric as each policy takes them, and what the policy is called."""
+    metric, values = table.metrics[index], table.values[index]
+    infinite = np.isinf(values)
+    if not infinite.any():
+        return [("", values)]
+    detected = (" over detected", np.where(infinite, np.nan, values))
+    if penalty == "exclude":
+        return [detected]
+    worst = np.full((len(table.records), 1), math.inf)
+    if metric.is_distance and penalty == "diagonal":
+        for i, record in enumerate(table.records):
+            worst[i] = math.hypot(*(n * s for n, s in zip(record.shape, record.spacing)))
+    elif metric.is_distance:
+        worst[:] = float(penalty)
+    return [detected, (" with penalty", np.where(infinite, worst, values))]
 
 
 def _worst_cases(
@@ -509,7 +545,7 @@ def _worst_cases(
 ) -> list[tuple[Record, list[tuple[str, float]], float, Picture | None, str]]:
     """Each of the worst cases: its lowest classes, its mean, and its picture or why it has none."""
     values, metric = table.values[table.ranked_by], table.metrics[table.ranked_by]
-    ids = sorted({i for t in table.targets if t.name.lower() != "background" for i in t.ids})
+    ids = sorted({i for t in table.targets if not _is_background(t) for i in t.ids})
     worst = []
     for case in table.worst_first[:WORST_CASES]:
         record, means = table.records[case], values[case]
@@ -519,6 +555,10 @@ def _worst_cases(
         shown, reason = _picture(record, ids, read)
         worst.append((record, lowest, float(_mean(means)), shown, reason))
     return worst
+
+
+def _is_background(target: Target) -> bool:
+    return target.ids == (0,) and target.name.lower() in ("background", "0")
 
 
 def _picture(
@@ -576,7 +616,7 @@ def _data(table: _Table) -> dict[str, Any]:
 def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
     """What was done, in sentences for a paper."""
     records, metrics, unit = table.records, table.metrics, table.unit
-    groups = {r.group for r in records}
+    groups = _groups(table)
     versions = run.get("versions") or {}
     version = versions.get("jaxseg", "") if isinstance(versions, Mapping) else ""
     of_groups = f" of {len(groups):,} groups" if len(groups) < len(records) else ""
@@ -609,32 +649,39 @@ def _paragraph(table: _Table, run: Mapping[str, Any], failed: int) -> list[str]:
         if any(m.is_overlap for m in metrics)
         else "Each metric was computed per case and class and then averaged over the cases."
     )
-    penalty = _penalty(table, run)
     sentences.append(
         "A class that is in neither the truth nor the prediction of a case has no value there and "
         f"is not in n. A class was missed (in the truth alone) {_count(missed, 'time')} and "
-        f"spurious (in the prediction alone) {_count(spurious, 'time')}; means over detected leave "
-        "these out" + (f", and means with penalty count them as {penalty}." if penalty else ".")
+        f"spurious (in the prediction alone) {_count(spurious, 'time')}."
     )
-    sentences.append(
-        f"Intervals are {100 * level:g} % percentile bootstrap intervals of {resamples:,} "
-        f"resamples of {by}."
-        if isinstance(resamples, int)
-        else f"Intervals are {100 * level:g} % percentile bootstrap intervals over {by}."
-    )
+    sentences.append(_policy(table, run))
+    if resamples != 0:
+        number = f"of {int(resamples):,} resamples of {by}" if resamples else f"over {by}"
+        sentences.append(
+            f"Intervals are {100 * level:g} % percentile bootstrap intervals {number}."
+        )
     if isinstance(versions, Mapping) and versions:
         listed = ", ".join(f"{k} {v}" for k, v in versions.items())
         sentences.append(f"Versions: {listed}.")
     return sentences
 
 
-def _penalty(table: _Table, run: Mapping[str, Any]) -> str:
-    """What a class counts as where it was missed or is spurious; "" if nothing does."""
+def _policy(table: _Table, run: Mapping[str, Any]) -> str:
+    """What counts where a class was missed or is spurious."""
     policy = str(run.get("missing_distance", "inf"))
-    distance = {"inf": "infinite", "diagonal": "the diagonal of the image"}.get(policy, policy)
-    of_scores = any(m.higher_is_better for m in table.metrics)
-    of_distances = any(m.is_distance for m in table.metrics)
-    return " and ".join(["0 for scores"] * of_scores + [f"{distance} for distances"] * of_distances)
+    values = {"inf": "infinite", "diagonal": "the diagonal of the image"}
+    text = "Where a class was missed or is spurious, scores are 0, or undefined if they divide by 0"
+    if not any(m.is_distance for m in table.metrics):
+        return text + "."
+    text += ", and distances are infinite: means over detected leave infinite values out"
+    if policy == "exclude":
+        return text + "."
+    return text + f", and means with penalty count them as {values.get(policy, policy)}."
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _count(number: int, noun: str) -> str:
