@@ -7,8 +7,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -27,7 +28,15 @@ from jaxseg.evaluation._results import (
     software,
     write_run,
 )
-from jaxseg.evaluation._run import Job, Reading, Scoring, Source, is_unchanged, records
+from jaxseg.evaluation._run import (
+    Job,
+    Reading,
+    Scoring,
+    Source,
+    is_unchanged,
+    read_image,
+    records,
+)
 
 PathLike = str | os.PathLike[str]
 Maps = PathLike | Sequence[PathLike] | Sequence[np.ndarray]
@@ -188,7 +197,7 @@ def evaluate(
     results = Results(targets, asked, tuple(found), tuple(errors), run)
     if out is not None:
         results.write(out)
-        write_report_of(results, out, metadata, by)
+        write_report_of(results, out, metadata, by, partial(read_image, reading=reading))
     return results
 
 
@@ -197,6 +206,7 @@ def write_report_of(
     folder: PathLike,
     metadata: Mapping[str, Mapping[str, str]] | None = None,
     by: Sequence[str] = (),
+    read: Callable[[Path], Any] | None = None,
 ) -> Path:
     """Write ``report.html`` of results into a folder."""
     from jaxseg.evaluation._report import write_report
@@ -212,6 +222,7 @@ def write_report_of(
         errors=results.errors,
         metadata=metadata,
         by=by,
+        read=read,
     )
 
 

@@ -74,31 +74,33 @@ class Case(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_case(job: Job, reading: Reading) -> Case:
-    """Read both maps of a case; CaseError says what is wrong with them."""
+def read_image(source: Source, reading: Reading) -> Image:
+    """Read a map of ids, or masks of the segments that are scored."""
     from jaxseg.evaluation import _readers, _targets
 
-    def image(source: Source) -> _readers.Image:
-        if isinstance(source, np.ndarray):
-            return _readers.Image(source, None, "px", None, None, [])
-        found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
-        ids = found.array
-        if found.names is not None:
-            return found._replace(array=_segments(ids, found.names, reading.segments))
-        if reading.segments is not None:
-            raise CaseError(f"{source} has ids, where the other files have segments with names.")
-        if reading.ids is not None:
-            ids = _targets.map_ids(np.asarray(ids), reading.ids)
-        if reading.reduce_zero_label:
-            ids = _targets.reduce_zero_label(np.asarray(ids), ignore=reading.ignore)
-        return found._replace(array=ids)
+    if isinstance(source, np.ndarray):
+        return Image(source, None, "px", None, None, [])
+    found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
+    ids = found.array
+    if found.names is not None:
+        return found._replace(array=_segments(ids, found.names, reading.segments))
+    if reading.segments is not None:
+        raise CaseError(f"{source} has ids, where the other files have segments with names.")
+    if reading.ids is not None:
+        ids = _targets.map_ids(np.asarray(ids), reading.ids)
+    if reading.reduce_zero_label:
+        ids = _targets.reduce_zero_label(np.asarray(ids), ignore=reading.ignore)
+    return found._replace(array=ids)
 
-    truth = image(job.labels)
+
+def read_case(job: Job, reading: Reading) -> Case:
+    """Read both maps of a case; CaseError says what is wrong with them."""
+    truth = read_image(job.labels, reading)
     if job.prediction is None:
         notes = ["There is no file of a prediction; it counts as an empty one."]
         prediction = truth._replace(array=np.zeros_like(truth.array), notes=[])
     else:
-        prediction, notes = image(job.prediction), []
+        prediction, notes = read_image(job.prediction, reading), []
     for name, each in (("prediction", prediction), ("truth", truth)):
         notes += [f"{name}: {note}" for note in each.notes]
     ndim = truth.array.ndim - (truth.names is not None)
