@@ -238,7 +238,7 @@ def test_a_miss_does_not_improve_the_mean() -> None:
     assert rows(endless.differences)[0]["difference"] == np.inf
 
 
-@pytest.mark.parametrize("policy", [60.0, np.nan, np.inf], ids=["diagonal", "excluded", "inf"])
+@pytest.mark.parametrize("policy", [4.0, np.nan, np.inf], ids=["number", "excluded", "inf"])
 def test_missed_objects_are_known_by_their_sizes(policy: float) -> None:
     """Whatever distance ``jaxseg evaluate`` was told to give them."""
     a, b = np.full(20, 3.0), np.full(20, 5.0)
@@ -249,8 +249,10 @@ def test_missed_objects_are_known_by_their_sizes(policy: float) -> None:
     row, _ = rows(result.means)
     assert (row["n"], row["n_missed"]) == (20, 1)
     assert row["mean_detected"] == 3 and row["mean"] == pytest.approx((19 * 3 + 80) / 20)
+    lenient = compare(tables, resamples=QUICK, penalty=1)  # in its case it is last nevertheless
+    assert ranks(lenient, "rank-then-mean", column="score")["A"] == pytest.approx(21 / 20)
     kept = rows(compare(tables, resamples=QUICK).means)[0]["mean"]
-    assert kept == pytest.approx((19 * 3 + (60 if policy == 60 else 5)) / 20)
+    assert kept == pytest.approx((19 * 3 + (4 if policy == 4 else 5)) / 20)
 
 
 def test_no_policy_is_named_where_none_matters() -> None:
