@@ -704,11 +704,34 @@ def test_missing_packages_name_their_extra(tmp_path, monkeypatch):
         ("a.nii.gz", "nibabel", "evaluate"),
         ("a.nrrd", "nrrd", "nrrd"),
         ("a.dcm", "highdicom", "dicom"),
+        ("a.zarr/.zgroup", "zarr", "zarr"),
     ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
         monkeypatch.setitem(__import__("sys").modules, module, None)
         with pytest.raises(ImportError, match=rf'pip install "jaxseg\[{extra}\]"'):
-            read(tmp_path / name)
+            read(tmp_path / name.partition("/")[0])
+
+
+def test_a_chain_of_pages_that_has_no_end(tmp_path):
+    """Garbage that is read as pages, of which there would be thousands."""
+    path = tmp_path / "a.tif"
+    write_tiff(path, VOLUME[0])
+    data = bytearray(path.read_bytes())
+    first = int.from_bytes(data[4:8], "little")
+    following = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+    for target in (first, 2, 9, len(data) + 5):
+        data[following : following + 4] = target.to_bytes(4, "little")
+        path.write_bytes(data)
+        said(path, "Write it again")
+
+
+def test_a_whole_zarr_is_not_read_where_it_is_too_large(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=(2**15,) * 3, chunks=(64,) * 3, dtype="u1")
+    image = read(tmp_path / "a.zarr")
+    with pytest.raises(CaseError, match="more than"):
+        np.asarray(image.array)
 
 
 def test_bombs_are_not_decoded(tmp_path, monkeypatch):

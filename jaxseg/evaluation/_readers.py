@@ -298,9 +298,10 @@ def mask_of(ids: np.ndarray, notes: list[str]) -> np.ndarray:
     if ids.dtype.kind not in "iu" or ids.size == 0:
         return ids
     top = ids.max()
-    if top not in (255, 65535) or not np.isin(ids.reshape(-1)[:4096], (0, top)).all():
+    if top not in (255, 65535):
         return ids
-    if not ((ids == 0) | (ids == top)).all():
+    mask = ids == top
+    if np.count_nonzero(mask) != np.count_nonzero(ids):
         return ids
     notes.append(f"A mask of the values 0 and {top} was read as 0 and 1.")
-    return ids == top
+    return mask
