@@ -16,7 +16,7 @@ import pytest
 
 import jaxseg
 from jaxseg.evaluation import _read_volumes, _readers
-from jaxseg.evaluation._readers import blocks, is_readable, read, read_header
+from jaxseg.evaluation._readers import blocks, common_grid, is_readable, read, read_header
 from jaxseg.evaluation._records import CaseError
 
 PIL = pytest.importorskip("PIL.Image")
@@ -73,14 +73,14 @@ def write_nrrd(path, array):
     nrrd.write(str(path), array, header)
 
 
-def write_dicom(path, array, masks=None):
+def write_dicom(path, array, masks=None, kind="BINARY", omit_empty_frames=False):
     """Slices along the first axis; ``array`` is one segment, ``masks`` are several."""
     highdicom = pytest.importorskip("highdicom")
     import pydicom
     from pydicom.sr.codedict import codes
 
     study, series, frame = (pydicom.uid.generate_uid() for _ in range(3))
-    masks = array[..., None] if masks is None else masks
+    masks = array[..., None].astype(np.uint8) if masks is None else masks
     source = []
     for z in range(masks.shape[0]):
         s = pydicom.Dataset()
@@ -107,11 +107,11 @@ def write_dicom(path, array, masks=None):
         for i in range(masks.shape[-1])
     ]
     highdicom.seg.Segmentation(
-        source_images=source, pixel_array=masks.astype(np.uint8), segmentation_type="BINARY",
+        source_images=source, pixel_array=masks, segmentation_type=kind,
         segment_descriptions=segments, series_instance_uid=pydicom.uid.generate_uid(),
         series_number=2, sop_instance_uid=pydicom.uid.generate_uid(), instance_number=1,
         manufacturer="m", manufacturer_model_name="m", software_versions="1",
-        device_serial_number="1", omit_empty_frames=False,
+        device_serial_number="1", omit_empty_frames=omit_empty_frames,
     ).save_as(path)  # fmt: skip
 
 
@@ -371,6 +371,29 @@ def test_channels_and_times_of_stacks(tmp_path):
     said(tmp_path / "s.tif", "2 images")
 
 
+@pytest.mark.parametrize("unit", ["um", "micron", r"\u00B5m", "pixel", "furlong"])
+def test_units_of_imagej(unit, tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(
+        path, VOLUME, imagej=True, resolution=(1 / 5, 1 / 2),
+        metadata={"axes": "ZYX", "spacing": 1.0, "unit": unit},
+    )  # fmt: skip
+    image = read(path)
+    factor = 1.0 if unit in ("pixel", "furlong") else 1e-3
+    assert np.allclose(image.spacing, factor * np.array(SPACING), rtol=1e-6)
+    assert image.unit == ("px" if factor == 1 else "mm")
+    assert bool(image.notes) == (factor == 1)
+
+
+def test_spacing_of_some_axes_of_ome_alone(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    sizes = {"PhysicalSizeY": 2.0, "PhysicalSizeX": 5.0}  # in micrometres, where no unit is named
+    tifffile.imwrite(path, VOLUME, ome=True, metadata={"axes": "ZYX", **sizes})
+    assert read(path).spacing is None and "some axes" in read(path).notes[0]
+    tifffile.imwrite(path, IDS, ome=True, metadata={"axes": "YX", **sizes})
+    assert np.allclose(read(path).spacing, (2e-3, 5e-3)) and read(path).unit == "mm"
+
+
 # Arrays
 
 
@@ -532,12 +555,37 @@ def test_big_endian_nifti(tmp_path):
 
 def test_overlapping_segments_of_dicom(tmp_path):
     masks = np.stack([VOLUME > 2, VOLUME % 2 == 0], axis=-1)
-    write_dicom(tmp_path / "a.dcm", None, masks)
+    write_dicom(tmp_path / "a.dcm", None, masks.astype(np.uint8))
     image = read(tmp_path / "a.dcm")
     assert image.array.dtype == bool and np.array_equal(image.array, masks)
     assert image.names == ("part 1", "part 2")
     assert read_header(tmp_path / "a.dcm").shape == VOLUME.shape
     assert all(image.array[where].ndim == 4 for where in blocks(image))
+
+
+def test_fractions_of_dicom(tmp_path):
+    shares = (VOLUME[..., None] / 8).astype(np.float32)
+    write_dicom(tmp_path / "a.dcm", None, shares, kind="FRACTIONAL")
+    image = read(tmp_path / "a.dcm")
+    assert np.array_equal(image.array, np.round(shares * 255) / 255 >= 0.5)
+    assert "0.5" in image.notes[0]
+
+
+def test_slices_that_dicom_omits_are_put_back(tmp_path):
+    masks = np.zeros((2, 6, 4, 5), bool)
+    masks[0, [1, 3]] = masks[1, [3, 4], 1] = True
+    for number, mask in enumerate(masks):
+        write_dicom(tmp_path / f"{number}.dcm", mask, omit_empty_frames=True)
+    first, second = (read(tmp_path / f"{number}.dcm") for number in range(2))
+    assert first.array.shape == (3, 4, 5, 1) and second.array.shape == (2, 4, 5, 1)
+    both = common_grid(first, second)
+    for image, mask in zip(both, masks):
+        assert np.array_equal(image.array[..., 0], mask[1:5])
+        assert np.array_equal(image.affine, first.affine) and "added" in image.notes[0]
+    assert np.array_equal(common_grid(second, first)[1].array, both[0].array)
+    assert common_grid(first, first) == (first, first)
+    turned = second._replace(affine=second.affine[[1, 0, 2, 3]])
+    assert common_grid(first, turned)[0] is first  # of another scan
 
 
 def test_other_dicom(tmp_path):
@@ -704,11 +752,34 @@ def test_missing_packages_name_their_extra(tmp_path, monkeypatch):
         ("a.nii.gz", "nibabel", "evaluate"),
         ("a.nrrd", "nrrd", "nrrd"),
         ("a.dcm", "highdicom", "dicom"),
+        ("a.zarr/.zgroup", "zarr", "zarr"),
     ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
         monkeypatch.setitem(__import__("sys").modules, module, None)
         with pytest.raises(ImportError, match=rf'pip install "jaxseg\[{extra}\]"'):
-            read(tmp_path / name)
+            read(tmp_path / name.partition("/")[0])
+
+
+def test_a_chain_of_pages_that_has_no_end(tmp_path):
+    """Garbage that is read as pages, of which there would be thousands."""
+    path = tmp_path / "a.tif"
+    write_tiff(path, VOLUME[0])
+    data = bytearray(path.read_bytes())
+    first = int.from_bytes(data[4:8], "little")
+    following = first + 2 + 12 * int.from_bytes(data[first : first + 2], "little")
+    for target in (first, 2, 9, len(data) + 5):
+        data[following : following + 4] = target.to_bytes(4, "little")
+        path.write_bytes(data)
+        said(path, "Write it again")
+
+
+def test_a_whole_zarr_is_not_read_where_it_is_too_large(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(str(tmp_path / "a.zarr"), shape=(2**15,) * 3, chunks=(64,) * 3, dtype="u1")
+    image = read(tmp_path / "a.zarr")
+    with pytest.raises(CaseError, match="more than"):
+        np.asarray(image.array)
 
 
 def test_bombs_are_not_decoded(tmp_path, monkeypatch):

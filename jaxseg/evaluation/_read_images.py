@@ -109,7 +109,7 @@ def _unscaled(path: Path, ids: np.ndarray, notes: list[str]) -> np.ndarray:
 
 
 def _is_mask(ids: np.ndarray) -> bool:
-    return bool(ids.max() == 255 and ((ids == 0) | (ids == 255)).all())
+    return ids.max() == 255 and np.count_nonzero(ids) == np.count_nonzero(ids == 255)
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:

@@ -340,10 +340,12 @@ class ZarrLabels:
         index: list[slice | int] = [0] * len(self._array.shape)
         for axis, part in zip(self._keep, where, strict=True):
             index[axis] = part
-        with guarded(self._path, "block of"):
+        with guarded(self._path, "voxels of"):
             return ids_of(np.asarray(self._array[tuple(index)]), [])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        with guarded(self._path, "voxels of"):
+            check_declared(self.shape, self.dtype, 0, math.inf)
         whole = self[(slice(None),) * self.ndim]
         return whole if dtype is None else whole.astype(dtype)
 

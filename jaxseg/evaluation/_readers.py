@@ -134,6 +134,39 @@ def blocks(image: Image, *, voxels: int = 2**24) -> Iterator[tuple[slice, ...]]:
         yield tuple(slice(a, min(a + size, n)) for a, size, n in zip(start, sizes, shape))
 
 
+def common_grid(first: Image, second: Image) -> tuple[Image, Image]:
+    """Extend two DICOM segmentations to the box that holds both; other images stay as they are.
+
+    Such files lack the slices without any segment, so two of one scan have different shapes.
+    """
+    if first.names is None or second.names is None:
+        return first, second
+    if first.affine is None or second.affine is None:
+        return first, second
+    between = np.linalg.solve(first.affine, second.affine)
+    offset = np.round(between[:3, 3]).astype(int)
+    if not np.allclose(between[:3], np.c_[np.eye(3), offset], rtol=0, atol=1e-2):
+        return first, second
+    sizes = [np.array(image.array.shape[:3]) for image in (first, second)]
+    start = np.minimum(0, offset)
+    stop = np.maximum(sizes[0], offset + sizes[1])
+    if (start == 0).all() and (stop == sizes[0]).all() and (stop == sizes[1]).all():
+        return first, second
+    check_declared([int(n) for n in stop - start], np.dtype(bool), 0, math.inf)
+    affine = first.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    extended = []
+    for image, place, size in zip((first, second), (-start, offset - start), sizes):
+        pads = [*zip(place, stop - start - place - size), (0, 0)]
+        note = "Slices that a file lacks, as they hold no segment, were added."
+        extended.append(
+            image._replace(
+                array=np.pad(image.array, pads), affine=affine, notes=[*image.notes, note]
+            )
+        )
+    return extended[0], extended[1]
+
+
 def _open(path: Path, options: Options) -> Opened:
     """Look at a file: which format it is of, and what its header says."""
     from jaxseg.evaluation import _read_images as images
@@ -298,9 +331,10 @@ def mask_of(ids: np.ndarray, notes: list[str]) -> np.ndarray:
     if ids.dtype.kind not in "iu" or ids.size == 0:
         return ids
     top = ids.max()
-    if top not in (255, 65535) or not np.isin(ids.reshape(-1)[:4096], (0, top)).all():
+    if top not in (255, 65535):
         return ids
-    if not ((ids == 0) | (ids == top)).all():
+    mask = ids == top
+    if np.count_nonzero(mask) != np.count_nonzero(ids):
         return ids
     notes.append(f"A mask of the values 0 and {top} was read as 0 and 1.")
-    return ids == top
+    return mask
