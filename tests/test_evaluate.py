@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_evaluation_readers as readers
 from PIL import Image
 
 from jaxseg.evaluation import _evaluate, _run, evaluate, evaluate_case
@@ -305,6 +306,39 @@ def test_help_comes_at_once():
     assert run("evaluate", "--help").returncode == 0
     assert run("evaluate", "nowhere", "nowhere").returncode == 2
     assert time.perf_counter() - start < 2 * 1.5 * 4  # of a machine that does other things too
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        (".nii.gz", readers.write_nifti),
+        (".nrrd", readers.write_nrrd),
+        (".ome.tif", readers.write_ome_tiff),
+        (".tif", readers.write_imagej),
+        (".zarr", readers.write_zarr),
+        (".dcm", readers.write_dicom),
+    ],
+    ids=lambda each: each[0],
+)
+def test_the_spacing_of_files(tmp_path, write):
+    """A cube moved by one voxel along each axis, of 1, 2 and 5 mm."""
+    suffix, writer = write
+    cube = np.zeros((9, 10, 11), np.uint8)
+    cube[3:6, 3:7, 3:6] = 1
+    for name in ("p", "g"):
+        (tmp_path / name).mkdir()
+    for axis in range(3):
+        writer(tmp_path / "p" / f"along{axis}{suffix}", np.roll(cube, 1, axis))
+        writer(tmp_path / "g" / f"along{axis}{suffix}", cube)
+    what = {} if suffix == ".dcm" else {"classes": [1]}
+    results = evaluate(tmp_path / "p", tmp_path / "g", metrics="hd,dice", **what)
+    assert results.errors == ()
+    of_hd = [
+        value
+        for metric, value in zip(results.cases["metric"], results.cases["value"], strict=True)
+        if metric == "hausdorff_max_mm"
+    ]
+    assert of_hd == list(readers.SPACING) == [1.0, 2.0, 5.0]
 
 
 def test_wrong_arguments():

@@ -311,7 +311,11 @@ def _tell(console: Any, progress: Any, quiet: bool, event: Any) -> None:
 
 def _print_results(results: Any, out: Path | None) -> None:
     console = _console()
-    console.print(repr(results), markup=False)
+    lines = repr(results).splitlines()
+    shown = [line for line in lines if set(line.split()[1:]) != {"nan"}]
+    console.print("\n".join(shown), markup=False)
+    if len(shown) < len(lines):
+        console.print(f"{len(lines) - len(shown)} classes are in no map.")
     if results.errors:
         where = f"{out / 'errors.csv'} says why" if out else "the errors above say why"
         console.print(f"{len(results.errors)} cases have no scores: {where}.", style="red")

@@ -324,7 +324,8 @@ def _cases(
             jobs += [Job(case, "", None, path) for case, path in lost]
         elif missing == "error":
             errors = [(case, f"There is no prediction for {path}.") for case, path in lost]
-    problems = _preflight.header_problems(files.pairs, _readers.read_header, resample=resample)
+    of_grids = [each for each in files.pairs if not each.labels.name.lower().endswith(".dcm")]
+    problems = _preflight.header_problems(of_grids, _readers.read_header, resample=resample)
     for sentence in _preflight.summarize_problems(problems):
         say(Event("warning", sentence))
     return _Cases(jobs, errors)

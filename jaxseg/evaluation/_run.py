@@ -95,12 +95,16 @@ def read_image(source: Source, reading: Reading) -> Image:
 
 def read_case(job: Job, reading: Reading) -> Case:
     """Read both maps of a case; CaseError says what is wrong with them."""
+    from jaxseg.evaluation import _readers
+
     truth = read_image(job.labels, reading)
     if job.prediction is None:
         notes = ["There is no file of a prediction; it counts as an empty one."]
         prediction = truth._replace(array=np.zeros_like(truth.array), notes=[])
     else:
         prediction, notes = read_image(job.prediction, reading), []
+    if truth.names is not None:
+        prediction, truth = _readers.common_grid(prediction, truth)
     for name, each in (("prediction", prediction), ("truth", truth)):
         notes += [f"{name}: {note}" for note in each.notes]
     ndim = truth.array.ndim - (truth.names is not None)
