@@ -620,7 +620,7 @@ def test_maps_of_ids_and_colours(tmp_path, name, content, ids, colours):
 )
 @settings(max_examples=200, deadline=None)
 def test_files_of_any_bytes_are_read_or_refused(tmp_path_factory, content, name):
-    file = tmp_path_factory.getbasetemp() / name
+    file = tmp_path_factory.mktemp("bytes") / name
     file.write_bytes(content)
     for read in (read_map, read_metadata, lambda f: read_targets(names=f)):
         with contextlib.suppress(ValueError):

@@ -96,7 +96,7 @@ class Results:
 
     @cached_property
     def cases(self) -> Columns:
-        """All values: one row per case, class and metric."""
+        """All values, in one row per case, class and metric."""
         return tabulate(self.records, self.targets, self.metrics)
 
     @cached_property
