@@ -285,6 +285,32 @@ def test_a_picture_of_colours_is_mapped(tmp_path):
     assert mapped.exit_code == 0, mapped.output
 
 
+def test_ids_of_arrays_are_mapped_as_those_of_files_are(tmp_path):
+    p, g, pairs = folders(tmp_path)
+    for options in ({"ids": {0: 7, 1: 0, 2: 1}}, {"reduce_zero_label": True}):
+        options |= {"classes": [0, 1], "resamples": 0}
+        of_arrays = evaluate(*map(list, zip(*pairs, strict=True)), **options)
+        assert of_arrays.cases["value"] == evaluate(p, g, **options).cases["value"]
+        assert min(of_arrays.cases["n_truth"]) > 0
+
+
+def test_regions_alone_leave_other_ids_to_no_region(tmp_path):
+    from click.testing import CliRunner
+
+    from jaxseg.evaluation._command import command
+
+    p, g, pairs = folders(tmp_path)
+    for k, (prediction, _) in enumerate(pairs):
+        write_png(p / f"im{k:03}.png", np.where(prediction == 2, 255, prediction))
+    words = ["evaluate", str(p), str(g), "--regions", "all=1,2"]
+    done = CliRunner().invoke(command, [*words, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    want = evaluate(p, g, classes={"all": [1, 2]}).cases["value"]
+    assert [float(row["value"]) for row in read(tmp_path / "out" / "cases.csv")] == want
+    strict = CliRunner().invoke(command, [*words, "--num-classes", "3"])
+    assert strict.exit_code == 3 and "255" in strict.output
+
+
 def test_regions_names_and_groups(tmp_path):
     p, g, _ = folders(tmp_path, 4)
     (g / "dataset.json").write_text(

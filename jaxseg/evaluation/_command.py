@@ -201,6 +201,7 @@ def _evaluate(
         console.print(wanted.note, style="dim", markup=False)
     strata = None if metadata is None else _pairs.read_metadata(metadata)
     maps = _targets.IdMap({}, {}) if map_ is None else _targets.read_map(map_)
+    some_ids = classes is not None or (regions and num_classes is None and names is None)
     with contextlib.ExitStack() as stack:
         if dask is not None:
             options["executor"] = stack.enter_context(_dask(dask))
@@ -208,7 +209,7 @@ def _evaluate(
         results = evaluate(
             predictions,
             labels,
-            num_classes=wanted.num_ids if classes is None and wanted.targets else None,
+            num_classes=wanted.num_ids if wanted.targets and not some_ids else None,
             classes={target.name: target.ids for target in wanted.targets} or None,
             ignore=wanted.ignore,
             ids=maps.ids or None,

@@ -97,7 +97,7 @@ def evaluate(
       classes: which are scored: ids, or a mapping from a name to an id, or for a region to several
         ids. By default all of ``num_classes``.
       ignore: the true id of pixels that do not count.
-      ids: a map from ids in the files to ids.
+      ids: a map from ids in the files or arrays to ids.
       colours: the id of each colour (red, green, blue) of colour maps.
       reduce_zero_label: 0 becomes the ignored id, and every other id one less.
       metrics: names, as ``jaxseg evaluate --metrics`` takes them.

@@ -79,8 +79,9 @@ def read_image(source: Source, reading: Reading) -> Image:
     from jaxseg.evaluation import _readers, _targets
 
     if isinstance(source, np.ndarray):
-        return Image(source, None, "px", None, None, [])
-    found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
+        found = Image(source, None, "px", None, None, [])
+    else:
+        found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
     ids = found.array
     if found.names is not None:
         return found._replace(array=_segments(ids, found.names, reading.segments))
