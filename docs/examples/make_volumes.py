@@ -2,8 +2,8 @@
 
     pip install ".[evaluate]"
     python docs/examples/make_volumes.py volumes --cases 4
-    jaxseg evaluate volumes/predictions volumes/labels --names back,liver,spleen,kidney,aorta,tumour \\
-        --metrics dice,hd95,assd,nsd@2 --out results
+    jaxseg evaluate volumes/predictions volumes/labels --classes 1,2,3,4,5 \\
+        --names liver,spleen,kidney,aorta,tumour --metrics dice,hd95,assd,nsd@2 --out results
 
 The organs are ellipsoids of about natural size. Predictions are moved and smoothed a little, a
 tumour is missed now and then, and one in ten has a speck far away.
