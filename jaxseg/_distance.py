@@ -24,11 +24,14 @@ Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
 # The minimum of squares and of the squared steps from them, along an axis, of a step's length.
 Least = Callable[[Array, int, Array | None], Array]
 Pointwise = Callable[[Array], Array]
+Ends = tuple[int | Array, ...]  # where an image ends along each axis of an array that holds it
 
 _FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
 # On CPU, of lines side by side; XLA shares an operation on a tile among the cores.
 _LINES, _TILE, _GROUP = 512, 64, 16
+_SIDE = 64
+_STEPPED_LINES = 8192
 _LEAST_ROW = 16  # pixels of a row for which a loop over the rows is faster than cumulative maxima
 # On other platforms, the longest axis for which comparisons are faster than cumulative maxima.
 _MOST_COMPARED = 512
@@ -170,10 +173,17 @@ def _centre_distance(p: Array, g: Array, spacings: Spacings) -> Array:
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> Array:
+def distances_along(
+    mask: Array, axes: tuple[int, ...], spacings: Spacings, extent: Array | None = None
+) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are batch axes.
 
     Every pixel may need every other along these axes, so a device gets all of them.
+
+    A mask may be larger than its image, so that images of many sizes need one program: ``extent``
+    is then the image's size along the axes, int32 ``[len(axes)]``. The image begins at the first
+    pixel, and the mask is False beyond it, where the distances may be anything. On CPU this takes
+    about the time that the image alone takes.
     """
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
@@ -186,28 +196,30 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
             roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
             return jnp.where(squares < _FAR, roots, jnp.inf)
 
-        roots = _roots_along(whole, axes, None, roots_of)
+        roots = _roots_along(whole, axes, None, extent, roots_of)
         distances = _times(roots, jnp.asarray(spacings, jnp.float32))
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
         largest = lax.stop_gradient(per_axis.max())
         unit = jnp.ldexp(jnp.float32(1), jnp.frexp(largest)[1] - 1)
-        distances = _roots_of_steps(axes, whole, per_axis / unit) * unit
+        distances = _roots_of_steps(axes, whole, per_axis / unit, extent) * unit
     return placed_as(distances, jax.typeof(mask).sharding.spec)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _roots_of_steps(axes: tuple[int, ...], mask: Array, steps: Array) -> Array:
-    return _roots_along(mask, axes, steps, jnp.sqrt)
+def _roots_of_steps(
+    axes: tuple[int, ...], mask: Array, steps: Array, extent: Array | None
+) -> Array:
+    return _roots_along(mask, axes, steps, extent, jnp.sqrt)
 
 
 @_roots_of_steps.defjvp
 def _roots_of_steps_jvp(
-    axes: tuple[int, ...], primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    axes: tuple[int, ...], primals: tuple[Array, Array, Array | None], tangents: tuple[Array, ...]
 ) -> tuple[Array, Array]:
     """By the form in which JAX differentiates every operation, and XLA partitions it."""
-    (mask, steps), (_, d_steps) = primals, tangents
+    (mask, steps, _), (_, d_steps, _) = primals, tangents
 
     def roots_of(squares: Array) -> Array:
         is_there = squares == 0  # where a root has no derivative
@@ -221,7 +233,11 @@ def _roots_of_steps_jvp(
 
 
 def _roots_along(
-    mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise
+    mask: Array,
+    axes: tuple[int, ...],
+    steps: Array | None,
+    extent: Array | None,
+    roots_of: Pointwise,
 ) -> Array:
     """Roots of squared distances, on each device of its shard.
 
@@ -242,9 +258,8 @@ def _roots_along(
         roots: Array = lax.platform_dependent(*arrays, **each)
         return roots
 
-    if steps is None:
-        return on_shards(local, (mask,), (names,), names)
-    return on_shards(local, (mask, steps), (names, "_"), names)
+    arrays = (mask, steps, extent)
+    return on_shards(local, arrays, (names, *(x if x is None else "_" for x in arrays[1:])), names)
 
 
 def _by_rows(
@@ -253,6 +268,7 @@ def _by_rows(
     least: Least,
     mask: Array,
     steps: Array | None = None,
+    _: Array | None = None,
 ) -> Array:
     """The form of all platforms but CPU: each row of pixels is offered to all others."""
     first, *others = axes
@@ -281,13 +297,19 @@ def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
 
 
 def _by_blocks(
-    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
+    axes: tuple[int, ...],
+    roots_of: Pointwise,
+    mask: Array,
+    steps: Array | None = None,
+    extent: Array | None = None,
 ) -> Array:
     """The form of CPUs: in blocks of lines that fit a cache, and of these the rows that may count.
 
     Under ``vmap`` the batch is one more axis: a loop that ends sooner for one image than for
     another would do for all what it does for any, and copy its carry.
     """
+    if extent is not None:
+        return _sweep_blocks(axes, roots_of, mask, steps, extent)
 
     @jax.custom_batching.custom_vmap
     def run(mask: Array, *steps: Array) -> Array:
@@ -306,31 +328,44 @@ def _by_blocks(
 
 
 def _sweep_blocks(
-    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
+    axes: tuple[int, ...],
+    roots_of: Pointwise,
+    mask: Array,
+    steps: Array | None = None,
+    extent: Array | None = None,
 ) -> Array:
     first, *others = axes
     each = [None] * len(axes) if steps is None else list(steps)
     none = mask.shape[first]
+    ends = None if extent is None else _ends(mask.shape, axes, extent)
 
     def squared(away: Array) -> Array:
         return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), each[0])
 
-    x = _steps_on_cpu(mask, first)
+    x = _steps_on_cpu(mask, first, ends)
     read: Pointwise = squared
     if not others:
         return roots_of(read(x))
     for axis, step in zip(others, each[1:], strict=True):
         # The last sweep writes roots, so that squares and roots are not in memory together.
         write = roots_of if axis == axes[-1] else _same
-        x, read = _sweep(x, read, write, axis, step), _same
+        x, read = _sweep(x, read, write, axis, step, ends), _same
     return x
+
+
+def _ends(shape: tuple[int, ...], axes: tuple[int, ...], extent: Array) -> Ends:
+    """Where an image ends along each axis of a mask; along ``axes`` it ends with whole groups."""
+    ends: list[int | Array] = list(shape)
+    for k, axis in enumerate(axes):
+        ends[axis] = jnp.minimum(-(-extent[k] // _GROUP) * _GROUP, shape[axis])
+    return tuple(ends)
 
 
 def _same(x: Array) -> Array:
     return x
 
 
-def _steps_on_cpu(mask: Array, axis: int) -> Array:
+def _steps_on_cpu(mask: Array, axis: int, ends: Ends | None = None) -> Array:
     """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none."""
     n = mask.shape[axis]
     dtype = jnp.int16 if n < 2**15 else jnp.int32
@@ -338,51 +373,89 @@ def _steps_on_cpu(mask: Array, axis: int) -> Array:
     if rows.shape[2] < _LEAST_ROW:
         return jnp.minimum(_steps_to(mask, axis), n).astype(dtype)
 
-    def go(away: Array, to: Array, came_from: Array) -> Array:
-        before = lax.dynamic_index_in_dim(away, came_from, 1)
-        nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), jnp.minimum(before, n - 1) + 1)
-        return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
+    def along(rows: Array, end: int | Array) -> Array:
+        def go(away: Array, to: Array, came_from: Array) -> Array:
+            before = lax.dynamic_index_in_dim(away, came_from, 1)
+            before = jnp.minimum(before, n - 1) + 1
+            nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), before)
+            return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
 
-    away = jnp.where(rows, 0, n).astype(dtype)
-    away = lax.fori_loop(1, n, lambda i, away: go(away, i, i - 1), away)
-    away = lax.fori_loop(1, n, lambda i, away: go(away, n - 1 - i, n - i), away)
-    return away.reshape(mask.shape)
+        away = jnp.where(rows, 0, n).astype(dtype)
+        away = lax.fori_loop(1, end, lambda i, away: go(away, i, i - 1), away)
+        return lax.fori_loop(1, end, lambda i, away: go(away, end - 1 - i, end - i), away)
+
+    if ends is None:
+        return along(rows, n).reshape(mask.shape)
+    sides = _sides(mask.shape, axis, _STEPPED_LINES)
+    of_lines = lambda lines: along(lines[None], ends[axis])[0]  # noqa: E731
+    return _in_blocks(of_lines, mask, axis, sides, ends, mask.astype(dtype))
 
 
-def _sweep(x: Array, read: Pointwise, write: Pointwise, axis: int, step: Array | None) -> Array:
+def _sweep(
+    x: Array,
+    read: Pointwise,
+    write: Pointwise,
+    axis: int,
+    step: Array | None,
+    ends: Ends | None = None,
+) -> Array:
     """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block.
 
     ``write`` is applied to it.
     """
-    shape = x.shape
-    x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-    before, n, after = x.shape
-    width = min(after, _LINES)
-    height = min(before, max(1, _LINES // width))
-    across = -(-after // width)
-
-    def of_block(k: Array, out: Array) -> Array:
-        # The last blocks lie over those before them where the sides are not whole multiples.
-        top = jnp.minimum(k // across * height, before - height)
-        left = jnp.minimum(k % across * width, after - width)
-        block = lax.dynamic_slice(x, (top, 0, left), (height, n, width))
-        lines = read(block).swapaxes(0, 1).reshape(n, height * width)
-        least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
-        return lax.dynamic_update_slice(out, write(least), (top, 0, left))
-
     # All of it is overwritten. Zeros would be shared by all transforms of a program, and kept.
     start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
-    return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
+    if ends is not None:
+        of_lines = lambda lines: write(_least_of_lines(read(lines), step, ends[axis]))  # noqa: E731
+        return _in_blocks(of_lines, x, axis, _sides(x.shape, axis, _LINES), ends, start)
+    shape = x.shape
+    before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    x, start = (each.reshape(before, n, after) for each in (x, start))
+    of_lines = lambda lines: write(_least_of_lines(read(lines), step))
+    return _in_blocks(of_lines, x, 1, _sides(x.shape, 1, _LINES), x.shape, start).reshape(shape)
 
 
-def _least_of_lines(lines: Array, step: Array | None) -> Array:
+def _sides(shape: tuple[int, ...], axis: int, lines: int) -> tuple[int, ...]:
+    """The shape of a block of up to so many whole lines along an axis, wide in the last axes."""
+    sides: tuple[int, ...] = ()
+    for a, n in reversed(list(enumerate(shape))):
+        sides = (n if a == axis else min(n, lines), *sides)
+        lines = lines if a == axis else max(1, lines // sides[0])
+    return sides
+
+
+def _in_blocks(
+    of_lines: Pointwise, x: Array, axis: int, sides: tuple[int, ...], ends: Ends, out: Array
+) -> Array:
+    """Overwrite ``out`` by a function of lines ``[n, lines]`` along an axis, block by block.
+
+    Up to the ends, beyond which there may be anything. The last blocks lie over those before them
+    where the sides are not whole multiples.
+    """
+    counts = [1 if a == axis else -(-end // side) for a, (end, side) in enumerate(zip(ends, sides, strict=True))]
+
+    def of_block(k: Array, out: Array) -> Array:
+        starts = []
+        for count, side in zip(reversed(counts), reversed(sides), strict=True):
+            starts = [k % count * side, *starts]
+            k = k // count
+        lines = jnp.moveaxis(lax.dynamic_slice(x, starts, sides), axis, 0)
+        found = of_lines(lines.reshape(len(lines), -1)).reshape(lines.shape)
+        return lax.dynamic_update_slice(out, jnp.moveaxis(found, 0, axis), starts)
+
+    return lax.fori_loop(0, math.prod(counts), of_block, out)
+
+
+def _least_of_lines(lines: Array, step: Array | None, end: int | Array | None = None) -> Array:
     """The minimum of ``lines[j] + ((i - j) step)^2`` over j, for lines ``[n, lines]``.
 
     Results come in tiles of rows, offers in groups of rows. The least value of a group tells how
     small and how large its best offer to a tile may be. A group whose best is larger than
-    another's worst, in each of the lines, has nothing to offer.
+    another's worst, in each of the lines, has nothing to offer. The line ends at ``end``, which
+    is the end of a group.
     """
     n = lines.shape[0]
+    end = n if end is None else end
     rows, offers = min(n, _TILE), min(n, _GROUP)
     tiles, groups = -(-n // rows), -(-n // offers)
     # The last of each ends at the last row, and lies over the one before.
@@ -397,7 +470,8 @@ def _least_of_lines(lines: Array, step: Array | None) -> Array:
         group = lax.dynamic_slice_in_dim(lines, group_starts[k], offers).min(0, keepdims=True)
         return lax.dynamic_update_slice_in_dim(least, group, k, 0)
 
-    least = lax.fori_loop(0, groups, least_of_group, lines[:groups])
+    least = _like(lines[:groups], _far(lines))
+    least = lax.fori_loop(0, -(-end // offers), least_of_group, least)
     worst = lax.fori_loop(
         0,
         groups,
@@ -422,7 +496,7 @@ def _least_of_lines(lines: Array, step: Array | None) -> Array:
         tile = lax.fori_loop(first[t], last[t], offer, _like(lines[:rows], _far(lines)))
         return lax.dynamic_update_slice_in_dim(out, tile, tile_starts[t], 0)
 
-    return lax.fori_loop(0, tiles, of_tile, _like(lines, 0))
+    return lax.fori_loop(0, -(-end // rows), of_tile, _like(lines, 0))
 
 
 def _of_steps(count: Array, step: Array | None) -> Array:
