@@ -30,7 +30,7 @@ _FAR = 2**30  # more steps than an axis has, and more squared steps than a small
 
 # On CPU, of lines side by side; XLA shares an operation on a tile among the cores.
 _LINES, _TILE, _GROUP = 512, 64, 16
-_SIDE = 64
+_SIDE = 32
 _STEPPED_LINES = 8192
 _LEAST_ROW = 16  # pixels of a row for which a loop over the rows is faster than cumulative maxima
 # On other platforms, the longest axis for which comparisons are faster than cumulative maxima.
@@ -386,9 +386,9 @@ def _steps_on_cpu(mask: Array, axis: int, ends: Ends | None = None) -> Array:
 
     if ends is None:
         return along(rows, n).reshape(mask.shape)
-    sides = _sides(mask.shape, axis, _STEPPED_LINES)
+    sides = _sides(mask.shape, axis, _STEPPED_LINES, 128)
     of_lines = lambda lines: along(lines[None], ends[axis])[0]  # noqa: E731
-    return _in_blocks(of_lines, mask, axis, sides, ends, mask.astype(dtype))
+    return _in_blocks(of_lines, mask, axis, sides, ends, _like(mask, n, dtype))
 
 
 def _sweep(
@@ -407,19 +407,20 @@ def _sweep(
     start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
     if ends is not None:
         of_lines = lambda lines: write(_least_of_lines(read(lines), step, ends[axis]))  # noqa: E731
-        return _in_blocks(of_lines, x, axis, _sides(x.shape, axis, _LINES), ends, start)
+        start = _like(start, _far(start))
+        return _in_blocks(of_lines, x, axis, _sides(x.shape, axis, _LINES, _SIDE), ends, start)
     shape = x.shape
     before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     x, start = (each.reshape(before, n, after) for each in (x, start))
     of_lines = lambda lines: write(_least_of_lines(read(lines), step))
-    return _in_blocks(of_lines, x, 1, _sides(x.shape, 1, _LINES), x.shape, start).reshape(shape)
+    return _in_blocks(of_lines, x, 1, _sides(x.shape, 1, _LINES, _LINES), x.shape, start).reshape(shape)
 
 
-def _sides(shape: tuple[int, ...], axis: int, lines: int) -> tuple[int, ...]:
+def _sides(shape: tuple[int, ...], axis: int, lines: int, most: int) -> tuple[int, ...]:
     """The shape of a block of up to so many whole lines along an axis, wide in the last axes."""
     sides: tuple[int, ...] = ()
     for a, n in reversed(list(enumerate(shape))):
-        sides = (n if a == axis else min(n, lines), *sides)
+        sides = (n if a == axis else min(n, lines, most), *sides)
         lines = lines if a == axis else max(1, lines // sides[0])
     return sides
 
