@@ -24,14 +24,12 @@ Spacings = Array | tuple[Array, ...]  # one for all axes, or one per axis
 # The minimum of squares and of the squared steps from them, along an axis, of a step's length.
 Least = Callable[[Array, int, Array | None], Array]
 Pointwise = Callable[[Array], Array]
-Ends = tuple[int | Array, ...]  # where an image ends along each axis of an array that holds it
 
 _FAR = 2**30  # more steps than an axis has, and more squared steps than a small image has
 
 # On CPU, of lines side by side; XLA shares an operation on a tile among the cores.
 _LINES, _TILE, _GROUP = 512, 64, 16
-_SIDE = 32
-_STEPPED_LINES = 8192
+_STEPPED_LINES = 2**13  # of which an extent's first sweep takes one row after another
 _LEAST_ROW = 16  # pixels of a row for which a loop over the rows is faster than cumulative maxima
 # On other platforms, the longest axis for which comparisons are faster than cumulative maxima.
 _MOST_COMPARED = 512
@@ -249,7 +247,7 @@ def _roots_along(
     """
     names = " ".join("_" if a in axes else f"a{a}" for a in range(mask.ndim))
 
-    def local(arrays: tuple[Array, ...], _: Cut | None) -> Array:
+    def local(arrays: tuple[Array, Array | None, Array | None], _: Cut | None) -> Array:
         each = {
             "cpu": partial(_by_blocks, axes, roots_of),
             "cuda": partial(_by_rows, axes, roots_of, forms.distance_kernel() or _offer_rows),
@@ -309,7 +307,7 @@ def _by_blocks(
     another would do for all what it does for any, and copy its carry.
     """
     if extent is not None:
-        return _sweep_blocks(axes, roots_of, mask, steps, extent)
+        return _sweep_extent(axes, roots_of, mask, steps, extent)
 
     @jax.custom_batching.custom_vmap
     def run(mask: Array, *steps: Array) -> Array:
@@ -328,123 +326,77 @@ def _by_blocks(
 
 
 def _sweep_blocks(
-    axes: tuple[int, ...],
-    roots_of: Pointwise,
-    mask: Array,
-    steps: Array | None = None,
-    extent: Array | None = None,
+    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
 ) -> Array:
     first, *others = axes
     each = [None] * len(axes) if steps is None else list(steps)
     none = mask.shape[first]
-    ends = None if extent is None else _ends(mask.shape, axes, extent)
 
     def squared(away: Array) -> Array:
         return _of_steps(jnp.where(away < none, away.astype(jnp.int32), _FAR), each[0])
 
-    x = _steps_on_cpu(mask, first, ends)
+    x = _steps_on_cpu(mask, first)
     read: Pointwise = squared
     if not others:
         return roots_of(read(x))
     for axis, step in zip(others, each[1:], strict=True):
         # The last sweep writes roots, so that squares and roots are not in memory together.
         write = roots_of if axis == axes[-1] else _same
-        x, read = _sweep(x, read, write, axis, step, ends), _same
+        x, read = _sweep(x, read, write, axis, step), _same
     return x
-
-
-def _ends(shape: tuple[int, ...], axes: tuple[int, ...], extent: Array) -> Ends:
-    """Where an image ends along each axis of a mask; along ``axes`` it ends with whole groups."""
-    ends: list[int | Array] = list(shape)
-    for k, axis in enumerate(axes):
-        ends[axis] = jnp.minimum(-(-extent[k] // _GROUP) * _GROUP, shape[axis])
-    return tuple(ends)
 
 
 def _same(x: Array) -> Array:
     return x
 
 
-def _steps_on_cpu(mask: Array, axis: int, ends: Ends | None = None) -> Array:
-    """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none."""
+def _steps_on_cpu(mask: Array, axis: int, end: int | Array | None = None) -> Array:
+    """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none.
+
+    Beyond ``end`` the mask is False, and the steps may be anything.
+    """
     n = mask.shape[axis]
     dtype = jnp.int16 if n < 2**15 else jnp.int32
     rows = mask.reshape(math.prod(mask.shape[:axis]), n, -1)
     if rows.shape[2] < _LEAST_ROW:
         return jnp.minimum(_steps_to(mask, axis), n).astype(dtype)
 
-    def along(rows: Array, end: int | Array) -> Array:
-        def go(away: Array, to: Array, came_from: Array) -> Array:
-            before = lax.dynamic_index_in_dim(away, came_from, 1)
-            before = jnp.minimum(before, n - 1) + 1
-            nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), before)
-            return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
+    def go(away: Array, to: Array, came_from: Array) -> Array:
+        before = lax.dynamic_index_in_dim(away, came_from, 1)
+        nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), jnp.minimum(before, n - 1) + 1)
+        return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
 
-        away = jnp.where(rows, 0, n).astype(dtype)
-        away = lax.fori_loop(1, end, lambda i, away: go(away, i, i - 1), away)
-        return lax.fori_loop(1, end, lambda i, away: go(away, end - 1 - i, end - i), away)
-
-    if ends is None:
-        return along(rows, n).reshape(mask.shape)
-    sides = _sides(mask.shape, axis, _STEPPED_LINES, 128)
-    of_lines = lambda lines: along(lines[None], ends[axis])[0]  # noqa: E731
-    return _in_blocks(of_lines, mask, axis, sides, ends, _like(mask, n, dtype))
+    end = n if end is None else end
+    away = jnp.where(rows, 0, n).astype(dtype)
+    away = lax.fori_loop(1, end, lambda i, away: go(away, i, i - 1), away)
+    away = lax.fori_loop(1, end, lambda i, away: go(away, end - 1 - i, end - i), away)
+    return away.reshape(mask.shape)
 
 
-def _sweep(
-    x: Array,
-    read: Pointwise,
-    write: Pointwise,
-    axis: int,
-    step: Array | None,
-    ends: Ends | None = None,
-) -> Array:
+def _sweep(x: Array, read: Pointwise, write: Pointwise, axis: int, step: Array | None) -> Array:
     """The minimum of ``read(x)[j] + ((i - j) step)^2`` over j along ``axis``, block by block.
 
     ``write`` is applied to it.
     """
-    # All of it is overwritten. Zeros would be shared by all transforms of a program, and kept.
-    start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
-    if ends is not None:
-        of_lines = lambda lines: write(_least_of_lines(read(lines), step, ends[axis]))  # noqa: E731
-        start = _like(start, _far(start))
-        return _in_blocks(of_lines, x, axis, _sides(x.shape, axis, _LINES, _SIDE), ends, start)
     shape = x.shape
-    before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-    x, start = (each.reshape(before, n, after) for each in (x, start))
-    of_lines = lambda lines: write(_least_of_lines(read(lines), step))
-    return _in_blocks(of_lines, x, 1, _sides(x.shape, 1, _LINES, _LINES), x.shape, start).reshape(shape)
-
-
-def _sides(shape: tuple[int, ...], axis: int, lines: int, most: int) -> tuple[int, ...]:
-    """The shape of a block of up to so many whole lines along an axis, wide in the last axes."""
-    sides: tuple[int, ...] = ()
-    for a, n in reversed(list(enumerate(shape))):
-        sides = (n if a == axis else min(n, lines, most), *sides)
-        lines = lines if a == axis else max(1, lines // sides[0])
-    return sides
-
-
-def _in_blocks(
-    of_lines: Pointwise, x: Array, axis: int, sides: tuple[int, ...], ends: Ends, out: Array
-) -> Array:
-    """Overwrite ``out`` by a function of lines ``[n, lines]`` along an axis, block by block.
-
-    Up to the ends, beyond which there may be anything. The last blocks lie over those before them
-    where the sides are not whole multiples.
-    """
-    counts = [1 if a == axis else -(-end // side) for a, (end, side) in enumerate(zip(ends, sides, strict=True))]
+    x = x.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    before, n, after = x.shape
+    width = min(after, _LINES)
+    height = min(before, max(1, _LINES // width))
+    across = -(-after // width)
 
     def of_block(k: Array, out: Array) -> Array:
-        starts = []
-        for count, side in zip(reversed(counts), reversed(sides), strict=True):
-            starts = [k % count * side, *starts]
-            k = k // count
-        lines = jnp.moveaxis(lax.dynamic_slice(x, starts, sides), axis, 0)
-        found = of_lines(lines.reshape(len(lines), -1)).reshape(lines.shape)
-        return lax.dynamic_update_slice(out, jnp.moveaxis(found, 0, axis), starts)
+        # The last blocks lie over those before them where the sides are not whole multiples.
+        top = jnp.minimum(k // across * height, before - height)
+        left = jnp.minimum(k % across * width, after - width)
+        block = lax.dynamic_slice(x, (top, 0, left), (height, n, width))
+        lines = read(block).swapaxes(0, 1).reshape(n, height * width)
+        least = _least_of_lines(lines, step).reshape(n, height, width).swapaxes(0, 1)
+        return lax.dynamic_update_slice(out, write(least), (top, 0, left))
 
-    return lax.fori_loop(0, math.prod(counts), of_block, out)
+    # All of it is overwritten. Zeros would be shared by all transforms of a program, and kept.
+    start = x.astype(jax.eval_shape(lambda x: write(_of_steps(read(x), step)), x).dtype)
+    return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
 
 
 def _least_of_lines(lines: Array, step: Array | None, end: int | Array | None = None) -> Array:
@@ -498,6 +450,83 @@ def _least_of_lines(lines: Array, step: Array | None, end: int | Array | None = 
         return lax.dynamic_update_slice_in_dim(out, tile, tile_starts[t], 0)
 
     return lax.fori_loop(0, -(-end // rows), of_tile, _like(lines, 0))
+
+
+def _sweep_extent(
+    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None, extent: Array
+) -> Array:
+    """As ``_sweep_blocks``, in about the time that the image in a larger mask takes alone.
+
+    Loops over blocks, groups and tiles end where the image does. One array holds the squares, bit
+    by bit, and in the end the roots: a sweep takes no longer than new memory for all of the mask.
+    """
+    ends: list[int | Array] = list(mask.shape)
+    for k, axis in enumerate(axes):  # the last group is filled up by pixels that are False
+        ends[axis] = jnp.minimum(-(-extent[k] // _GROUP) * _GROUP, mask.shape[axis])
+    each = [None] * len(axes) if steps is None else list(steps)
+    far = _far(jnp.zeros((), jnp.int32 if steps is None else jnp.float32))
+    of_bits = partial(lax.bitcast_convert_type, new_dtype=far.dtype)
+    to_bits = partial(lax.bitcast_convert_type, new_dtype=jnp.float32)
+
+    def of_mask(step: Array | None, end: int | Array, lines: Array) -> Array:
+        away = _steps_on_cpu(lines, 0, end)
+        return _of_steps(jnp.where(away < len(lines), away.astype(jnp.int32), _FAR), step)
+
+    def of_squares(step: Array | None, end: int | Array, lines: Array) -> Array:
+        return _least_of_lines(of_bits(lines), step, end)
+
+    x = _like(mask, to_bits(far), jnp.float32)
+    for axis, step in zip(axes, each, strict=True):
+        write = roots_of if axis == axes[-1] else to_bits
+        if axis == axes[0]:
+            sides = _sides(mask.shape, axis, _STEPPED_LINES, min)
+            x = _in_blocks(partial(of_mask, step, ends[axis]), write, sides, axis, ends, x, mask)
+        else:
+            sides = _sides(mask.shape, axis, _LINES, math.gcd)
+            x = _in_blocks(partial(of_squares, step, ends[axis]), write, sides, axis, ends, x)
+    return x
+
+
+def _sides(
+    shape: tuple[int, ...], axis: int, lines: int, fit: Callable[[int, int], int]
+) -> tuple[int, ...]:
+    """The shape of a block of up to so many whole lines along an axis, about as wide as high.
+
+    ``fit(n, limit)`` is a side of a block along an axis of n pixels.
+    """
+    most, sides = 1 << (lines.bit_length() // 2), list(shape)
+    for a in reversed([a for a in range(len(shape)) if a != axis]):
+        sides[a] = fit(shape[a], min(most, lines))
+        lines //= sides[a]
+    return tuple(sides)
+
+
+def _in_blocks(
+    of_lines: Pointwise,
+    write: Pointwise,
+    sides: tuple[int, ...],
+    axis: int,
+    ends: Sequence[int | Array],
+    x: Array,
+    source: Array | None = None,
+) -> Array:
+    """Overwrite ``x`` by a function of its lines along an axis, or by one of those of ``source``.
+
+    Lines ``[n, lines]`` come in blocks that begin before the ends. The last blocks may lie over
+    those before them, but not without a ``source``: then each block is read once.
+    """
+    counts = [1 if a == axis else -(-ends[a] // side) for a, side in enumerate(sides)]
+
+    def of_block(k: Array, x: Array) -> Array:
+        starts: list[int | Array] = []
+        for count, side in zip(reversed(counts), reversed(sides), strict=True):
+            starts, k = [k % count * side, *starts], k // count
+        block = lax.dynamic_slice(x if source is None else source, starts, sides)
+        lines = jnp.moveaxis(block, axis, 0)
+        found = of_lines(lines.reshape(len(lines), -1)).reshape(lines.shape)
+        return lax.dynamic_update_slice(x, write(jnp.moveaxis(found, 0, axis)), starts)
+
+    return lax.fori_loop(0, math.prod(counts), of_block, x)
 
 
 def _of_steps(count: Array, step: Array | None) -> Array:
