@@ -194,7 +194,7 @@ def distances_along(
             roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
             return jnp.where(squares < _FAR, roots, jnp.inf)
 
-        roots = _roots_along(whole, axes, None, extent, roots_of)
+        roots = _roots_along(whole, axes, None, roots_of, extent)
         distances = _times(roots, jnp.asarray(spacings, jnp.float32))
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
@@ -209,7 +209,7 @@ def distances_along(
 def _roots_of_steps(
     axes: tuple[int, ...], mask: Array, steps: Array, extent: Array | None
 ) -> Array:
-    return _roots_along(mask, axes, steps, extent, jnp.sqrt)
+    return _roots_along(mask, axes, steps, jnp.sqrt, extent)
 
 
 @_roots_of_steps.defjvp
@@ -234,8 +234,8 @@ def _roots_along(
     mask: Array,
     axes: tuple[int, ...],
     steps: Array | None,
-    extent: Array | None,
     roots_of: Pointwise,
+    extent: Array | None = None,
 ) -> Array:
     """Roots of squared distances, on each device of its shard.
 

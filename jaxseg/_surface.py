@@ -730,11 +730,13 @@ def _cheapest_box(surfaces: Sequence[Points]) -> Box | None:
 def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
     """A shape that holds a box: one that is compiled already, unless it is far too large.
 
-    A shape is compiled if no other holds the box, and then it has room for all boxes before it.
-    Where the box is longer than all shapes, it is longer still, by 15 % for the second shape and by
-    164 % for the eighth, and elsewhere by a few percent, so that a data set of any sizes needs few
-    shapes. As long as there are fewer than four, one is also compiled if all that hold the box have
-    more than eight times its pixels; it is half again as long as the box.
+    If no shape holds the box, a new one has room for it and for all boxes before it. Where the box
+    is longer than all shapes, the new shape is longer than the box, by 15 % if it is the second and
+    by 164 % if it is the eighth. Along other axes it grows by the cube root of that factor. So a
+    data set of any sizes needs few shapes.
+
+    If there are fewer than four shapes, and those that hold the box have more than eight times its
+    pixels, the new shape is smaller than they are, and half again as long as the box.
     """
     shapes = [shape for shape in _boxes if len(shape) == len(extent)]
     fits = [s for s in shapes if all(a >= b for a, b in zip(s, extent, strict=True))]
@@ -744,11 +746,14 @@ def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
         return nearest
     room = [max((s[axis] for s in shapes), default=0) for axis in range(len(extent))]
     growth = 2 ** (len(shapes) / 5)
-    if nearest is None:
-        sides = [n * growth if n > r else r * growth ** (1 / 6) for n, r in zip(extent, room)]
-    else:
-        sides = [min(1.5 * n, r) for n, r in zip(extent, room)]
-    shape = tuple(-(-math.ceil(n) // 16) * 16 for n in sides)
+    shape = tuple(
+        min(math.ceil(1.5 * n / 16) * 16, r)
+        if nearest is not None
+        else math.ceil(n * growth / 16) * 16
+        if n > r
+        else round(r * growth ** (1 / 3) / 16) * 16
+        for n, r in zip(extent, room, strict=True)
+    )
     _boxes.append(shape)
     return shape
 
