@@ -29,6 +29,7 @@ _FAR = 2**30  # more steps than an axis has, and more squared steps than a small
 
 # On CPU, of lines side by side; XLA shares an operation on a tile among the cores.
 _LINES, _TILE, _GROUP = 512, 64, 16
+_STEPPED_LINES = 2**13  # of which an extent's first sweep takes one row after another
 _LEAST_ROW = 16  # pixels of a row for which a loop over the rows is faster than cumulative maxima
 # On other platforms, the longest axis for which comparisons are faster than cumulative maxima.
 _MOST_COMPARED = 512
@@ -170,10 +171,17 @@ def _centre_distance(p: Array, g: Array, spacings: Spacings) -> Array:
 
 
 @partial(jax.jit, static_argnames="axes")
-def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> Array:
+def distances_along(
+    mask: Array, axes: tuple[int, ...], spacings: Spacings, extent: Array | None = None
+) -> Array:
     """``distance_transform`` over some ``axes`` of a mask; the others are batch axes.
 
     Every pixel may need every other along these axes, so a device gets all of them.
+
+    A mask may be larger than its image, so that images of many sizes need one program: ``extent``
+    is then the image's size along the axes, int32 ``[len(axes)]``. The image begins at the first
+    pixel, and the mask is False beyond it, where the distances may be anything. On CPU this takes
+    about the time that the image alone takes.
     """
     sides = [mask.shape[axis] for axis in axes]
     if max(sides) > _FAR:
@@ -186,28 +194,30 @@ def distances_along(mask: Array, axes: tuple[int, ...], spacings: Spacings) -> A
             roots = jnp.sqrt(squares.astype(jnp.float32)) if are_floats else _root(squares)
             return jnp.where(squares < _FAR, roots, jnp.inf)
 
-        roots = _roots_along(whole, axes, None, roots_of)
+        roots = _roots_along(whole, axes, None, roots_of, extent)
         distances = _times(roots, jnp.asarray(spacings, jnp.float32))
     else:
         per_axis = jnp.broadcast_to(jnp.asarray(spacings, jnp.float32), (len(axes),))
         # Dividing by a power of two rounds nothing, and squares stay in range.
         largest = lax.stop_gradient(per_axis.max())
         unit = jnp.ldexp(jnp.float32(1), jnp.frexp(largest)[1] - 1)
-        distances = _roots_of_steps(axes, whole, per_axis / unit) * unit
+        distances = _roots_of_steps(axes, whole, per_axis / unit, extent) * unit
     return placed_as(distances, jax.typeof(mask).sharding.spec)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _roots_of_steps(axes: tuple[int, ...], mask: Array, steps: Array) -> Array:
-    return _roots_along(mask, axes, steps, jnp.sqrt)
+def _roots_of_steps(
+    axes: tuple[int, ...], mask: Array, steps: Array, extent: Array | None
+) -> Array:
+    return _roots_along(mask, axes, steps, jnp.sqrt, extent)
 
 
 @_roots_of_steps.defjvp
 def _roots_of_steps_jvp(
-    axes: tuple[int, ...], primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    axes: tuple[int, ...], primals: tuple[Array, Array, Array | None], tangents: tuple[Array, ...]
 ) -> tuple[Array, Array]:
     """By the form in which JAX differentiates every operation, and XLA partitions it."""
-    (mask, steps), (_, d_steps) = primals, tangents
+    (mask, steps, _), (_, d_steps, _) = primals, tangents
 
     def roots_of(squares: Array) -> Array:
         is_there = squares == 0  # where a root has no derivative
@@ -221,7 +231,11 @@ def _roots_of_steps_jvp(
 
 
 def _roots_along(
-    mask: Array, axes: tuple[int, ...], steps: Array | None, roots_of: Pointwise
+    mask: Array,
+    axes: tuple[int, ...],
+    steps: Array | None,
+    roots_of: Pointwise,
+    extent: Array | None = None,
 ) -> Array:
     """Roots of squared distances, on each device of its shard.
 
@@ -233,7 +247,7 @@ def _roots_along(
     """
     names = " ".join("_" if a in axes else f"a{a}" for a in range(mask.ndim))
 
-    def local(arrays: tuple[Array, ...], _: Cut | None) -> Array:
+    def local(arrays: tuple[Array, Array | None, Array | None], _: Cut | None) -> Array:
         each = {
             "cpu": partial(_by_blocks, axes, roots_of),
             "cuda": partial(_by_rows, axes, roots_of, forms.distance_kernel() or _offer_rows),
@@ -242,9 +256,8 @@ def _roots_along(
         roots: Array = lax.platform_dependent(*arrays, **each)
         return roots
 
-    if steps is None:
-        return on_shards(local, (mask,), (names,), names)
-    return on_shards(local, (mask, steps), (names, "_"), names)
+    arrays = (mask, steps, extent)
+    return on_shards(local, arrays, (names, *(x if x is None else "_" for x in arrays[1:])), names)
 
 
 def _by_rows(
@@ -253,6 +266,7 @@ def _by_rows(
     least: Least,
     mask: Array,
     steps: Array | None = None,
+    _: Array | None = None,
 ) -> Array:
     """The form of all platforms but CPU: each row of pixels is offered to all others."""
     first, *others = axes
@@ -281,13 +295,19 @@ def _offer_rows(squares: Array, axis: int, step: Array | None) -> Array:
 
 
 def _by_blocks(
-    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None = None
+    axes: tuple[int, ...],
+    roots_of: Pointwise,
+    mask: Array,
+    steps: Array | None = None,
+    extent: Array | None = None,
 ) -> Array:
     """The form of CPUs: in blocks of lines that fit a cache, and of these the rows that may count.
 
     Under ``vmap`` the batch is one more axis: a loop that ends sooner for one image than for
     another would do for all what it does for any, and copy its carry.
     """
+    if extent is not None:
+        return _sweep_extent(axes, roots_of, mask, steps, extent)
 
     @jax.custom_batching.custom_vmap
     def run(mask: Array, *steps: Array) -> Array:
@@ -330,8 +350,11 @@ def _same(x: Array) -> Array:
     return x
 
 
-def _steps_on_cpu(mask: Array, axis: int) -> Array:
-    """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none."""
+def _steps_on_cpu(mask: Array, axis: int, end: int | Array | None = None) -> Array:
+    """Steps to the nearest True pixel along ``axis``, in few bytes; n if there is none.
+
+    Beyond ``end`` the mask is False, and the steps may be anything.
+    """
     n = mask.shape[axis]
     dtype = jnp.int16 if n < 2**15 else jnp.int32
     rows = mask.reshape(math.prod(mask.shape[:axis]), n, -1)
@@ -343,9 +366,10 @@ def _steps_on_cpu(mask: Array, axis: int) -> Array:
         nearest = jnp.minimum(lax.dynamic_index_in_dim(away, to, 1), jnp.minimum(before, n - 1) + 1)
         return lax.dynamic_update_index_in_dim(away, nearest, to, 1)
 
+    end = n if end is None else end
     away = jnp.where(rows, 0, n).astype(dtype)
-    away = lax.fori_loop(1, n, lambda i, away: go(away, i, i - 1), away)
-    away = lax.fori_loop(1, n, lambda i, away: go(away, n - 1 - i, n - i), away)
+    away = lax.fori_loop(1, end, lambda i, away: go(away, i, i - 1), away)
+    away = lax.fori_loop(1, end, lambda i, away: go(away, end - 1 - i, end - i), away)
     return away.reshape(mask.shape)
 
 
@@ -375,14 +399,16 @@ def _sweep(x: Array, read: Pointwise, write: Pointwise, axis: int, step: Array |
     return lax.fori_loop(0, -(-before // height) * across, of_block, start).reshape(shape)
 
 
-def _least_of_lines(lines: Array, step: Array | None) -> Array:
+def _least_of_lines(lines: Array, step: Array | None, end: int | Array | None = None) -> Array:
     """The minimum of ``lines[j] + ((i - j) step)^2`` over j, for lines ``[n, lines]``.
 
     Results come in tiles of rows, offers in groups of rows. The least value of a group tells how
     small and how large its best offer to a tile may be. A group whose best is larger than
-    another's worst, in each of the lines, has nothing to offer.
+    another's worst, in each of the lines, has nothing to offer. The line ends at ``end``, which
+    is the end of a group.
     """
     n = lines.shape[0]
+    end = n if end is None else end
     rows, offers = min(n, _TILE), min(n, _GROUP)
     tiles, groups = -(-n // rows), -(-n // offers)
     # The last of each ends at the last row, and lies over the one before.
@@ -397,7 +423,8 @@ def _least_of_lines(lines: Array, step: Array | None) -> Array:
         group = lax.dynamic_slice_in_dim(lines, group_starts[k], offers).min(0, keepdims=True)
         return lax.dynamic_update_slice_in_dim(least, group, k, 0)
 
-    least = lax.fori_loop(0, groups, least_of_group, lines[:groups])
+    least = _like(lines[:groups], _far(lines))
+    least = lax.fori_loop(0, -(-end // offers), least_of_group, least)
     worst = lax.fori_loop(
         0,
         groups,
@@ -422,7 +449,84 @@ def _least_of_lines(lines: Array, step: Array | None) -> Array:
         tile = lax.fori_loop(first[t], last[t], offer, _like(lines[:rows], _far(lines)))
         return lax.dynamic_update_slice_in_dim(out, tile, tile_starts[t], 0)
 
-    return lax.fori_loop(0, tiles, of_tile, _like(lines, 0))
+    return lax.fori_loop(0, -(-end // rows), of_tile, _like(lines, 0))
+
+
+def _sweep_extent(
+    axes: tuple[int, ...], roots_of: Pointwise, mask: Array, steps: Array | None, extent: Array
+) -> Array:
+    """As ``_sweep_blocks``, in about the time that the image in a larger mask takes alone.
+
+    Loops over blocks, groups and tiles end where the image does. One array holds the squares, bit
+    by bit, and in the end the roots: a sweep takes no longer than new memory for all of the mask.
+    """
+    ends: list[int | Array] = list(mask.shape)
+    for k, axis in enumerate(axes):  # the last group is filled up by pixels that are False
+        ends[axis] = jnp.minimum(-(-extent[k] // _GROUP) * _GROUP, mask.shape[axis])
+    each = [None] * len(axes) if steps is None else list(steps)
+    far = _far(jnp.zeros((), jnp.int32 if steps is None else jnp.float32))
+    of_bits = partial(lax.bitcast_convert_type, new_dtype=far.dtype)
+    to_bits = partial(lax.bitcast_convert_type, new_dtype=jnp.float32)
+
+    def of_mask(step: Array | None, end: int | Array, lines: Array) -> Array:
+        away = _steps_on_cpu(lines, 0, end)
+        return _of_steps(jnp.where(away < len(lines), away.astype(jnp.int32), _FAR), step)
+
+    def of_squares(step: Array | None, end: int | Array, lines: Array) -> Array:
+        return _least_of_lines(of_bits(lines), step, end)
+
+    x = _like(mask, to_bits(far), jnp.float32)
+    for axis, step in zip(axes, each, strict=True):
+        write = roots_of if axis == axes[-1] else to_bits
+        if axis == axes[0]:
+            sides = _sides(mask.shape, axis, _STEPPED_LINES, min)
+            x = _in_blocks(partial(of_mask, step, ends[axis]), write, sides, axis, ends, x, mask)
+        else:
+            sides = _sides(mask.shape, axis, _LINES, math.gcd)
+            x = _in_blocks(partial(of_squares, step, ends[axis]), write, sides, axis, ends, x)
+    return x
+
+
+def _sides(
+    shape: tuple[int, ...], axis: int, lines: int, fit: Callable[[int, int], int]
+) -> tuple[int, ...]:
+    """The shape of a block of up to so many whole lines along an axis, about as wide as high.
+
+    ``fit(n, limit)`` is a side of a block along an axis of n pixels.
+    """
+    most, sides = 1 << (lines.bit_length() // 2), list(shape)
+    for a in reversed([a for a in range(len(shape)) if a != axis]):
+        sides[a] = fit(shape[a], min(most, lines))
+        lines //= sides[a]
+    return tuple(sides)
+
+
+def _in_blocks(
+    of_lines: Pointwise,
+    write: Pointwise,
+    sides: tuple[int, ...],
+    axis: int,
+    ends: Sequence[int | Array],
+    x: Array,
+    source: Array | None = None,
+) -> Array:
+    """Overwrite ``x`` by a function of its lines along an axis, or by one of those of ``source``.
+
+    Lines ``[n, lines]`` come in blocks that begin before the ends. The last blocks may lie over
+    those before them, but not without a ``source``: then each block is read once.
+    """
+    counts = [1 if a == axis else -(-ends[a] // side) for a, side in enumerate(sides)]
+
+    def of_block(k: Array, x: Array) -> Array:
+        starts: list[int | Array] = []
+        for count, side in zip(reversed(counts), reversed(sides), strict=True):
+            starts, k = [k % count * side, *starts], k // count
+        block = lax.dynamic_slice(x if source is None else source, starts, sides)
+        lines = jnp.moveaxis(block, axis, 0)
+        found = of_lines(lines.reshape(len(lines), -1)).reshape(lines.shape)
+        return lax.dynamic_update_slice(x, write(jnp.moveaxis(found, 0, axis)), starts)
+
+    return lax.fori_loop(0, math.prod(counts), of_block, x)
 
 
 def _of_steps(count: Array, step: Array | None) -> Array:

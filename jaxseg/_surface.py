@@ -656,12 +656,13 @@ def _nearest(surfaces: Sequence[Points], spacings: Spacings) -> list[np.ndarray]
     if box is not None:
         inside = [_is_in(x, box) for x in surfaces]
         first, end = box
-        shape = _compiled_shape(tuple((end - first).tolist()))
+        extent = tuple((end - first).tolist())
+        shape = _compiled_shape(extent)
         places = [tuple(x[:, i] - first[:, None]) for x, i in zip(surfaces, inside, strict=True)]
         masks = [np.zeros(shape, bool) for _ in surfaces]
         for mask, place in zip(masks, places, strict=True):
             mask[place] = True
-        maps = _transformed(masks, spacings)
+        maps = _transformed(masks, extent, spacings)
         for k in range(2):
             least[k][inside[k]] = maps[1 - k][places[k]]
     p, g = inside
@@ -673,18 +674,22 @@ def _nearest(surfaces: Sequence[Points], spacings: Spacings) -> list[np.ndarray]
     return least
 
 
-def _transformed(masks: Sequence[np.ndarray], spacings: Spacings) -> list[np.ndarray]:
+def _transformed(
+    masks: Sequence[np.ndarray], extent: tuple[int, ...], spacings: Spacings
+) -> list[np.ndarray]:
     """Distances to two masks of one shape; of large ones at once, each by a thread of its own.
 
-    A transform that has several cores wastes much of them.
+    They are right in the box of this extent. A transform that has several cores wastes much of
+    them.
     """
-    axes = tuple(range(masks[0].ndim))
+    axes, ends = tuple(range(len(extent))), jnp.asarray(extent, jnp.int32)
     arrays = [jnp.asarray(mask) for mask in masks]
-    first = distances_along(arrays[0], axes, spacings)  # what is compiled is compiled here
-    if masks[0].size < _LARGE:
-        return [np.asarray(first), np.asarray(distances_along(arrays[1], axes, spacings))]
+    # What is compiled is compiled here.
+    first = distances_along(arrays[0], axes, spacings, ends)
+    if math.prod(extent) < _LARGE:
+        return [np.asarray(first), np.asarray(distances_along(arrays[1], axes, spacings, ends))]
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(lambda: np.asarray(distances_along(arrays[1], axes, spacings)))
+        second = pool.submit(lambda: np.asarray(distances_along(arrays[1], axes, spacings, ends)))
         return [np.asarray(first), second.result()]
 
 
@@ -725,25 +730,30 @@ def _cheapest_box(surfaces: Sequence[Points]) -> Box | None:
 def _compiled_shape(extent: tuple[int, ...]) -> tuple[int, ...]:
     """A shape that holds a box: one that is compiled already, unless it is far too large.
 
-    The first four shapes are those of their boxes, rounded up. From then on a shape has room for
-    all boxes before it, and is at least a quarter as thick as it is long, so that a data set of any
-    sizes needs few shapes.
+    If no shape holds the box, a new one has room for it and for all boxes before it. Where the box
+    is longer than all shapes, the new shape is longer than the box, by 15 % if it is the second and
+    by 164 % if it is the eighth. Along other axes it grows by the cube root of that factor. So a
+    data set of any sizes needs few shapes.
+
+    If there are fewer than four shapes, and those that hold the box have more than eight times its
+    pixels, the new shape is smaller than they are, and half again as long as the box.
     """
     shapes = [shape for shape in _boxes if len(shape) == len(extent)]
     fits = [s for s in shapes if all(a >= b for a, b in zip(s, extent, strict=True))]
     nearest = min(fits, key=math.prod, default=None)
-    most = math.prod(extent) * (2 ** (1 + len(shapes) / 2) if len(shapes) < 4 else math.inf)
-    if nearest is not None and math.prod(nearest) <= max(2**15, most):
+    is_near = nearest is not None and math.prod(nearest) <= max(2**15, 8 * math.prod(extent))
+    if nearest is not None and (is_near or len(shapes) >= 4):
         return nearest
-    power = [max(16, 1 << (n - 1).bit_length()) for n in extent]
-    if len(shapes) < 4:
-        shape = tuple(-(-n // 16) * 16 for n in extent)
-    else:
-        room = [max(s[axis] for s in shapes) for axis in range(len(extent))]
-        least = max(room + power) // (4 if len(shapes) < 7 else 1)
-        shape = tuple(
-            max(r if r >= n else p, least) for r, n, p in zip(room, extent, power, strict=True)
-        )
+    room = [max((s[axis] for s in shapes), default=0) for axis in range(len(extent))]
+    growth = 2 ** (len(shapes) / 5)
+    shape = tuple(
+        min(math.ceil(1.5 * n / 16) * 16, r)
+        if nearest is not None
+        else math.ceil(n * growth / 16) * 16
+        if n > r
+        else round(r * growth ** (1 / 3) / 16) * 16
+        for n, r in zip(extent, room, strict=True)
+    )
     _boxes.append(shape)
     return shape
 

@@ -343,6 +343,52 @@ def test_small_blocks_give_what_large_ones_give(shape, steps, least_row, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("extents", "shape"),
+    [
+        ([(1,), (37,), (64,)], (64,)),
+        ([(5, 7), (37, 70), (48, 112)], (48, 112)),
+        ([(1, 1, 1), (37, 70, 21), (9, 80, 33)], (48, 112, 64)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("tuple_of_spacings", [False, True])
+def test_an_image_in_a_larger_mask_has_its_own_distances(extents, shape, tuple_of_spacings):
+    axes = tuple(range(len(shape)))
+    spacing = tuple(map(jnp.float32, (0.7, 1.1, 2.3)[: len(shape)]))
+    spacing = spacing if tuple_of_spacings else jnp.float32(2.5)
+    for extent in extents:
+        inside = tuple(map(slice, extent))
+        for image in some_masks(extent):
+            mask = np.zeros(shape, bool)
+            mask[inside] = image
+            got = _distance.distances_along(mask, axes, spacing, jnp.array(extent))
+            # Of another program, which sees all of the mask.
+            whole = _distance.distances_along(mask, axes, spacing)
+            np.testing.assert_array_equal(got[inside], whole[inside])
+            np.testing.assert_allclose(
+                whole[inside],
+                expected_distances(image, tuple(map(float, spacing)) if tuple_of_spacings else 2.5),
+                rtol=4e-7,
+            )
+
+
+@pytest.mark.parametrize("steps", [None, (0.7, 1.9, 0.4)], ids=["pixels", "steps"])
+def test_nothing_beyond_the_last_group_of_an_image_is_read(steps):
+    # What lies beyond is True, so that it would be the nearest pixel of many.
+    steps = None if steps is None else jnp.array(steps)
+    extent, inside = jnp.array([20, 5, 40]), np.s_[:20, :5, :40]
+    roots_of = lambda squares: jnp.sqrt(squares.astype(jnp.float32))  # noqa: E731
+    run = jax.jit(partial(_distance._sweep_extent, (0, 1, 2), roots_of))
+    for image in some_masks((20, 5, 40)):
+        clean, garbage = np.zeros((80, 48, 96), bool), np.ones((80, 48, 96), bool)
+        garbage[:32, :16, :48] = False  # the last groups of 16 of each axis
+        clean[inside] = garbage[inside] = image
+        np.testing.assert_array_equal(
+            run(garbage, steps, extent)[inside], run(clean, steps, extent)[inside]
+        )
+
+
+@pytest.mark.parametrize(
     ("most_compared", "least"),
     [(0, _distance._offer_rows), (512, _distance._offer_rows), (512, KERNEL)],
     ids=["long", "loop", "kernel"],
