@@ -61,6 +61,16 @@ def test_blocks_and_padding_change_nothing(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("num_ids", [3, 4, 300])
+def test_runs_are_counted_as_their_pixels(num_ids):
+    p, g = (np.repeat(x.ravel()[:200], 40).astype(np.int16) for x in (PREDICTION, LABELS))
+    g[:30], p[500:600] = -7, 999
+    found = _case.confusion([(p, g)], num_ids, 1)
+    order = np.random.default_rng(0).permutation(g.size)  # no runs are left
+    np.testing.assert_array_equal(found, _case.confusion([(p[order], g[order])], num_ids, 1))
+    assert found.sum() == (g != 1).sum()
+
+
 def test_ignored_pixels_do_not_count():
     g = np.where(LABELS == 3, 255, LABELS).astype(np.uint8)
     p = np.where(LABELS == 3, 2, PREDICTION).astype(np.uint8)

@@ -16,6 +16,7 @@ from jaxseg.evaluation._records import CaseError, Target
 from jaxseg.evaluation._summary import overlap
 
 _MOST_IN_MEMORY = 2**29  # voxels of a map that is read block by block otherwise
+_CACHED = 2**16  # pixels of which a core's cache holds a few arrays
 _BLOCK = 2**21  # pixels that are counted at once; smaller images are filled up to a power of two
 
 
@@ -77,7 +78,7 @@ def score(
         counts = [_mask_counts(p[..., k], g[..., k]) for k in range(len(targets))]
     else:
         matrix = confusion(_parts(prediction, labels), num_ids, ignore)
-        counts = [target_counts(matrix, target) for target in targets]
+        counts = target_counts(matrix, targets)
     values: dict[str, list[float]] = {
         m.name: overlap(np.array(counts), m.kind).tolist() for m in metrics if m.is_overlap
     }
@@ -161,17 +162,40 @@ def _blocks(pair: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[np.ndarray, n
 
 
 def _counted(p: np.ndarray, g: np.ndarray, num_ids: int) -> np.ndarray:
-    """Pixels by both ids, without those of which one is larger than ``num_ids`` or negative.
-
-    The maps are filled up to a power of two, so that images of many sizes compile few programs.
-    """
+    """Pixels by both ids, without those of which one is larger than ``num_ids`` or negative."""
+    ends = _ends_of_runs(p, g)
+    if len(ends) < g.size // 16:  # as in most label maps of objects
+        return _counted_by_runs(p, g, ends, num_ids)
     if num_ids >= 255 or p.dtype != np.uint8:
         p, g = (x.clip(-1, 2**31 - 1).astype(np.int32) for x in (p, g))
-    size = max(2**12, 1 << (g.size - 1).bit_length())
+    size = max(2**12, 1 << (g.size - 1).bit_length())  # images of many sizes: few programs
     if size > g.size:
         nothing = np.full(size - g.size, 255 if p.dtype == np.uint8 else -1, p.dtype)
         p, g = (np.concatenate([x, nothing]) for x in (p, g))
     return np.array(jaxseg.confusion_matrix(p, g, num_classes=num_ids + 1), np.int64)
+
+
+def _ends_of_runs(p: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """The last pixel of each run of pixels with the same ids; all of them, if there are many."""
+    ends, number = [], 0
+    for start in range(0, g.size - 1, _CACHED):
+        a, b = p[start : start + _CACHED + 1], g[start : start + _CACHED + 1]
+        found = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1]))
+        ends.append(found + start)
+        number += len(found)
+        if number > g.size // 16:
+            return np.arange(g.size)
+    return np.concatenate([*ends, [g.size - 1]])
+
+
+def _counted_by_runs(p: np.ndarray, g: np.ndarray, ends: np.ndarray, num_ids: int) -> np.ndarray:
+    """The same of runs of pixels that have the same ids."""
+    lengths = np.diff(ends, prepend=-1)
+    p, g = p[ends].astype(np.int64), g[ends].astype(np.int64)
+    inside = (p >= 0) & (p <= num_ids) & (g >= 0) & (g <= num_ids)
+    cells = (g * (num_ids + 1) + p)[inside]
+    pixels = np.bincount(cells, lengths[inside], (num_ids + 1) ** 2)  # in float64, so exact
+    return pixels.astype(np.int64).reshape(num_ids + 1, num_ids + 1)
 
 
 def _with_others(ids: np.ndarray, num_ids: int, ignore: int | None = None) -> np.ndarray:
@@ -180,12 +204,15 @@ def _with_others(ids: np.ndarray, num_ids: int, ignore: int | None = None) -> np
     return index if ignore is None else np.where(ids == ignore, -1, index)
 
 
-def target_counts(matrix: np.ndarray, target: Target) -> tuple[int, int, int, int]:
-    """``tp, fp, fn, tn`` of a class or region, of pixels by true and predicted id."""
-    ids = list(target.ids)
-    tp, truth = matrix[np.ix_(ids, ids)].sum(), matrix[ids].sum()
-    predicted, everything = matrix[:, ids].sum(), matrix.sum()
-    return int(tp), int(predicted - tp), int(truth - tp), int(everything - truth - predicted + tp)
+def target_counts(matrix: np.ndarray, targets: Sequence[Target]) -> list[tuple[int, int, int, int]]:
+    """``tp, fp, fn, tn`` of classes and regions, of pixels by true and predicted id."""
+    truth, predicted, everything = matrix.sum(1), matrix.sum(0), int(matrix.sum())
+    counts = []
+    for ids in (list(target.ids) for target in targets):
+        tp = int(matrix[ids[0], ids[0]] if len(ids) == 1 else matrix[np.ix_(ids, ids)].sum())
+        g, p = int(truth[ids].sum()), int(predicted[ids].sum())
+        counts.append((tp, p - tp, g - tp, everything - g - p + tp))
+    return counts
 
 
 def _mask_counts(p: np.ndarray, g: np.ndarray) -> tuple[int, int, int, int]:

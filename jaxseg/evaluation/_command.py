@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -244,9 +245,11 @@ def _keep_compiled_programs() -> None:
     import platformdirs
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        folder = platformdirs.user_cache_dir("jaxseg")
+        folder, seconds = platformdirs.user_cache_dir("jaxseg"), 0.05
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # of the processes that it starts
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(seconds)
 
 
 def _dask(address: str) -> Any:

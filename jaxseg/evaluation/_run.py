@@ -1,7 +1,7 @@
 """Cases are read, scored and kept one by one: in local processes, or on the workers of an executor.
 
-Cases are independent, so nothing here schedules: a case is read by a process of its own while JAX
-counts another one, or is read and scored as a whole wherever an executor takes it.
+Cases are independent, so nothing here schedules: whole cases are read and scored by processes, or
+wherever an executor takes them. With an accelerator, processes read cases and JAX counts here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from jaxseg.evaluation._case import LabelMap, score
@@ -27,6 +28,7 @@ Source = Path | np.ndarray  # a file, or an array that a program holds
 Found = tuple["Job", "Record | BaseException"]
 
 _FEW = 8  # cases that are read here: starting processes would take longer
+_OF_WORKERS = {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1"}  # one core each, and no accelerator
 _IN_FLIGHT = 64  # cases that an executor is given ahead
 
 
@@ -245,10 +247,12 @@ def records(
         run = partial(run_case, reading=reading, scoring=scoring)
         yield from _submitted(executor, run, jobs)
         return
+    read: Iterable[tuple[Job, Case | BaseException]]
     if workers < 2 or len(jobs) < _FEW or isinstance(jobs[0].labels, np.ndarray):
-        read: Iterable[tuple[Job, Case | BaseException]] = (
-            (job, _or_error(read_case, job, reading)) for job in jobs
-        )
+        read = ((job, _or_error(read_case, job, reading)) for job in jobs)
+    elif jax.default_backend() == "cpu":  # where it is nearer to count than to send maps
+        yield from in_processes(partial(run_case, reading=reading, scoring=scoring), jobs, workers)
+        return
     else:
         read = in_processes(partial(read_case, reading=reading), jobs, workers)
     for job, case in read:
@@ -290,7 +294,7 @@ def in_processes(
 
     waiting, suspects = deque(jobs), list[Job]()
     while waiting:
-        pool = ProcessPoolExecutor(workers)
+        pool = ProcessPoolExecutor(workers, env=_OF_WORKERS)
         pending: dict[Future, Job] = {}
         try:
             while waiting or pending:
@@ -309,7 +313,7 @@ def in_processes(
         finally:
             pool.shutdown(wait=False, kill_workers=True)
     for job in suspects:
-        with ProcessPoolExecutor(1) as pool:
+        with ProcessPoolExecutor(1, env=_OF_WORKERS) as pool:
             try:
                 yield job, pool.submit(read, job).result()
             except BrokenProcessPool:
