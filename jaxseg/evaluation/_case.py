@@ -178,9 +178,14 @@ def _counted(p: np.ndarray, g: np.ndarray, num_ids: int) -> np.ndarray:
 def _ends_of_runs(p: np.ndarray, g: np.ndarray) -> np.ndarray:
     """The last pixel of each run of pixels with the same ids; all of them, if there are many."""
     ends, number = [], 0
+    buffers = np.empty((2, _CACHED), bool)  # new memory for each would take most of the time
     for start in range(0, g.size - 1, _CACHED):
         a, b = p[start : start + _CACHED + 1], g[start : start + _CACHED + 1]
-        found = np.flatnonzero((a[1:] != a[:-1]) | (b[1:] != b[:-1]))
+        changes, of_g = buffers[:, : len(a) - 1]
+        np.not_equal(a[1:], a[:-1], out=changes)
+        np.not_equal(b[1:], b[:-1], out=of_g)
+        changes |= of_g
+        found = np.flatnonzero(changes)
         ends.append(found + start)
         number += len(found)
         if number > g.size // 16:
