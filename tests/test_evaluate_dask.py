@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from test_evaluate import folders, tables
+from test_evaluate import folders, run, tables
 
 from jaxseg.evaluation import evaluate
 
@@ -49,6 +49,18 @@ def test_a_worker_that_is_killed_loses_no_case(client, tmp_path):
     )
     assert len(done) == 60
     assert tables(tmp_path / "dask") == tables(tmp_path / "one")
+
+
+def test_the_command_joins_a_scheduler(client, tmp_path):
+    p, g, _ = folders(tmp_path, 4)
+    done = run(
+        "evaluate", p, g, "--num-classes", "3", "--out", tmp_path / "out",
+        "--dask", client.scheduler_info()["address"],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    evaluate(p, g, num_classes=3, out=tmp_path / "one")
+    cases = [(tmp_path / name / "cases.csv").read_bytes() for name in ("out", "one")]
+    assert cases[0] == cases[1]
 
 
 def test_a_case_that_kills_every_worker_is_listed(client, tmp_path, monkeypatch):
