@@ -12,10 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import cityscapes_maps
-from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
-from cityscapesscripts.helpers.labels import labels
-
 SCORES = ("classScores", "categoryScores", "classInstScores", "categoryInstScores")
 AVERAGES = tuple(f"averageScore{of}" for of in ("Classes", "Categories", "InstClasses"))
 AVERAGES += ("averageScoreInstCategories",)
@@ -23,6 +19,8 @@ AVERAGES += ("averageScoreInstCategories",)
 
 def results(folder: Path) -> dict:
     """What the script writes about the maps in a folder."""
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
+
     folders = {"DATASET": folder, "RESULTS": folder / "results", "EXPORT_DIR": folder}
     environment = os.environ | {f"CITYSCAPES_{key}": str(path) for key, path in folders.items()}
     command = [sys.executable, "-m", script.__name__]
@@ -31,6 +29,10 @@ def results(folder: Path) -> dict:
 
 
 def main() -> None:
+    import cityscapes_maps
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as script
+    from cityscapesscripts.helpers.labels import labels
+
     with tempfile.TemporaryDirectory() as folder:
         cityscapes_maps.write(Path(folder))
         found = results(Path(folder))
