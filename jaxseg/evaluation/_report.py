@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.evaluation._metrics import Metric
-from jaxseg.evaluation._pictures import COLOURS, Picture, picture
+from jaxseg.evaluation._pairs import row_of_case
+from jaxseg.evaluation._pictures import COLOURS, MOST_VOXELS, Picture, picture
 from jaxseg.evaluation._records import CaseError, Columns, File, Record, Target
 
 FEW = 20  # with fewer values, an interval is not to be relied on
@@ -492,7 +493,7 @@ def _strata(
     column: str, metadata: Mapping[str, Mapping[str, str]], table: _Table, penalty: str
 ) -> dict[str, Any]:
     """The means of the cases of each value of a column."""
-    of_case = [metadata.get(r.case, {}).get(column) or "not given" for r in table.records]
+    of_case = [row_of_case(metadata, r.case).get(column) or "not given" for r in table.records]
     sizes = Counter(of_case)
     shown = sorted(sizes, key=lambda s: (-sizes[s], s))[:MOST_STRATA]
     missed, spurious = table.missed, table.spurious
@@ -552,7 +553,7 @@ def _worst_cases(
         order = np.argsort(means if metric.higher_is_better else -np.abs(means))  # NaN is last
         order = order[~np.isnan(means[order])]
         lowest = [(table.targets[j].name, float(means[j])) for j in order[:3]]
-        shown, reason = _picture(record, ids, read)
+        shown, reason = _picture(record, table.targets, ids, read)
         worst.append((record, lowest, float(_mean(means)), shown, reason))
     return worst
 
@@ -562,7 +563,10 @@ def _is_background(target: Target) -> bool:
 
 
 def _picture(
-    record: Record, ids: Sequence[int], read: Callable[[Path], Any] | None
+    record: Record,
+    targets: Sequence[Target],
+    ids: Sequence[int],
+    read: Callable[[Path], Any] | None,
 ) -> tuple[Picture | None, str]:
     for file in (record.prediction, record.labels):
         if reason := _changed(file):
@@ -573,10 +577,23 @@ def _picture(
 
             read = _readers.read
         prediction, labels = read(Path(record.prediction.path)), read(Path(record.labels.path))
+        if labels.names is None and not _is_as_scored(labels.array, record, targets):
+            return None, "Its ids were mapped when it was scored: only evaluate draws such maps."
         counted = sorted({true for true, _, _ in record.matrix})
         return picture(prediction, labels, foreground=ids, counted=counted), ""
     except (CaseError, OSError, ValueError, ImportError, MemoryError) as error:
         return None, str(error)
+
+
+def _is_as_scored(labels: Any, record: Record, targets: Sequence[Target]) -> bool:
+    """Whether a true map, as it was read, has the pixels of each class that were counted."""
+    if math.prod(labels.shape) > MOST_VOXELS:
+        return True  # which is not drawn
+    found = np.asarray(labels)
+    return all(
+        int(np.isin(found, target.ids).sum()) == tp + fn
+        for target, (tp, _, fn, _) in zip(targets, record.counts, strict=True)
+    )
 
 
 def _changed(file: File) -> str:
