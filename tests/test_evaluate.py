@@ -125,10 +125,24 @@ def test_predictions_are_resampled_wherever_their_grid_is_another(tmp_path):
         (tmp_path / name).mkdir()
         nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / name / "a.nii.gz")
     options = {"num_classes": 1, "metrics": "dice"}
-    found = evaluate(tmp_path / "p", tmp_path / "g", resample=True, **options)
+    out = tmp_path / "out"
+    found = evaluate(tmp_path / "p", tmp_path / "g", resample=True, out=out, **options)
+    assert "do not hold what was scored" in (out / "report.html").read_text()
     assert found.cases["value"] == [1.0]
     assert "was resampled" in found.records[0].notes[0]
     assert evaluate(tmp_path / "p", tmp_path / "g", **options).cases["value"] == [0.0]
+
+
+def test_a_segment_that_the_first_case_lacks_is_said(tmp_path):
+    masks = np.zeros((2, 4, 5, 2), np.uint8)
+    masks[:, 1:3, 1:3, 0] = masks[:, 3:, 3:, 1] = 1
+    for name in "pg":
+        (tmp_path / name).mkdir()
+        readers.write_dicom(tmp_path / name / "a.dcm", None, masks[..., :1])
+        readers.write_dicom(tmp_path / name / "b.dcm", None, masks)
+    found = evaluate(tmp_path / "p", tmp_path / "g", metrics="dice")
+    assert found.cases["class"] == ["part 1"] * 2 and found.cases["value"] == [1.0, 1.0]
+    assert "lacks part 2: not scored" in " ".join(found.records[1].notes)
 
 
 def test_a_map_may_name_255(tmp_path):
@@ -258,6 +272,34 @@ def test_a_killed_command_goes_on(tmp_path):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists processes as Linux does")
+def test_a_command_that_is_told_to_end_leaves_no_processes(tmp_path):
+    p, g, _ = folders(tmp_path, 60)
+    words = ["evaluate", p, g, "--num-classes", "3", "--metrics", "dice,hd95", "--workers", "2"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jaxseg", *map(str, words), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    records = tmp_path / "out" / "records.jsonl"
+    for _ in range(3000):
+        if records.exists() and records.stat().st_size:
+            break
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    assert "--resume goes on" in started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    for _ in range(500):  # all are of one group
+        try:
+            os.killpg(started.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGKILL)
+    pytest.fail("processes are left")
+
+
 def deadly(job):
     """Read a case by a process that some cases kill."""
     if job.case.startswith("deadly"):
@@ -293,7 +335,10 @@ def test_a_case_that_kills_its_process_is_given_up():
         (["--num-classes", "3", "--by", "site"], 2, "no column"),
         (["--classes", "1,7", "--metrics", "precision"], 0, "1 class is in no map"),
         (
-            "--classes 1 --metrics hd --missing-distance exclude --fail-under hd.mean<=99".split(),
+            [
+                *("--classes", "1", "--metrics", "hd", "--missing-distance", "exclude"),
+                *("--fail-under", "hd.mean<=99"),
+            ],
             0,
             "",
         ),
@@ -404,7 +449,7 @@ def test_maps_that_were_mapped_are_drawn_by_evaluate_alone(tmp_path):
     assert "data:image/png" in (out / "report.html").read_text()
     _evaluate.write_report_of(results, out)
     page = (out / "report.html").read_text()
-    assert "data:image/png" not in page and "mapped when it was scored" in page
+    assert "data:image/png" not in page and "do not hold what was scored" in page
 
 
 def test_the_map_that_cannot_be_read_is_named(tmp_path):

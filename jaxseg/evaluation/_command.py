@@ -6,6 +6,7 @@ import contextlib
 import operator
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -455,6 +456,8 @@ def report(folder: Path, metadata: Path | None, by: str | None) -> None:
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """Turn what a user can mend into a message and an exit code, without a traceback."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that workers are ended too
     try:
         yield
     except KeyboardInterrupt:

@@ -208,7 +208,8 @@ def evaluate(
     results = Results(targets, asked, tuple(found), tuple(errors), run)
     if out is not None:
         results.write(out)
-        write_report_of(results, out, metadata, by, partial(read_image, reading=reading))
+        read = None if resample else partial(read_image, reading=reading)
+        write_report_of(results, out, metadata, by, read)
     return results
 
 

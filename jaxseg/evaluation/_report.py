@@ -18,6 +18,7 @@ from jaxseg.evaluation._metrics import Metric
 from jaxseg.evaluation._pairs import row_of_case
 from jaxseg.evaluation._pictures import COLOURS, MOST_VOXELS, Picture, picture
 from jaxseg.evaluation._records import CaseError, Columns, File, Record, Target
+from jaxseg.evaluation._results import write_atomically
 
 FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
@@ -155,7 +156,9 @@ def write_report(
         columns=[m.column(unit) for m in table.metrics],
         run=_flat(run),
     )
-    return _write(Path(folder) / "report.html", page)
+    path = Path(folder) / "report.html"
+    write_atomically(path, page.encode("utf-8", "replace"))  # a file's name may be no Unicode
+    return path
 
 
 class _Table(NamedTuple):
@@ -572,28 +575,30 @@ def _picture(
         if reason := _changed(file):
             return None, reason
     try:
-        if read is None:
-            from jaxseg.evaluation import _readers
+        from jaxseg.evaluation import _readers
 
-            read = _readers.read
-        prediction, labels = read(Path(record.prediction.path)), read(Path(record.labels.path))
-        if labels.names is None and not _is_as_scored(labels.array, record, targets):
-            return None, "Its ids were mapped when it was scored: only evaluate draws such maps."
+        paths = (Path(record.prediction.path), Path(record.labels.path))
+        prediction, labels = map(read or _readers.read, paths)
+        if read is None and not _is_as_scored(prediction, labels, record, targets):
+            return None, "Its files do not hold what was scored: that was mapped, or resampled."
         counted = sorted({true for true, _, _ in record.matrix})
         return picture(prediction, labels, foreground=ids, counted=counted), ""
     except (CaseError, OSError, ValueError, ImportError, MemoryError) as error:
         return None, str(error)
 
 
-def _is_as_scored(labels: Any, record: Record, targets: Sequence[Target]) -> bool:
-    """Whether a true map, as it was read, has the pixels of each class that were counted."""
-    if math.prod(labels.shape) > MOST_VOXELS:
-        return True  # which is not drawn
-    found = np.asarray(labels)
-    return all(
-        int(np.isin(found, target.ids).sum()) == tp + fn
-        for target, (tp, _, fn, _) in zip(targets, record.counts, strict=True)
-    )
+def _is_as_scored(prediction: Any, labels: Any, record: Record, targets: Sequence[Target]) -> bool:
+    """Whether maps as they were read have the true pixels of each class that were counted."""
+    p, g = prediction.array, labels.array
+    if labels.names is not None or p.shape != g.shape or math.prod(g.shape) > MOST_VOXELS:
+        return True  # or they are not drawn
+    for target, (tp, _, fn, _) in zip(targets, record.counts, strict=True):
+        true = np.isin(g, target.ids)
+        if np.count_nonzero(true) != tp + fn:
+            return False
+        if np.count_nonzero(np.isin(p, target.ids) & true) != tp:
+            return False
+    return True
 
 
 def _changed(file: File) -> str:
@@ -722,24 +727,6 @@ def _flat(run: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-# The file
-
-
 def _digest(text: str) -> str:
     """The name of a script or a style in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
-
-
-def _write(path: Path, text: str) -> Path:
-    """Whole or not at all: whoever reads the path finds the old file or the new one."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.write(text.encode("utf-8", "replace"))  # a file's name may be no Unicode
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path

@@ -87,7 +87,11 @@ def read_image(source: Source, reading: Reading, what: str = "labels") -> Image:
         found = _readers.read(source, map_colours=reading.colours, what=what, masks=reading.masks)
     ids = found.array
     if found.names is not None:
-        return found._replace(array=_segments(ids, found.names, reading.segments))
+        masks = _segments(ids, found.names, reading.segments)
+        if left_out := [name for name in found.names if name not in (reading.segments or ())]:
+            sentence = f"The truth of the first case lacks {', '.join(left_out)}: not scored."
+            return found._replace(array=masks, notes=[*found.notes, sentence])
+        return found._replace(array=masks)
     if reading.segments is not None:
         raise CaseError(f"{source} has ids, where the other files have segments with names.")
     if reading.ids is not None:
