@@ -92,6 +92,84 @@ def test_lists_of_arrays_and_of_files(tmp_path):
     assert of_arrays.cases["group"][:6] == ["a"] * 6
 
 
+def test_groups_are_in_the_order_of_the_list(tmp_path):
+    p, g, _ = folders(tmp_path, 3)
+    order = [2, 0, 1]
+    paths = [[folder / f"im{k:03}.png" for k in order] for folder in (p, g)]
+    groups = [f"patient{k}" for k in order]
+    want = [f"patient{k}" for k in range(3)]
+    options = {"classes": [1], "metrics": "dice"}
+    assert evaluate(*paths, group=groups, **options).cases["group"] == want
+    (p / "im001.png").unlink()
+    worst = evaluate(*paths, group=groups, missing="worst", **options)
+    assert worst.cases["group"] == want
+    assert evaluate(p, g, group=want, missing="skip", **options).cases["group"] == want[::2]
+
+
+def test_arrays_of_floats_are_ids_or_an_error():
+    p, g = maps(1)
+    options = {"num_classes": 3, "metrics": "dice"}
+    whole = evaluate([p[0].astype(np.float32)], g, **options)
+    assert whole.cases == evaluate(p, g, **options).cases
+    (error,) = evaluate([p[0] * 0.7], g, **options).errors
+    assert "not whole numbers" in error[1]
+
+
+def test_predictions_are_resampled_wherever_their_grid_is_another(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    ids = np.zeros((10, 8, 6), np.uint8)
+    ids[1:4, 2:5, 1:3] = 1
+    flipped = np.diag([-1.0, 1, 2, 1])
+    flipped[0, 3] = 9
+    for name, array, affine in (("g", ids, np.diag([1.0, 1, 2, 1])), ("p", ids[::-1], flipped)):
+        (tmp_path / name).mkdir()
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / name / "a.nii.gz")
+    options = {"num_classes": 1, "metrics": "dice"}
+    out = tmp_path / "out"
+    found = evaluate(tmp_path / "p", tmp_path / "g", resample=True, out=out, **options)
+    assert "do not hold what was scored" in (out / "report.html").read_text()
+    assert found.cases["value"] == [1.0]
+    assert "was resampled" in found.records[0].notes[0]
+    assert evaluate(tmp_path / "p", tmp_path / "g", **options).cases["value"] == [0.0]
+
+
+def test_a_segment_that_the_first_case_lacks_is_said(tmp_path):
+    masks = np.zeros((2, 4, 5, 2), np.uint8)
+    masks[:, 1:3, 1:3, 0] = masks[:, 3:, 3:, 1] = 1
+    for name in "pg":
+        (tmp_path / name).mkdir()
+        readers.write_dicom(tmp_path / name / "a.dcm", None, masks[..., :1])
+        readers.write_dicom(tmp_path / name / "b.dcm", None, masks)
+    found = evaluate(tmp_path / "p", tmp_path / "g", metrics="dice")
+    assert found.cases["class"] == ["part 1"] * 2 and found.cases["value"] == [1.0, 1.0]
+    assert "lacks part 2: not scored" in " ".join(found.records[1].notes)
+
+
+def test_a_map_may_name_255(tmp_path):
+    mask = np.zeros((9, 9))
+    mask[2:5, 2:5] = 255
+    for name in "pg":
+        write_png(tmp_path / name / "a.png", mask)
+    found = evaluate(tmp_path / "p", tmp_path / "g", num_classes=2, ids={0: 0, 255: 1})
+    assert not found.errors and found.cases["n_truth"][2] == 9
+
+
+def test_a_chunk_that_changes_is_seen(tmp_path):
+    (tmp_path / "a.zarr" / "0").mkdir(parents=True)
+    (tmp_path / "a.zarr" / "0" / "c").write_bytes(b"1")
+    before = _run.file_of(tmp_path / "a.zarr")
+    (tmp_path / "a.zarr" / "0" / "c").write_bytes(b"22")
+    assert _run.file_of(tmp_path / "a.zarr") != before
+
+
+def test_an_executor_without_workers_loses_no_case(tmp_path):
+    p, g, _ = folders(tmp_path, 3)
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    results = evaluate(p, g, num_classes=3, executor=executor)
+    assert [case for case, _ in results.errors] == ["im000", "im001", "im002"]
+
+
 def test_an_executor_takes_whole_cases(tmp_path):
     p, g, _ = folders(tmp_path, 9)
     with ThreadPoolExecutor(2) as executor:
@@ -194,6 +272,34 @@ def test_a_killed_command_goes_on(tmp_path):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists processes as Linux does")
+def test_a_command_that_is_told_to_end_leaves_no_processes(tmp_path):
+    p, g, _ = folders(tmp_path, 60)
+    words = ["evaluate", p, g, "--num-classes", "3", "--metrics", "dice,hd95", "--workers", "2"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "jaxseg", *map(str, words), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    records = tmp_path / "out" / "records.jsonl"
+    for _ in range(3000):
+        if records.exists() and records.stat().st_size:
+            break
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    assert "--resume goes on" in started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+    for _ in range(500):  # all are of one group
+        try:
+            os.killpg(started.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGKILL)
+    pytest.fail("processes are left")
+
+
 def deadly(job):
     """Read a case by a process that some cases kill."""
     if job.case.startswith("deadly"):
@@ -226,6 +332,16 @@ def test_a_case_that_kills_its_process_is_given_up():
         (["--num-classes", "3", "--shard", "3/2"], 2, "i/n"),
         ([], 2, "--num-classes"),
         (["--num-classes", "2"], 3, "no scores"),
+        (["--num-classes", "3", "--by", "site"], 2, "no column"),
+        (["--classes", "1,7", "--metrics", "precision"], 0, "1 class is in no map"),
+        (
+            [
+                *("--classes", "1", "--metrics", "hd", "--missing-distance", "exclude"),
+                *("--fail-under", "hd.mean<=99"),
+            ],
+            0,
+            "",
+        ),
     ],
     ids=str,
 )
@@ -326,6 +442,26 @@ def test_regions_names_and_groups(tmp_path):
     assert run("report", tmp_path / "out").returncode == 0
 
 
+def test_maps_that_were_mapped_are_drawn_by_evaluate_alone(tmp_path):
+    p, g, _ = folders(tmp_path, 2)
+    out = tmp_path / "out"
+    results = evaluate(p, g, classes=[0, 1], reduce_zero_label=True, out=out, resamples=0)
+    assert "data:image/png" in (out / "report.html").read_text()
+    _evaluate.write_report_of(results, out)
+    page = (out / "report.html").read_text()
+    assert "data:image/png" not in page and "do not hold what was scored" in page
+
+
+def test_the_map_that_cannot_be_read_is_named(tmp_path):
+    p, g, _ = folders(tmp_path, 1)
+    (p / "im000.png").write_bytes(b"no picture")
+    told = []
+    evaluate(p, g, num_classes=3, tell=told.append)
+    for kind in ("warning", "error"):
+        (text,) = [event.text for event in told if event.kind == kind]
+        assert f"The prediction {p / 'im000.png'}" in text
+
+
 def test_help_comes_at_once():
     run("--help")  # Python compiles
     start = time.perf_counter()
@@ -369,6 +505,17 @@ def test_the_spacing_of_files(tmp_path, write):
 
 def test_wrong_arguments():
     p, g = maps(2)
+    of_metadata = {"0": {"scanner": "A"}}
+    for options, words in (
+        ({"missing": "skp"}, "missing must be"),
+        ({"missing_distance": "diag"}, "missing_distance must be"),
+        ({"shard": (0, 2)}, "shard must be"),
+        ({"level": 95}, "level must be"),
+        ({"by": ["site"]}, "no column of the metadata"),
+        ({"by": ["site"], "metadata": of_metadata}, "metadata .--metadata.: scanner"),
+    ):  # before the first case is scored
+        with pytest.raises(ValueError, match=words):
+            evaluate(p, g, num_classes=3, tell=pytest.fail, **options)
     with pytest.raises(ValueError, match="Give num_classes"):
         evaluate(p, g)
     with pytest.raises(ValueError, match="1 predictions and 2"):

@@ -80,6 +80,21 @@ def test_ignored_pixels_do_not_count():
     assert rows == again
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int64])
+def test_the_ignored_id_may_be_negative(dtype):
+    g = np.where(LABELS == 3, -1, LABELS.astype(int)).astype(dtype)
+    p = np.where(LABELS == 3, 1, PREDICTION).astype(dtype)
+    found = _case.confusion([(p, g)], 3, -1)
+    assert found.sum() == (g != -1).sum()
+    of_255 = [np.where(x == -1, 255, x) for x in (p.astype(int), g.astype(int))]
+    np.testing.assert_array_equal(found, _case.confusion([tuple(of_255)], 3, 255))
+
+
+def test_an_ignored_id_is_no_class_of_all():
+    rows = evaluate_case(PREDICTION, LABELS, num_classes=4, ignore=1, metrics="dice")
+    assert [row.target for row in rows] == ["0", "2", "3"]
+
+
 def test_a_predicted_id_of_no_class_is_a_miss_and_no_false_positive():
     g = np.array([[1, 1, 0, 0]])
     p = np.array([[1, 9, 0, 0]])
@@ -174,7 +189,14 @@ def test_empty_and_missed():
         ({"metrics": "dice,fish"}, ValueError, "'fish' is no metric"),
         ({"metrics": "nsd"}, ValueError, "nsd needs its tolerance"),
         ({"metrics": "dice,dice"}, ValueError, "more than once"),
+        ({"metrics": "nsd@2,nsd@2.0"}, ValueError, "more than once"),
         ({"num_classes": None}, ValueError, "Give num_classes"),
+        ({"num_classes": 0}, ValueError, "at least 1"),
+        ({"classes": [-1]}, ValueError, "ids from 0 on"),
+        ({"classes": [1, 1]}, ValueError, "the id 1 twice"),
+        ({"classes": {"a": [2, 2]}}, ValueError, "the id 2 twice"),
+        ({"classes": {"a": []}}, ValueError, "at least one id"),
+        ({"classes": [1, 2], "ignore": 2}, ValueError, "2 is ignored"),
         ({"spacing": (1, 2)}, ValueError, "one per axis of 3"),
         ({"spacing": -1.0}, ValueError, "positive"),
         ({"prediction": PREDICTION[:2]}, CaseError, "has shape"),

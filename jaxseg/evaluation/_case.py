@@ -14,6 +14,7 @@ import jaxseg
 from jaxseg.evaluation._metrics import Metric, parse_metrics
 from jaxseg.evaluation._records import CaseError, Target
 from jaxseg.evaluation._summary import overlap
+from jaxseg.evaluation._targets import as_ids, checked
 
 _MOST_IN_MEMORY = 2**29  # voxels of a map that is read block by block otherwise
 _CACHED = 2**16  # pixels of which a core's cache holds a few arrays
@@ -155,7 +156,7 @@ def _blocks(pair: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[np.ndarray, n
     """Both maps as integers without axes, in blocks."""
     p, g = (np.ascontiguousarray(x).reshape(-1) for x in pair)
     p, g = (x.view(np.uint8) != 0 if x.dtype == bool else x for x in (p, g))
-    dtype = np.uint8 if max(p.dtype.itemsize, g.dtype.itemsize) == 1 else np.int64
+    dtype = np.uint8 if {p.dtype, g.dtype} <= {np.dtype(bool), np.dtype(np.uint8)} else np.int64
     for start in range(0, g.size, _BLOCK):
         part = slice(start, start + _BLOCK)
         yield p[part].astype(dtype, copy=False), g[part].astype(dtype, copy=False)
@@ -343,7 +344,7 @@ def evaluate_case(
     for name, x in (("prediction", p), ("labels", g)):
         if x.dtype != bool and not np.issubdtype(x.dtype, np.integer):
             raise TypeError(f"{name} must be ids or masks of integers or bools, got {x.dtype}.")
-    targets = as_targets(num_classes, classes)
+    targets = as_targets(num_classes, classes, ignore)
     num_ids = num_ids_of(targets, num_classes)
     asked = parse_metrics(metrics)
     steps = None
@@ -362,19 +363,26 @@ def evaluate_case(
 
 
 def as_targets(
-    num_classes: int | None, classes: Mapping[str, int | Sequence[int]] | Sequence[int] | None
+    num_classes: int | None,
+    classes: Mapping[str, int | Sequence[int]] | Sequence[int] | None,
+    ignore: int | None = None,
 ) -> tuple[Target, ...]:
-    """The targets that ``num_classes`` and ``classes`` say."""
+    """The targets that ``num_classes`` and ``classes`` say; the ignored id is none of the first."""
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
     if classes is None:
         if num_classes is None:
             raise ValueError("Give num_classes, or the classes that are scored.")
-        return tuple(Target(str(c), (c,)) for c in (range(num_classes) if num_classes > 1 else [1]))
-    if isinstance(classes, Mapping):
-        return tuple(
-            Target(name, (ids,) if isinstance(ids, int) else tuple(ids))
+        scored = range(num_classes) if num_classes > 1 else [1]
+        targets = [Target(str(c), (c,)) for c in scored if c != ignore]
+    elif isinstance(classes, Mapping):
+        targets = [
+            Target(name, as_ids(f"The class {name}", ids if isinstance(ids, Sequence) else [ids]))
             for name, ids in classes.items()
-        )
-    return tuple(Target(str(c), (c,)) for c in classes)
+        ]
+    else:
+        targets = [Target(str(c), (c,)) for c in as_ids("classes", classes)]
+    return checked(targets, ignore, 0).targets
 
 
 def num_ids_of(targets: Sequence[Target], num_classes: int | None) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import operator
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -87,7 +88,11 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
     help="CSV or JSON: from an id or a colour to an id.",
 )
 @click.option("--ignore", type=int, help="The true id of pixels that do not count.")
-@click.option("--reduce-zero-label", is_flag=True, help="0 becomes the ignored id, 1 becomes 0, …")
+@click.option(
+    "--reduce-zero-label",
+    is_flag=True,
+    help="In both maps, 0 becomes the ignored id, 1 becomes 0, …",
+)
 @click.option(
     "--metrics",
     default="dice,iou",
@@ -153,7 +158,7 @@ def _shard(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int
 @click.option("--shard", metavar="i/n", callback=_shard, help="Score the i-th of n parts.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--fail-under", metavar="'dice.mean>=0.8'", help="Exit with 1 if this is not so.")
-@click.option("--quiet", is_flag=True, help="Print errors alone.")
+@click.option("--quiet", is_flag=True, help="Print warnings and errors alone.")
 def evaluate(**options: Any) -> None:
     """Score the label maps in PREDICTIONS against those in LABELS.
 
@@ -219,7 +224,7 @@ def _evaluate(
             resample=resample is not None,
             out=out,
             metadata=strata,
-            by=[] if by is None else by.split(","),
+            by=_columns(by),
             command=stable_command(["jaxseg", *sys.argv[1:]]),
             tell=partial(_tell, console, progress, quiet),
             **options,
@@ -230,6 +235,10 @@ def _evaluate(
         console.print(f"[red]--fail-under {fail_under} is not met.")
         return BELOW_LIMIT
     return FAILED_CASES if results.errors else 0
+
+
+def _columns(by: str | None) -> list[str]:
+    return [] if by is None else [name.strip() for name in by.split(",")]
 
 
 def _number_or_word(text: str) -> str | float:
@@ -316,13 +325,17 @@ def _tell(console: Any, progress: Any, quiet: bool, event: Any) -> None:
 def _print_results(results: Any, out: Path | None) -> None:
     console = _console()
     lines = repr(results).splitlines()
-    shown = [line for line in lines if set(line.split()[1:]) != {"nan"}]
-    console.print("\n".join(shown), markup=False)
-    if len(shown) < len(lines):
-        console.print(f"{len(lines) - len(shown)} classes are in no map.")
+    counts = zip(*(record.counts for record in results.records))  # by class
+    nowhere = [2 + k for k, of in enumerate(counts) if not any(any(each[:3]) for each in of)]
+    console.print("\n".join(line for k, line in enumerate(lines) if k not in nowhere), markup=False)
+    if nowhere:
+        classes = "1 class is" if len(nowhere) == 1 else f"{len(nowhere)} classes are"
+        console.print(f"{classes} in no map.")
     if results.errors:
         where = f"{out / 'errors.csv'} says why" if out else "the errors above say why"
-        console.print(f"{len(results.errors)} cases have no scores: {where}.", style="red")
+        number = len(results.errors)
+        cases = "1 case has" if number == 1 else f"{number} cases have"
+        console.print(f"{cases} no scores: {where}.", style="red", markup=False)
     if out is not None:
         console.print(f"Tables and report.html are in {out}.", markup=False)
 
@@ -365,6 +378,7 @@ def _is_met(limit: Limit, results: Any) -> bool:
         )
     columns = results.summary
     pooled = limit.statistic == "pooled"
+    counted = "detected" if results.run.missing_distance == "exclude" else "penalty"
     names = {metrics[limit.metric].column(unit) for unit in ("mm", "px")}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     values = [
@@ -373,10 +387,11 @@ def _is_met(limit: Limit, results: Any) -> bool:
         if row["metric"] in names
         and row["class"] == (limit.target or MACRO)
         and (row["aggregation"] == "pooled") == pooled
-        and row["policy"] in ("all", "penalty")
+        and row["policy"] in ("all", counted)
     ]
     if not values:
-        raise click.BadParameter(f"--fail-under: there is no {limit.statistic} of {limit.target}.")
+        of = f"{limit.metric} of {limit.target or MACRO}"
+        raise click.BadParameter(f"--fail-under: there is no {limit.statistic} of {of}.")
     return all(value is not None and limit.compare(value, limit.bound) for value in values)
 
 
@@ -434,13 +449,15 @@ def report(folder: Path, metadata: Path | None, by: str | None) -> None:
 
         strata = None if metadata is None else _pairs.read_metadata(metadata)
         results = _results.read_results(folder)
-        _evaluate.write_report_of(results, folder, strata, [] if by is None else by.split(","))
+        _evaluate.write_report_of(results, folder, strata, _columns(by))
         _console().print(f"{folder / 'report.html'} is written.", markup=False)
 
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """Turn what a user can mend into a message and an exit code, without a traceback."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that workers are ended too
     try:
         yield
     except KeyboardInterrupt:

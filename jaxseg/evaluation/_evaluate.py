@@ -37,11 +37,13 @@ from jaxseg.evaluation._run import (
     read_image,
     records,
 )
+from jaxseg.evaluation._summary import check_missing_distance
 
 PathLike = str | os.PathLike[str]
 Maps = PathLike | Sequence[PathLike] | Sequence[np.ndarray]
 Classes = Mapping[str, int | Sequence[int]] | Sequence[int]
 
+MISSING = {"error": "are errors", "worst": "count as empty", "skip": "are left out"}
 SEGMENTED = (".dcm", ".seg.nrrd")  # files whose segments have names
 
 
@@ -99,12 +101,13 @@ def evaluate(
       ignore: the true id of pixels that do not count.
       ids: a map from ids in the files or arrays to ids.
       colours: the id of each colour (red, green, blue) of colour maps.
-      reduce_zero_label: 0 becomes the ignored id, and every other id one less.
+      reduce_zero_label: in both maps, 0 becomes the ignored id and every other id one less.
       metrics: names, as ``jaxseg evaluate --metrics`` takes them.
       spacing: "header": that of the files, in mm; "pixels": none; or numbers along the axes.
       pair: how the names of files make a case, such as ``{case}_pred.png={case}_gt.png``.
       group: the patient or site of each case, of which intervals resample whole groups: one name
-        per case, or as ``--group`` takes it.
+        per case, in the order of the list of labels (of a folder, in that of its cases' names), or
+        as ``--group`` takes it.
       missing: what a missing file of a prediction is: "error", "worst" (it counts as an empty one)
         or "skip".
       missing_distance: the distance of a class that was missed, in the mean with penalty: "inf",
@@ -143,6 +146,14 @@ def evaluate(
     if reduce_zero_label and ignore is None:
         ignore = 255
     asked = parse_metrics(metrics)
+    check_missing_distance(missing_distance)
+    _check_strata(metadata, by)
+    if missing not in MISSING:
+        raise ValueError(f"missing must be {', '.join(MISSING)}; got {missing!r}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}.")
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard must be (i, n) with i from 1 to n; got {shard}.")
     cases = _cases(predictions, labels, pair, missing, resample, say)
     segments = None
     if num_classes is None and classes is None and cases.sources:
@@ -150,7 +161,7 @@ def evaluate(
     if segments is not None:
         targets, num_ids = tuple(Target(name, ()) for name in segments), 0
     else:
-        targets = as_targets(num_classes, classes)
+        targets = as_targets(num_classes, classes, ignore)
         num_ids = num_ids_of(targets, num_classes)
     reading = Reading(
         colours=None if colours is None else dict(colours),
@@ -159,12 +170,12 @@ def evaluate(
         ignore=ignore,
         resample=resample,
         segments=segments,
-        masks=ignore != 255 and num_ids <= 2,
+        masks=ignore != 255 and num_ids <= 2 and not ids,
         spacing=spacing if isinstance(spacing, str) else _steps(spacing),
     )
     options = _digest(targets, num_ids, num_classes, ignore, [m.name for m in asked], reading)
     scoring = Scoring(targets, num_ids, num_classes is not None, ignore, asked, options)
-    groups = _groups([source.case for source in cases.sources], group, say)
+    groups = _groups([source.case for source in cases.sources], cases.names, group, say)
     jobs = [source._replace(group=who) for source, who in zip(cases.sources, groups, strict=True)]
     jobs.sort(key=lambda job: job.case)
     errors = sorted(cases.errors)
@@ -197,7 +208,8 @@ def evaluate(
     results = Results(targets, asked, tuple(found), tuple(errors), run)
     if out is not None:
         results.write(out)
-        write_report_of(results, out, metadata, by, partial(read_image, reading=reading))
+        read = None if resample else partial(read_image, reading=reading)
+        write_report_of(results, out, metadata, by, read)
     return results
 
 
@@ -209,6 +221,7 @@ def write_report_of(
     read: Callable[[Path], Any] | None = None,
 ) -> Path:
     """Write ``report.html`` of results into a folder."""
+    _check_strata(metadata, by)
     from jaxseg.evaluation._report import write_report
 
     return write_report(
@@ -224,6 +237,16 @@ def write_report_of(
         by=by,
         read=read,
     )
+
+
+def _check_strata(metadata: Mapping[str, Mapping[str, str]] | None, by: Sequence[str]) -> None:
+    """Check that the metadata have the columns whose strata are compared."""
+    known = list(dict.fromkeys(name for row in (metadata or {}).values() for name in row))
+    if unknown := [name for name in by if name not in known]:
+        raise ValueError(
+            f"by (--by) names {unknown[0]!r}, which is no column of the metadata (--metadata)"
+            f"{': ' if known else ''}{', '.join(known)}."
+        )
 
 
 def _steps(spacing: float | Sequence[float]) -> tuple[float, ...]:
@@ -286,6 +309,7 @@ class _Cases(NamedTuple):
 
     sources: list[Job]
     errors: list[tuple[str, str]]
+    names: Sequence[str]  # of all cases, in the order of their list
 
 
 def _cases(
@@ -301,8 +325,9 @@ def _cases(
         if len(maps[0]) != len(maps[1]):
             raise ValueError(f"There are {len(maps[0])} predictions and {len(maps[1])} label maps.")
         width = len(str(len(maps[0])))
-        pairs = enumerate(zip(*maps, strict=True))
-        return _Cases([Job(f"{number:0{width}}", "", p, g) for number, (p, g) in pairs], [])
+        names = [f"{number:0{width}}" for number in range(len(maps[0]))]
+        jobs = [Job(name, "", p, g) for name, p, g in zip(names, *maps, strict=True)]
+        return _Cases(jobs, [], names)
     files = _pairs.find_pairs(
         cast("_pairs.Paths", predictions),
         cast("_pairs.Paths", labels),
@@ -316,19 +341,23 @@ def _cases(
     jobs = [Job(each.case, "", each.prediction, each.labels) for each in files.pairs]
     errors = []
     if files.missing:
-        ways = {"error": "are errors", "worst": "count as empty", "skip": "are left out"}
-        names = _some(files.missing_cases)
-        say(Event("warning", f"Cases without a prediction {ways[missing]}: {names}."))
+        some = _some(files.missing_cases)
+        say(Event("warning", f"Cases without a prediction {MISSING[missing]}: {some}."))
         lost = zip(files.missing_cases, files.missing, strict=True)
         if missing == "worst":
             jobs += [Job(case, "", None, path) for case, path in lost]
         elif missing == "error":
             errors = [(case, f"There is no prediction for {path}.") for case, path in lost]
     of_grids = [each for each in files.pairs if not each.labels.name.lower().endswith(".dcm")]
-    problems = _preflight.header_problems(of_grids, _readers.read_header, resample=resample)
+    predicted = {each.prediction for each in of_grids}
+
+    def read_header(path: Path) -> _readers.Header:
+        return _readers.read_header(path, what="prediction" if path in predicted else "labels")
+
+    problems = _preflight.header_problems(of_grids, read_header, resample=resample)
     for sentence in _preflight.summarize_problems(problems):
         say(Event("warning", sentence))
-    return _Cases(jobs, errors)
+    return _Cases(jobs, errors, files.cases)
 
 
 def _segments(labels: Source) -> tuple[str, ...] | None:
@@ -344,7 +373,10 @@ def _are_arrays(maps: Maps) -> bool:
     return any(hasattr(x, "dtype") for x in cast("Sequence", maps))
 
 
-def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) -> list[str]:
+def _groups(
+    cases: Sequence[str], names: Sequence[str], group: str | Sequence[str] | None, say: Tell
+) -> list[str]:
+    """The group of each case; a list of groups is in the order of the names of all cases."""
     if group is None:
         if sentence := _pairs.looks_grouped(cases):
             say(Event("warning", sentence))
@@ -352,9 +384,10 @@ def _groups(cases: Sequence[str], group: str | Sequence[str] | None, say: Tell) 
     if isinstance(group, str):
         of_case = _pairs.groups_of(cases, group)
         return [of_case[case] for case in cases]
-    if len(group) != len(cases):
-        raise ValueError(f"group has {len(group)} names for {len(cases)} cases.")
-    return list(group)
+    if len(group) != len(names):
+        raise ValueError(f"group has {len(group)} names for {len(names)} cases.")
+    of_case = dict(zip(names, group, strict=True))
+    return [of_case[case] for case in cases]
 
 
 def _some(names: Sequence[object], most: int = 5) -> str:

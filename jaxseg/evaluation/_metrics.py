@@ -71,7 +71,8 @@ def parse_metrics(names: str | Sequence[str]) -> tuple[Metric, ...]:
     metrics = [_parse(name.strip()) for name in given if name.strip()]
     if not metrics:
         raise ValueError("metrics must name at least one metric, such as dice.")
-    twice = {m.name for m in metrics if [n.name for n in metrics].count(m.name) > 1}
+    columns = [m.column("px") for m in metrics]
+    twice = {m.name for m in metrics if columns.count(m.column("px")) > 1}
     if twice:
         raise ValueError(f"metrics name {', '.join(sorted(twice))} more than once.")
     return tuple(metrics)

@@ -41,6 +41,7 @@ class Pairs(NamedTuple):
     extra: list[Path]  # predictions without labels
     missing_cases: list[str]  # the names of the cases that are missing
     notes: list[str]  # what the user should know of how the files were paired
+    cases: Sequence[str] = ()  # of all labels: in the order of their list, or sorted
 
 
 Ends = tuple[str, str]  # the start and the end of names that are no part of the case
@@ -293,6 +294,7 @@ def _pairs_of_cases(cases: Cases, folders: Sequence[Path]) -> Pairs:
         [predictions[case] for case in sorted(predictions.keys() - labels.keys())],
         missing,
         cases.notes,
+        sorted(labels),
     )
 
 
@@ -330,6 +332,7 @@ def _pairs_of_lists(predictions: Paths, labels: Paths, pair: str | tuple[str, st
         [],
         [p.case for p in missing],
         [],
+        cases,
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from jaxseg.evaluation._pairs import Pair, Pairs
+from jaxseg.evaluation._readers import Image
 from jaxseg.evaluation._records import CaseError
 
 CLOSE = 1e-3  # of a voxel: the largest difference of affines and spacings that is none
@@ -176,6 +177,17 @@ def _resamples(prediction: Header, labels: Header) -> bool:
     """Whether the two headers tell where their voxels lie in each other's grid."""
     both = prediction, labels
     return all(h.affine is not None for h in both) or all(h.spacing is not None for h in both)
+
+
+def is_same_grid(prediction: Image, labels: Image) -> bool:
+    """Whether the voxels of both are at the same places, as far as the files tell."""
+    if prediction.array.shape != labels.array.shape:
+        return False
+    if prediction.affine is not None and labels.affine is not None:
+        return not _affines(prediction.affine, labels.affine)
+    if prediction.spacing is not None and labels.spacing is not None:
+        return not _spacings(prediction.spacing, labels.spacing)
+    return True
 
 
 def _grids_to_resample(prediction: Header, labels: Header) -> Iterator[Found]:

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.evaluation._metrics import Metric
-from jaxseg.evaluation._pictures import COLOURS, Picture, picture
+from jaxseg.evaluation._pairs import row_of_case
+from jaxseg.evaluation._pictures import COLOURS, MOST_VOXELS, Picture, picture
 from jaxseg.evaluation._records import CaseError, Columns, File, Record, Target
+from jaxseg.evaluation._results import write_atomically
 
 FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
@@ -154,7 +156,9 @@ def write_report(
         columns=[m.column(unit) for m in table.metrics],
         run=_flat(run),
     )
-    return _write(Path(folder) / "report.html", page)
+    path = Path(folder) / "report.html"
+    write_atomically(path, page.encode("utf-8", "replace"))  # a file's name may be no Unicode
+    return path
 
 
 class _Table(NamedTuple):
@@ -492,7 +496,7 @@ def _strata(
     column: str, metadata: Mapping[str, Mapping[str, str]], table: _Table, penalty: str
 ) -> dict[str, Any]:
     """The means of the cases of each value of a column."""
-    of_case = [metadata.get(r.case, {}).get(column) or "not given" for r in table.records]
+    of_case = [row_of_case(metadata, r.case).get(column) or "not given" for r in table.records]
     sizes = Counter(of_case)
     shown = sorted(sizes, key=lambda s: (-sizes[s], s))[:MOST_STRATA]
     missed, spurious = table.missed, table.spurious
@@ -552,7 +556,7 @@ def _worst_cases(
         order = np.argsort(means if metric.higher_is_better else -np.abs(means))  # NaN is last
         order = order[~np.isnan(means[order])]
         lowest = [(table.targets[j].name, float(means[j])) for j in order[:3]]
-        shown, reason = _picture(record, ids, read)
+        shown, reason = _picture(record, table.targets, ids, read)
         worst.append((record, lowest, float(_mean(means)), shown, reason))
     return worst
 
@@ -562,21 +566,39 @@ def _is_background(target: Target) -> bool:
 
 
 def _picture(
-    record: Record, ids: Sequence[int], read: Callable[[Path], Any] | None
+    record: Record,
+    targets: Sequence[Target],
+    ids: Sequence[int],
+    read: Callable[[Path], Any] | None,
 ) -> tuple[Picture | None, str]:
     for file in (record.prediction, record.labels):
         if reason := _changed(file):
             return None, reason
     try:
-        if read is None:
-            from jaxseg.evaluation import _readers
+        from jaxseg.evaluation import _readers
 
-            read = _readers.read
-        prediction, labels = read(Path(record.prediction.path)), read(Path(record.labels.path))
+        paths = (Path(record.prediction.path), Path(record.labels.path))
+        prediction, labels = map(read or _readers.read, paths)
+        if read is None and not _is_as_scored(prediction, labels, record, targets):
+            return None, "Its files do not hold what was scored: that was mapped, or resampled."
         counted = sorted({true for true, _, _ in record.matrix})
         return picture(prediction, labels, foreground=ids, counted=counted), ""
     except (CaseError, OSError, ValueError, ImportError, MemoryError) as error:
         return None, str(error)
+
+
+def _is_as_scored(prediction: Any, labels: Any, record: Record, targets: Sequence[Target]) -> bool:
+    """Whether maps as they were read have the true pixels of each class that were counted."""
+    p, g = prediction.array, labels.array
+    if labels.names is not None or p.shape != g.shape or math.prod(g.shape) > MOST_VOXELS:
+        return True  # or they are not drawn
+    for target, (tp, _, fn, _) in zip(targets, record.counts, strict=True):
+        true = np.isin(g, target.ids)
+        if np.count_nonzero(true) != tp + fn:
+            return False
+        if np.count_nonzero(np.isin(p, target.ids) & true) != tp:
+            return False
+    return True
 
 
 def _changed(file: File) -> str:
@@ -705,24 +727,6 @@ def _flat(run: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return lines
 
 
-# The file
-
-
 def _digest(text: str) -> str:
     """The name of a script or a style in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(str(text).encode()).digest()).decode()
-
-
-def _write(path: Path, text: str) -> Path:
-    """Whole or not at all: whoever reads the path finds the old file or the new one."""
-    part = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    try:
-        with open(part, "wb") as file:
-            file.write(text.encode("utf-8", "replace"))  # a file's name may be no Unicode
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path

@@ -76,17 +76,22 @@ class Case(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_image(source: Source, reading: Reading) -> Image:
+def read_image(source: Source, reading: Reading, what: str = "labels") -> Image:
     """Read a map of ids, or masks of the segments that are scored."""
     from jaxseg.evaluation import _readers, _targets
 
     if isinstance(source, np.ndarray):
-        found = Image(source, None, "px", None, None, [])
+        notes: list[str] = []
+        found = Image(_readers.ids_of(source, notes), None, "px", None, None, notes)
     else:
-        found = _readers.read(source, map_colours=reading.colours, masks=reading.masks)
+        found = _readers.read(source, map_colours=reading.colours, what=what, masks=reading.masks)
     ids = found.array
     if found.names is not None:
-        return found._replace(array=_segments(ids, found.names, reading.segments))
+        masks = _segments(ids, found.names, reading.segments)
+        if left_out := [name for name in found.names if name not in (reading.segments or ())]:
+            sentence = f"The truth of the first case lacks {', '.join(left_out)}: not scored."
+            return found._replace(array=masks, notes=[*found.notes, sentence])
+        return found._replace(array=masks)
     if reading.segments is not None:
         raise CaseError(f"{source} has ids, where the other files have segments with names.")
     if reading.ids is not None:
@@ -98,20 +103,20 @@ def read_image(source: Source, reading: Reading) -> Image:
 
 def read_case(job: Job, reading: Reading) -> Case:
     """Read both maps of a case; CaseError says what is wrong with them."""
-    from jaxseg.evaluation import _readers
+    from jaxseg.evaluation import _preflight, _readers
 
     truth = read_image(job.labels, reading)
     if job.prediction is None:
         notes = ["There is no file of a prediction; it counts as an empty one."]
         prediction = truth._replace(array=np.zeros_like(truth.array), notes=[])
     else:
-        prediction, notes = read_image(job.prediction, reading), []
+        prediction, notes = read_image(job.prediction, reading, "prediction"), []
     if truth.names is not None:
         prediction, truth = _readers.common_grid(prediction, truth)
     for name, each in (("prediction", prediction), ("truth", truth)):
         notes += [f"{name}: {note}" for note in each.notes]
     ndim = truth.array.ndim - (truth.names is not None)
-    if reading.resample and prediction.array.shape != truth.array.shape:
+    if reading.resample and not _preflight.is_same_grid(prediction, truth):
         prediction = _on_grid_of(truth, prediction, ndim)
         notes.append(
             f"The prediction was resampled onto the grid of the truth, {truth.array.shape[:ndim]}."
@@ -163,12 +168,21 @@ def file_of(source: Source | None) -> File:
     """The file's size, time and digest, which tell whether it has changed."""
     if not isinstance(source, Path):
         return File("", 0, 0, "")
-    stat = source.stat()
+    size, mtime_ns = _size_and_time(source)
     if source.is_dir():
-        return File(str(source), 0, stat.st_mtime_ns, "")
+        return File(str(source), size, mtime_ns, "")
     with source.open("rb") as opened:
         digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    return File(str(source), stat.st_size, stat.st_mtime_ns, digest)
+    return File(str(source), size, mtime_ns, digest)
+
+
+def _size_and_time(source: Path) -> tuple[int, int]:
+    """The size of a file and the time of its last change; of a folder, those of all its files."""
+    if not source.is_dir():
+        stats = [source.stat()]
+    else:
+        stats = [path.stat() for path in source.rglob("*") if path.is_file()]
+    return sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)
 
 
 def is_unchanged(record: Record, job: Job) -> bool:
@@ -179,11 +193,10 @@ def is_unchanged(record: Record, job: Job) -> bool:
                 return False
             continue
         try:
-            stat = source.stat()
+            now = _size_and_time(source)
         except OSError:
             return False
-        size = 0 if source.is_dir() else stat.st_size
-        if (before.path, before.size, before.mtime_ns) != (str(source), size, stat.st_mtime_ns):
+        if (before.path, before.size, before.mtime_ns) != (str(source), *now):
             return False
     return True
 
@@ -274,7 +287,11 @@ def _submitted(
     while waiting or pending:
         while waiting and len(pending) < _IN_FLIGHT:
             job = waiting.popleft()
-            pending[executor.submit(run, job)] = job
+            future = _or_error(executor.submit, run, job)
+            if isinstance(future, Exception):  # its workers are gone
+                yield job, future
+            else:
+                pending[future] = job
         done, _ = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
             error = future.exception()

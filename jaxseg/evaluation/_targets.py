@@ -77,7 +77,7 @@ def read_targets(
             "num_classes scores all ids and classes some of them (--num-classes, --classes): give "
             "one of them."
         )
-    scored = None if classes is None else _ids("classes (--classes)", classes)
+    scored = None if classes is None else as_ids("classes (--classes)", classes)
     first = 1 if num_classes == 1 else 0
     if scored is None and num_classes is not None:
         scored = tuple(range(first, max(num_classes, 2)))
@@ -91,12 +91,11 @@ def read_targets(
     if classes is None:  # all ids, where one of them may be ignored
         scored = tuple(i for i in scored if i != ignore)
     targets = [Target(names_of.get(i, str(i)), (i,)) for i in scored]
-    return _checked([*targets, *chosen], ignore, max(num_classes or 0, *[i + 1 for i in scored], 2))
+    return checked([*targets, *chosen], ignore, max(num_classes or 0, *[i + 1 for i in scored], 2))
 
 
-def _checked(
-    targets: Sequence[Target], ignore: int | None, num_ids: int, note: str = ""
-) -> Targets:
+def checked(targets: Sequence[Target], ignore: int | None, num_ids: int, note: str = "") -> Targets:
+    """Targets of which none is ignored and no two have one name; ValueError of others."""
     if not targets:
         raise ValueError(f"No class is left to be scored. {HELP}")
     named = [t.name for t in targets]
@@ -110,7 +109,7 @@ def _checked(
     return Targets(tuple(targets), ignore, num_ids, note)
 
 
-def _ids(name: str, ids: str | Sequence[int]) -> tuple[int, ...]:
+def as_ids(name: str, ids: str | Sequence[int]) -> tuple[int, ...]:
     """Ids of a text such as "1,2,3", or of a list."""
     found = []
     for part in ids.split(",") if isinstance(ids, str) else ids:
@@ -151,7 +150,7 @@ def _regions(regions: str | Sequence[str] | Mapping[str, Sequence[int]]) -> list
                     f"{text!r}."
                 )
             pairs.append((name.strip(), ids))
-    return [Target(name, _ids(f"The region {name}", ids)) for name, ids in pairs]
+    return [Target(name, as_ids(f"The region {name}", ids)) for name, ids in pairs]
 
 
 def _names(
@@ -271,7 +270,7 @@ def _of_labels(file: Path, labels: Mapping[str, Any], ignore: int | None) -> Tar
     note = f"Classes are those of {file}: {_shown([t.name for t in targets])}" + (
         "." if ignore is None else f"; {ignore} is ignored."
     )
-    return _checked(targets, ignore, num_ids, note)
+    return checked(targets, ignore, num_ids, note)
 
 
 def read_json(file: Path) -> Any:
