@@ -389,19 +389,6 @@ def test_write(tmp_path) -> None:
     assert once == {name: (out / name).read_bytes() for name in files}
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "means.csv"
-    _compare._write(path, b"old")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        _compare._write(path, b"new")
-    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["means.csv"]
-
-
 def test_text() -> None:
     text = str(compare(made(), resamples=QUICK))
     assert text.startswith("dice, macro (higher is better)\n==")

@@ -403,15 +403,16 @@ def test_strata_have_their_means_and_numbers(made):
 )
 def test_strata_take_the_penalty_of_the_run(made, policy, worst):
     table = _table(made[0])
-    policies = _report._policies(2, table, policy)
+    policies = _report._policies(table.values[2], table.records, table.metrics[2], policy)
     (_, detected), *penalty = policies
     assert np.isfinite(detected[~np.isnan(detected)]).all()
-    assert [name for name, _ in policies] == [" over detected", " with penalty"][: len(policies)]
+    assert [name for name, _ in policies] == ["detected", "penalty"][: len(policies)]
     if worst is None:
         assert not penalty
     else:
         assert (penalty[0][1][np.isinf(table.values[2])] == worst).all()
-    assert len(_report._policies(0, table, policy)) == 1
+    first = _report._policies(table.values[0], table.records, table.metrics[0], policy)
+    assert [name for name, _ in first] == ["all"]
 
 
 def test_the_worst_cases_are_shown(made):

@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxseg.evaluation._metrics import DISTANCE, OTHER, Metric
 from jaxseg.evaluation._records import Columns
+from jaxseg.evaluation._results import csv_text, write_atomically
 
 MACRO = "macro"  # the class that is the mean over the classes
 _BLUE = "#1f5fa8"
@@ -112,8 +113,8 @@ class Comparison(NamedTuple):
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         for name in ("means", "rankings", "differences"):
-            _write(out / f"{name}.csv", _csv(getattr(self, name)).encode())
-        _write(out / "compare.txt", self.text(all_classes=True).encode())
+            write_atomically(out / f"{name}.csv", csv_text(getattr(self, name)))
+        write_atomically(out / "compare.txt", self.text(all_classes=True))
         self.plot(out / "compare.png")
 
     def plot(self, path: str | os.PathLike[str], *, label: str | None = None) -> None:
@@ -126,7 +127,7 @@ class Comparison(NamedTuple):
         file = Path(path)
         picture = io.BytesIO()
         _figure(self, label).savefig(picture, format=file.suffix[1:], dpi=150)
-        _write(file, picture.getvalue())
+        write_atomically(file, picture.getvalue())
 
 
 def read_cases(path: str | os.PathLike[str]) -> Columns:
@@ -259,34 +260,11 @@ def _grid(table: Columns) -> str:
     return "\n".join(lines)
 
 
-def _csv(table: Columns) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    for row in zip(*table.values(), strict=True):
-        writer.writerow([repr(x) if isinstance(x, float) else x for x in row])
-    return text.getvalue()
-
-
 def _import(module: str, need: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
         raise ImportError(f'{need}: pip install "jaxseg[evaluate]"') from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 # ------------------------------------------------------------------- what the tables have in common

@@ -99,11 +99,8 @@ def _codes(
         predicted, true, same = p.any(-1), t.any(-1), (p == t).all(-1)
     else:
         predicted, true, same = np.isin(p, foreground), np.isin(t, foreground), p == t
-    codes = np.zeros(true.shape, np.uint8)
-    codes[true & predicted] = CONFUSED
-    codes[true & predicted & same] = POSITIVE
-    codes[predicted & ~true] = FALSE_POSITIVE
-    codes[true & ~predicted] = FALSE_NEGATIVE
+    kinds = [BACKGROUND] * 2 + [FALSE_POSITIVE] * 2 + [FALSE_NEGATIVE] * 2 + [CONFUSED, POSITIVE]
+    codes = np.take(np.array(kinds, np.uint8), true * np.uint8(4) + predicted * np.uint8(2) + same)
     if len(counted) and not segments:
         codes[~np.isin(t, counted)] = UNCOUNTED
     return codes

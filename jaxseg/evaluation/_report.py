@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxseg.evaluation._case import member
 from jaxseg.evaluation._metrics import Metric
 from jaxseg.evaluation._pairs import row_of_case
 from jaxseg.evaluation._pictures import COLOURS, MOST_VOXELS, Picture, picture
 from jaxseg.evaluation._records import CaseError, Columns, File, Record, Target
 from jaxseg.evaluation._results import write_atomically
+from jaxseg.evaluation._summary import policies
 
 FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
@@ -26,6 +28,7 @@ MOST_CASES = 1000  # in the table of cases
 MOST_STRATA = 60
 POOLED = ("pooled", "pooled_low", "pooled_high")
 MEANS = {"all": "Mean", "detected": "Mean over detected", "penalty": "Mean with penalty"}
+POLICIES = {"all": "", "detected": " over detected", "penalty": " with penalty"}
 MOST_NOTES = 50
 MOST_LINES = 30  # of one part of what is told of the run
 WORST_CASES = 6
@@ -501,9 +504,9 @@ def _strata(
     shown = sorted(sizes, key=lambda s: (-sizes[s], s))[:MOST_STRATA]
     missed, spurious = table.missed, table.spurious
     columns = [
-        (f"{_title(metric, table.unit)}{words}", metric, values)
-        for i, metric in enumerate(table.metrics)
-        for words, values in _policies(i, table, penalty)
+        (f"{_title(metric, table.unit)}{POLICIES[policy]}", metric, counted)
+        for metric, values in zip(table.metrics, table.values, strict=True)
+        for policy, counted in _policies(values, table.records, metric, penalty)
     ]
     lines = []
     for stratum in sorted(shown):
@@ -526,22 +529,13 @@ def _strata(
     }
 
 
-def _policies(index: int, table: _Table, penalty: str) -> list[tuple[str, np.ndarray]]:
-    """The values of a metric as each policy takes them, and what the policy is called."""
-    metric, values = table.metrics[index], table.values[index]
-    infinite = np.isinf(values)
-    if not infinite.any():
-        return [("", values)]
-    detected = (" over detected", np.where(infinite, np.nan, values))
-    if penalty == "exclude":
-        return [detected]
-    worst = np.full((len(table.records), 1), math.inf)
-    if metric.is_distance and penalty == "diagonal":
-        for i, record in enumerate(table.records):
-            worst[i] = math.hypot(*(n * s for n, s in zip(record.shape, record.spacing)))
-    elif metric.is_distance:
-        worst[:] = float(penalty)
-    return [detected, (" with penalty", np.where(infinite, worst, values))]
+def _policies(
+    values: np.ndarray, records: Sequence[Record], metric: Metric, penalty: str
+) -> list[tuple[str, np.ndarray]]:
+    """Those of the summary, and one where no value is infinite, since then all are the same."""
+    if not np.isinf(values).any():
+        return [("all", values)]
+    return policies(values, records, metric, penalty)
 
 
 def _worst_cases(
@@ -593,10 +587,10 @@ def _is_as_scored(prediction: Any, labels: Any, record: Record, targets: Sequenc
     if labels.names is not None or p.shape != g.shape or math.prod(g.shape) > MOST_VOXELS:
         return True  # or they are not drawn
     for target, (tp, _, fn, _) in zip(targets, record.counts, strict=True):
-        true = np.isin(g, target.ids)
+        true = member(g, target.ids)
         if np.count_nonzero(true) != tp + fn:
             return False
-        if np.count_nonzero(np.isin(p, target.ids) & true) != tp:
+        if np.count_nonzero(member(p, target.ids) & true) != tp:
             return False
     return True
 

@@ -139,9 +139,9 @@ class Results:
         folder = Path(folder)
         files = {
             RECORDS: "".join(record.to_line() + "\n" for record in self.records),
-            CASES_CSV: _csv(self.cases),
-            SUMMARY_CSV: _csv(self.summary),
-            ERRORS_CSV: _csv(
+            CASES_CSV: csv_text(self.cases),
+            SUMMARY_CSV: csv_text(self.summary),
+            ERRORS_CSV: csv_text(
                 {
                     "case": [case for case, _ in self.errors],
                     "reason": [reason for _, reason in self.errors],
@@ -516,7 +516,8 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _csv(columns: Columns) -> str:
+def csv_text(columns: Columns) -> str:
+    """A table as CSV, whose first line has the names of its columns."""
     rows = [list(columns), *zip(*columns.values(), strict=True)]
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
@@ -530,7 +531,15 @@ def _cell(value: Any) -> str:
 
 
 def _json(parts: Mapping[str, Any]) -> str:
-    return json.dumps(_without_nan(parts), indent=2, allow_nan=False) + "\n"
+    """An object in JSON: one line per entry, and one per element of a list."""
+    lines = []
+    for key, part in _without_nan(parts).items():
+        text = json.dumps(part, allow_nan=False)
+        if isinstance(part, list) and part:
+            elements = (json.dumps(element, allow_nan=False) for element in part)
+            text = "[\n    " + ",\n    ".join(elements) + "\n  ]"
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _without_nan(part: Any) -> Any:

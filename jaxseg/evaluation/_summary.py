@@ -110,10 +110,11 @@ def summarize(
     check_missing_distance(missing_distance)
     records = sorted(records, key=lambda record: record.case)
     unit = _unit(records, metrics)
+    tables = [(metric, _table(records, targets, metric)) for metric in metrics]
     series = [
-        (metric, policy, _table(records, targets, metric), values)
-        for metric in metrics
-        for policy, values in _policies(records, targets, metric, missing_distance)
+        (metric, policy, table, values)
+        for metric, table in tables
+        for policy, values in policies(table, records, metric, missing_distance)
     ]
     counts = np.array([record.counts for record in records], np.int64)
     counts = counts.reshape(len(records), len(targets), 4)
@@ -232,14 +233,13 @@ def _table(
     return np.array(table, np.float64).reshape(len(records), len(targets))
 
 
-def _policies(
+def policies(
+    values: np.ndarray,
     records: Sequence[Record],
-    targets: Sequence[Target],
     metric: Metric,
     missing_distance: MissingDistance,
 ) -> list[tuple[str, np.ndarray]]:
-    """Each policy, and the values as they count under it: NaN where they do not."""
-    values = _table(records, targets, metric)
+    """Each policy, and ``values [cases, classes]`` as they count under it; NaN does not count."""
     if not (metric.is_distance or metric.kind == "relative-volume"):
         return [("all", values)]
     infinite = np.isinf(values)
