@@ -15,7 +15,7 @@ import pytest
 import test_evaluation_readers as readers
 from PIL import Image
 
-from jaxseg.evaluation import _evaluate, _run, evaluate, evaluate_case
+from jaxseg.evaluation import _evaluate, _results, _run, evaluate, evaluate_case
 from jaxseg.evaluation._records import CaseError
 
 RNG = np.random.default_rng(0)
@@ -250,6 +250,20 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path):
         evaluate(p, g, num_classes=4, out=out, resume=True)
 
 
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    p, g, _ = folders(tmp_path, 3)
+    evaluate(p, g, num_classes=3, out=tmp_path / "out")
+    records = (tmp_path / "out" / "records.jsonl").read_bytes()
+    again = {"num_classes": 3, "out": tmp_path / "out", "resume": True}
+    with (
+        _results.open_records(tmp_path / "out"),
+        pytest.raises(ValueError, match="Another run is writing to"),
+    ):
+        evaluate(p, g, **again)
+    assert (tmp_path / "out" / "records.jsonl").read_bytes() == records
+    evaluate(p, g, **again)
+
+
 def test_a_killed_command_goes_on(tmp_path):
     p, g, _ = folders(tmp_path, 40)
     out = tmp_path / "out"
@@ -273,7 +287,8 @@ def test_a_killed_command_goes_on(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="lists processes as Linux does")
-def test_a_command_that_is_told_to_end_leaves_no_processes(tmp_path):
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGKILL], ids=lambda told: told.name)
+def test_a_command_that_ends_leaves_no_processes(tmp_path, told):
     p, g, _ = folders(tmp_path, 60)
     words = ["evaluate", p, g, "--num-classes", "3", "--metrics", "dice,hd95", "--workers", "2"]
     started = subprocess.Popen(
@@ -287,9 +302,11 @@ def test_a_command_that_is_told_to_end_leaves_no_processes(tmp_path):
         if records.exists() and records.stat().st_size:
             break
         time.sleep(0.01)
-    started.send_signal(signal.SIGTERM)
-    assert "--resume goes on" in started.communicate(timeout=60)[1]
-    assert started.returncode == 130
+    started.send_signal(told)
+    said = started.communicate(timeout=60)[1]
+    if told == signal.SIGTERM:
+        assert "--resume goes on" in said
+    assert started.returncode == (130 if told == signal.SIGTERM else -told)
     for _ in range(500):  # all are of one group
         try:
             os.killpg(started.pid, 0)
@@ -327,6 +344,13 @@ def test_a_case_that_kills_its_process_is_given_up():
         (["--num-classes", "3", "--fail-under", "dice[1].mean>0"], 0, ""),
         (["--num-classes", "3", "--fail-under", "dice"], 2, "METRIC.mean"),
         (["--num-classes", "3", "--fail-under", "hd95.mean<3"], 2, "--metrics does not"),
+        (
+            ["--num-classes", "3", "--metrics", "hd", "--fail-under", "hd.pooled<3"],
+            2,
+            "no pooled hd",
+        ),
+        (["--num-classes", "3", "--fail-under", "dice[7].mean>0"], 2, "class 7, which is not"),
+        (["--classes", "1", "--names", "mean of classes"], 2, "another name"),
         (["--num-classes", "3", "--metrics", "fish"], 2, "no metric"),
         (["--num-classes", "3", "--spacing", "0,1"], 2, "positive"),
         (["--num-classes", "3", "--shard", "3/2"], 2, "i/n"),
@@ -501,6 +525,28 @@ def test_the_spacing_of_files(tmp_path, write):
         if metric == "hausdorff_max_mm"
     ]
     assert of_hd == list(readers.SPACING) == [1.0, 2.0, 5.0]
+
+
+def test_cases_of_another_unit_are_listed(tmp_path):
+    cube = np.zeros((9, 10, 11), np.uint8)
+    cube[3:6, 3:7, 3:6] = 1
+    p, g = tmp_path / "p", tmp_path / "g"
+    for folder in (p, g):
+        folder.mkdir()
+        for case in ("a", "b"):
+            readers.write_nifti(folder / f"{case}.nii.gz", cube)
+        np.save(folder / "c.npy", cube)
+    results = evaluate(p, g, classes=[1], metrics="dice,hd")
+    assert [record.case for record in results.records] == ["a", "b"]
+    ((case, reason),) = results.errors
+    assert case == "c" and "has no spacing in mm" in reason and "--spacing" in reason
+    for settings in ({"metrics": "dice"}, {"metrics": "hd", "spacing": "pixels"}):
+        assert evaluate(p, g, classes=[1], **settings).errors == ()
+    for case in ("d", "e"):
+        for folder in (p, g):
+            np.save(folder / f"{case}.npy", cube)
+    results = evaluate(p, g, classes=[1], metrics="dice,hd")
+    assert [case for case, _ in results.errors] == ["a", "b"]
 
 
 def test_wrong_arguments():

@@ -360,10 +360,10 @@ def test_other_policies_are_refused(policy):
 def test_repr_is_a_table_of_means():
     assert repr(results()).splitlines() == [
         "Means over 3 cases, 1 without scores",
-        "class             dice  hd95_max_mm, detected  hd95_max_mm, penalty inf",
-        "liver            0.500     2.500 (1 left out)                       inf",
-        "tumour           0.500     1.000 (1 left out)                       inf",
-        "mean of classes  0.500     1.750 (2 left out)                       inf",
+        "class             dice  dice, pooled  hd95_max_mm, detected  hd95_max_mm, penalty inf",
+        "liver            0.500         0.545     2.500 (1 left out)                       inf",
+        "tumour           0.500         0.500     1.000 (1 left out)                       inf",
+        "mean of classes  0.500         0.523     1.750 (2 left out)                       inf",
     ]
     bad = Results((Target("<script>", (1,)), TARGETS[1]), METRICS, RECORDS, (), RUN)
     assert "<script>" in repr(bad)

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,6 +203,8 @@ def _evaluate(
             num_classes=num_classes, classes=classes, names=names, regions=regions,
             ignore=ignore, folders=[labels, predictions],
         )  # fmt: skip
+    if limit is not None:
+        _check_limit(limit, options["metrics"], [target.name for target in wanted.targets])
     if wanted.note and not quiet:
         console.print(wanted.note, style="dim", markup=False)
     strata = None if metadata is None else _pairs.read_metadata(metadata)
@@ -367,15 +369,29 @@ def _limit(text: str) -> Limit:
         ) from None
 
 
+def _check_limit(limit: Limit, asked: str, classes: Sequence[str]) -> None:
+    """Refuse a limit of what will not be computed, before the first case."""
+    from jaxseg.evaluation._metrics import parse_metrics
+
+    metrics = {metric.name: metric for metric in parse_metrics(asked)}
+    if limit.metric not in metrics:
+        raise click.BadParameter(
+            f"--fail-under names {limit.metric}, which --metrics does not: {', '.join(metrics)}."
+        )
+    if limit.statistic == "pooled" and not metrics[limit.metric].is_overlap:
+        raise click.BadParameter(f"--fail-under: there is no pooled {limit.metric}.")
+    if limit.target and classes and limit.target not in classes:
+        raise click.BadParameter(
+            f"--fail-under names the class {limit.target}, which is not scored: "
+            f"{', '.join(classes)}."
+        )
+
+
 def _is_met(limit: Limit, results: Any) -> bool:
     """Whether the number is within its bound; a number that there is not is not."""
     from jaxseg.evaluation._summary import MACRO
 
     metrics = {metric.name: metric for metric in results.metrics}
-    if limit.metric not in metrics:
-        raise click.BadParameter(
-            f"--fail-under names {limit.metric}, which --metrics does not: {', '.join(metrics)}."
-        )
     columns = results.summary
     pooled = limit.statistic == "pooled"
     counted = "detected" if results.run.missing_distance == "exclude" else "penalty"

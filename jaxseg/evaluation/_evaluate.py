@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
@@ -16,7 +17,7 @@ import numpy as np
 from jaxseg.evaluation import _pairs, _preflight, _readers
 from jaxseg.evaluation._case import as_targets, num_ids_of
 from jaxseg.evaluation._metrics import parse_metrics
-from jaxseg.evaluation._records import Record, Target
+from jaxseg.evaluation._records import CaseError, Record, Target
 from jaxseg.evaluation._results import (
     Results,
     Run,
@@ -154,7 +155,8 @@ def evaluate(
         raise ValueError(f"level must be between 0 and 1, such as 0.95; got {level}.")
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         raise ValueError(f"shard must be (i, n) with i from 1 to n; got {shard}.")
-    cases = _cases(predictions, labels, pair, missing, resample, say)
+    has_unit = spacing == "header" and any(m.column("mm") != m.column("px") for m in asked)
+    cases = _cases(predictions, labels, pair, missing, resample, has_unit, say)
     segments = None
     if num_classes is None and classes is None and cases.sources:
         segments = _segments(cases.sources[0].labels)
@@ -318,6 +320,7 @@ def _cases(
     pair: str | tuple[str, str] | None,
     missing: str,
     resample: bool,
+    has_unit: bool,
     say: Tell,
 ) -> _Cases:
     if _are_arrays(predictions) or _are_arrays(labels):
@@ -351,13 +354,39 @@ def _cases(
     of_grids = [each for each in files.pairs if not each.labels.name.lower().endswith(".dcm")]
     predicted = {each.prediction for each in of_grids}
 
+    @cache
     def read_header(path: Path) -> _readers.Header:
         return _readers.read_header(path, what="prediction" if path in predicted else "labels")
 
     problems = _preflight.header_problems(of_grids, read_header, resample=resample)
     for sentence in _preflight.summarize_problems(problems):
         say(Event("warning", sentence))
+    if has_unit:
+        other = _of_other_unit(jobs, read_header)
+        jobs = [job for job in jobs if job.case not in other]
+        errors += other.items()
     return _Cases(jobs, errors, files.cases)
+
+
+def _of_other_unit(
+    jobs: Sequence[Job], read_header: Callable[[Path], _readers.Header]
+) -> dict[str, str]:
+    """Cases whose distances would be in another unit than those of most, and what to do."""
+    units: dict[str, str] = {}
+    for job in jobs:
+        if isinstance(job.labels, Path) and not job.labels.name.lower().endswith(".dcm"):
+            with suppress(CaseError):  # it is told when the case is scored
+                units[job.case] = read_header(job.labels).unit
+    found = Counter(units.values())
+    common = "mm" if found["mm"] >= found["px"] else "px"
+    has = {"mm": "has a spacing in mm", "px": "has no spacing in mm"}
+    return {
+        case: f"The truth {has[unit]}, and that of most cases {has[common]}, so that their "
+        "distances and volumes have no mean. Write the spacing into the file, or give one for all "
+        "(--spacing)."
+        for case, unit in units.items()
+        if unit != common
+    }
 
 
 def _segments(labels: Source) -> tuple[str, ...] | None:

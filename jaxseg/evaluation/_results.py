@@ -331,15 +331,40 @@ def read_run(
 
 
 def open_records(folder: str | os.PathLike[str]) -> BinaryIO:
-    """Open ``records.jsonl`` to append to it; a half-written last line is removed first."""
+    """Open ``records.jsonl`` to append to it; a half-written last line is removed first.
+
+    Raises:
+      ValueError: another run is writing to it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORDS
-    if path.exists():
+    file = path.open("ab", buffering=0)
+    try:
+        _lock(file)
         _, end = _whole_lines(path)
-        if end < path.stat().st_size:
-            os.truncate(path, end)
-    return path.open("ab", buffering=0)
+        file.truncate(end)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _lock(file: BinaryIO) -> None:
+    """Keep other runs out, where the system can; it forgets the lock when the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f"Another run is writing to {Path(file.name).parent}. Wait for its end, or give "
+            "another folder."
+        ) from None
+    except OSError:  # a file system without locks
+        return
 
 
 def append_record(file: BinaryIO, record: Record) -> None:

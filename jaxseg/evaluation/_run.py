@@ -7,13 +7,16 @@ wherever an executor takes them. With an accelerator, processes read cases and J
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +25,9 @@ from jaxseg.evaluation._case import LabelMap, score
 from jaxseg.evaluation._metrics import Metric
 from jaxseg.evaluation._readers import Image
 from jaxseg.evaluation._records import CaseError, File, Record, Target
+
+if TYPE_CHECKING:
+    from loky import ProcessPoolExecutor
 
 R = TypeVar("R")
 Source = Path | np.ndarray  # a file, or an array that a program holds
@@ -303,6 +309,27 @@ def _submitted(
             yield pending.pop(future), error if error is not None else future.result()
 
 
+def _processes(number: int) -> ProcessPoolExecutor:
+    # They are no forks, which may hang where JAX runs, nor do they import the program.
+    from loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(
+        number, env=_OF_WORKERS, initializer=_end_with, initargs=(os.getpid(),)
+    )
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed and then ends no other."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere a process keeps the number of its parent
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def in_processes(
     read: Callable[[Job], R], jobs: Sequence[Job], workers: int
 ) -> Iterator[tuple[Job, R | BaseException]]:
@@ -311,12 +338,9 @@ def in_processes(
     If one of these is killed, all cases that were in their hands are read again at the end, each by
     a process alone: so a case that kills its process is found, and given up.
     """
-    # Its processes are no forks, which may hang where JAX runs, nor do they import the program.
-    from loky import ProcessPoolExecutor
-
     waiting, suspects = deque(jobs), list[Job]()
     while waiting:
-        pool = ProcessPoolExecutor(workers, env=_OF_WORKERS)
+        pool = _processes(workers)
         pending: dict[Future, Job] = {}
         try:
             while waiting or pending:
@@ -335,7 +359,7 @@ def in_processes(
         finally:
             pool.shutdown(wait=False, kill_workers=True)
     for job in suspects:
-        with ProcessPoolExecutor(1, env=_OF_WORKERS) as pool:
+        with _processes(1) as pool:
             try:
                 yield job, pool.submit(read, job).result()
             except BrokenProcessPool:

@@ -145,7 +145,7 @@ def means(
     metrics: Sequence[Metric],
     missing_distance: MissingDistance = "inf",
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The means over the cases as text: the heads of the columns, and each class with its cells.
+    """Means over the cases, and pooled scores, as text: the columns' heads, and each class's cells.
 
     Arguments are those of ``summarize``. Where infinite values are left out, the cell says how
     many.
@@ -155,12 +155,10 @@ def means(
     heads: dict[str, None] = {}
     cells: dict[str, list[str]] = {name: [] for name in [*(t.name for t in targets), MACRO]}
     for row in rows:
-        if row["aggregation"] == "pooled":
-            continue
-        policy = row["policy"]
+        pooled, policy = row["aggregation"] == "pooled", row["policy"]
         words = {"all": "", "penalty": f", penalty {missing_distance}"}.get(policy, f", {policy}")
-        heads[row["metric"] + words] = None
-        text = f"{row['mean']:.3f}"
+        heads[row["metric"] + (", pooled" if pooled else words)] = None
+        text = f"{row['pooled' if pooled else 'mean']:.3f}"
         if policy == "detected" and row["n_infinite"]:
             text += f" ({row['n_infinite']} left out)"
         cells[row["class"]].append(text)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxseg.evaluation import _pairs
 from jaxseg.evaluation._records import CaseError, Target
+from jaxseg.evaluation._summary import MACRO
 
 LARGEST_ID = 2**31 - 1
 HELP = (
@@ -101,6 +102,8 @@ def checked(targets: Sequence[Target], ignore: int | None, num_ids: int, note: s
     named = [t.name for t in targets]
     if twice := [name for name in named if named.count(name) > 1]:
         raise ValueError(f"Two classes or regions have the name {twice[0]!r}: rename one of them.")
+    if MACRO in named:
+        raise ValueError(f"{MACRO!r} is a row of the results: give that class another name.")
     if ignored := [t.name for t in targets if ignore in t.ids]:
         raise ValueError(
             f"The id {ignore} is ignored (--ignore), but {ignored[0]!r} has it: give one of them."
