@@ -9,11 +9,20 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from jaxseg.evaluation._evaluate import Event
+    from jaxseg.evaluation._results import Results
 
 BELOW_LIMIT, USAGE, FAILED_CASES, INTERRUPTED = 1, 2, 3, 130
 
@@ -51,7 +60,7 @@ def command() -> None:
     """Score folders of label maps, and compare and report the results."""
 
 
-def _spacing(_: click.Context, __: click.Parameter, text: str) -> Any:
+def _spacing(_: click.Context, __: click.Parameter, text: str) -> str | tuple[float, ...]:
     if text in ("header", "pixels"):
         return text
     try:
@@ -263,7 +272,7 @@ def _keep_compiled_programs() -> None:
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(seconds)
 
 
-def _dask(address: str) -> Any:
+def _dask(address: str) -> contextlib.AbstractContextManager[Executor]:
     try:
         from dask.distributed import Client
     except ImportError:
@@ -274,19 +283,19 @@ def _dask(address: str) -> Any:
 
 
 @contextlib.contextmanager
-def closing_executor(client: Any) -> Iterator[Any]:
+def closing_executor(client: Client) -> Iterator[Executor]:
     """The executor of a Dask client, which is closed at the end."""
     with client:
         yield client.get_executor()
 
 
-def _console(stderr: bool = False) -> Any:
+def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, soft_wrap=True, highlight=False)
 
 
-def _progress(console: Any) -> Any:
+def _progress(console: Console) -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -306,7 +315,7 @@ def _progress(console: Any) -> Any:
     )
 
 
-def _tell(console: Any, progress: Any, quiet: bool, event: Any) -> None:
+def _tell(console: Console, progress: Progress | None, quiet: bool, event: Event) -> None:
     """Show what ``evaluate`` tells: messages, and how far it is."""
     if event.kind in ("warning", "error") or (event.kind == "note" and not quiet):
         from rich.text import Text
@@ -324,7 +333,7 @@ def _tell(console: Any, progress: Any, quiet: bool, event: Any) -> None:
         progress.update(task.id, rate=rate)
 
 
-def _print_results(results: Any, out: Path | None) -> None:
+def _print_results(results: Results, out: Path | None) -> None:
     console = _console()
     lines = repr(results).splitlines()
     counts = zip(*(record.counts for record in results.records))  # by class
@@ -387,7 +396,7 @@ def _check_limit(limit: Limit, asked: str, classes: Sequence[str]) -> None:
         )
 
 
-def _is_met(limit: Limit, results: Any) -> bool:
+def _is_met(limit: Limit, results: Results) -> bool:
     """Whether the number is within its bound; a number that there is not is not."""
     from jaxseg.evaluation._summary import MACRO
 

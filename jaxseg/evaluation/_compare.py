@@ -14,13 +14,17 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxseg.evaluation._metrics import DISTANCE, OTHER, Metric
 from jaxseg.evaluation._records import Columns
 from jaxseg.evaluation._results import csv_text, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MACRO = "macro"  # the class that is the mean over the classes
 _BLUE = "#1f5fa8"
@@ -224,7 +228,7 @@ def _columns(names: list[str]) -> Columns:
     return {name: [] for name in names}
 
 
-def _append(table: Columns, *row: Any) -> None:
+def _append(table: Columns, *row: object) -> None:
     for column, value in zip(table.values(), row, strict=True):
         value = value.item() if isinstance(value, np.generic) else value
         column.append("" if isinstance(value, float) and math.isnan(value) else value)
@@ -240,7 +244,7 @@ def _rows(table: Columns, **wanted: str) -> Columns:
     return {name: [column[i] for i in keep] for name, column in table.items()}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -637,7 +641,7 @@ def _say_policies(
 # ------------------------------------------------------------------------------------------ picture
 
 
-def _figure(comparison: Comparison, label: str | None) -> Any:
+def _figure(comparison: Comparison, label: str | None) -> Figure:
     figures = _import("matplotlib.figure", "The plot needs matplotlib")
     metrics = list(dict.fromkeys(comparison.means["metric"]))
     methods = list(dict.fromkeys(comparison.means["method"]))
@@ -657,7 +661,7 @@ def _figure(comparison: Comparison, label: str | None) -> Any:
     return figure
 
 
-def _draw_differences(axes: Any, name: str, table: Columns, level: float) -> None:
+def _draw_differences(axes: Axes, name: str, table: Columns, level: float) -> None:
     columns = ("difference", "low", "high")
     for i, (mean, low, high) in enumerate(zip(*(table[x] for x in columns), strict=True)):
         if all(x != "" and math.isfinite(x) for x in (mean, low, high)):
@@ -673,7 +677,7 @@ def _draw_differences(axes: Any, name: str, table: Columns, level: float) -> Non
     _style(axes, f"{name}\ndifferences, {100 * level:g} % intervals")
 
 
-def _draw_ranks(axes: Any, name: str, table: Columns, level: float) -> None:
+def _draw_ranks(axes: Axes, name: str, table: Columns, level: float) -> None:
     columns = ("method", "rank", "p_rank_1", "rank_low", "rank_high")
     rows = [row for row in zip(*(table[x] for x in columns), strict=True) if "" not in row]
     rows.sort(key=lambda row: row[1])
@@ -688,7 +692,7 @@ def _draw_ranks(axes: Any, name: str, table: Columns, level: float) -> None:
     _style(axes, f"{name}\nhow often a method is first")
 
 
-def _style(axes: Any, title: str) -> None:
+def _style(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

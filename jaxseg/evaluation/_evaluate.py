@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -220,7 +220,7 @@ def write_report_of(
     folder: PathLike,
     metadata: Mapping[str, Mapping[str, str]] | None = None,
     by: Sequence[str] = (),
-    read: Callable[[Path], Any] | None = None,
+    read: Callable[[Path], _readers.Image] | None = None,
 ) -> Path:
     """Write ``report.html`` of results into a folder."""
     _check_strata(metadata, by)

@@ -10,18 +10,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from numpy.typing import ArrayLike
 
 from jaxseg._counts import Counts
 
 Statistic = Literal["mean", "median"]
 Score = Callable[[Counts], Array]
 Resamples: TypeAlias = "int | np.ndarray"
+Groups: TypeAlias = "Sequence[str] | Sequence[int] | np.ndarray"
 
 FEW = 20  # with fewer groups an interval covers less than it says
 CELLS = 2**21  # of the arrays of one block of resamples: 8 MB each
@@ -33,9 +35,9 @@ def few(groups: int) -> bool:
 
 
 def intervals(
-    values: Any,
+    values: ArrayLike,
     *,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Groups | None = None,
     statistic: Statistic = "mean",
     resamples: Resamples = 10_000,
     level: float = 0.95,
@@ -69,10 +71,10 @@ def intervals(
 
 
 def pooled_intervals(
-    counts: Any,
+    counts: ArrayLike,
     score: Score,
     *,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Groups | None = None,
     resamples: Resamples = 10_000,
     level: float = 0.95,
     seed: int = 0,
@@ -110,8 +112,8 @@ def pooled_intervals(
 
 
 def bootstrap(
-    values: Any,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    values: ArrayLike,
+    groups: Groups | None = None,
     statistic: Statistic = "mean",
     resamples: Resamples = 10_000,
     seed: int = 0,
@@ -291,7 +293,7 @@ def _with_macro(drawn: np.ndarray) -> np.ndarray:
     return np.concatenate([drawn, mean], -1)
 
 
-def _places(groups: Sequence[Any] | np.ndarray | None, cases: int) -> tuple[np.ndarray, int]:
+def _places(groups: Groups | None, cases: int) -> tuple[np.ndarray, int]:
     """The index of each case's group, and how many groups there are."""
     if groups is None:
         return np.arange(cases), cases

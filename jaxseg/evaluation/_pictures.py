@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxseg.evaluation._case import LabelMap
+from jaxseg.evaluation._readers import Image
 from jaxseg.evaluation._records import CaseError
 
 LARGEST = 512  # pixels of the longer side
@@ -38,7 +40,7 @@ class Picture(NamedTuple):
 
 
 def picture(
-    prediction: Any, labels: Any, *, foreground: Sequence[int], counted: Sequence[int] = ()
+    prediction: Image, labels: Image, *, foreground: Sequence[int], counted: Sequence[int] = ()
 ) -> Picture:
     """The prediction over the truth, of two images as the readers give them.
 
@@ -78,7 +80,12 @@ def picture(
 
 
 def _worst_slice(
-    p: Any, t: Any, axis: int, foreground: Sequence[int], counted: Sequence[int], segments: bool
+    p: LabelMap,
+    t: LabelMap,
+    axis: int,
+    foreground: Sequence[int],
+    counted: Sequence[int],
+    segments: bool,
 ) -> tuple[np.ndarray, str]:
     """The slice with the most wrong pixels, read one by one, so that a huge array need not fit."""
     worst, most, at = np.zeros((0, 0), np.uint8), -1, 0
@@ -92,7 +99,7 @@ def _worst_slice(
 
 
 def _codes(
-    p: Any, t: Any, foreground: Sequence[int], counted: Sequence[int], segments: bool
+    p: LabelMap, t: LabelMap, foreground: Sequence[int], counted: Sequence[int], segments: bool
 ) -> np.ndarray:
     p, t = np.asarray(p), np.asarray(t)
     if segments:

@@ -336,7 +336,7 @@ class ZarrLabels:
         self.dtype = np.dtype(array.dtype)
         self.ndim = len(self.shape)
 
-    def __getitem__(self, where: tuple[slice, ...]) -> np.ndarray:
+    def __getitem__(self, where: tuple[slice | int, ...]) -> np.ndarray:
         index: list[slice | int] = [0] * len(self._array.shape)
         for axis, part in zip(self._keep, where, strict=True):
             index[axis] = part

@@ -18,9 +18,12 @@ from jaxseg.evaluation._case import member
 from jaxseg.evaluation._metrics import Metric
 from jaxseg.evaluation._pairs import row_of_case
 from jaxseg.evaluation._pictures import COLOURS, MOST_VOXELS, Picture, picture
+from jaxseg.evaluation._readers import Image
 from jaxseg.evaluation._records import CaseError, Columns, File, Record, Target
 from jaxseg.evaluation._results import write_atomically
 from jaxseg.evaluation._summary import policies
+
+Rows = dict[tuple[int, str, str], dict[str, Any]]  # of the summary, as _summary_rows says
 
 FEW = 20  # with fewer values, an interval is not to be relied on
 MOST_CLASSES = 40  # of a confusion matrix that is drawn
@@ -90,7 +93,7 @@ def write_report(
     errors: Iterable[Sequence[str] | Mapping[str, str]] = (),
     metadata: Mapping[str, Mapping[str, str]] | None = None,
     by: Sequence[str] = (),
-    read: Callable[[Path], Any] | None = None,
+    read: Callable[[Path], Image] | None = None,
 ) -> Path:
     """Write ``report.html``, whole or not at all.
 
@@ -215,7 +218,9 @@ def _floats(values: Sequence[float | None]) -> list[float]:
     return [math.nan if v is None else float(v) for v in values]
 
 
-def _mean(values: np.ndarray, axis: int | None = None, where: Any = True) -> np.ndarray:
+def _mean(
+    values: np.ndarray, axis: int | None = None, where: np.ndarray | bool = True
+) -> np.ndarray:
     """The mean of the values that are not NaN; NaN if there are none."""
     valid = ~np.isnan(values) & where
     with np.errstate(invalid="ignore"):
@@ -265,7 +270,7 @@ def _is_grouped(table: _Table) -> bool:
     return len(_groups(table)) < len(table.records)
 
 
-def _says(rows: Mapping[tuple[int, str, str], Any], table: _Table, failed: int) -> list[str]:
+def _says(rows: Rows, table: _Table, failed: int) -> list[str]:
     """What must be known before any number is believed."""
     says = []
     if failed:
@@ -299,7 +304,7 @@ def _error(error: Sequence[str] | Mapping[str, str]) -> tuple[str, str]:
     return case, reason
 
 
-def _summary_rows(summary: Columns, table: _Table) -> dict[tuple[int, str, str], dict[str, Any]]:
+def _summary_rows(summary: Columns, table: _Table) -> Rows:
     """The rows of the summary, by metric, class and policy, or "pooled"."""
     indices = {name: i for i, m in enumerate(table.metrics) for name in (m.name, _column(m, table))}
     rows = {}
@@ -315,7 +320,7 @@ def _summary_rows(summary: Columns, table: _Table) -> dict[tuple[int, str, str],
     return rows
 
 
-def _has_few(name: str, rows: Mapping[tuple[int, str, str], Any]) -> bool:
+def _has_few(name: str, rows: Rows) -> bool:
     sizes = [row["n"] for (_, of, kind), row in rows.items() if of == name and kind != "pooled"]
     return any(0 < (size or 0) < FEW for size in sizes)
 
@@ -330,7 +335,7 @@ def _classes(rows: Iterable[tuple[int, str, str]], table: _Table) -> list[str]:
     return names + list(dict.fromkeys(name for _, name, _ in rows if name not in names))
 
 
-def _section(index: int, rows: Mapping[tuple[int, str, str], Any], table: _Table) -> dict[str, Any]:
+def _section(index: int, rows: Rows, table: _Table) -> dict[str, Any]:
     """The table of one metric: a row per class."""
     metric, values = table.metrics[index], table.values[index]
     axis = _axis(values, metric)
@@ -359,9 +364,7 @@ def _section(index: int, rows: Mapping[tuple[int, str, str], Any], table: _Table
     }
 
 
-def _pooled(
-    rows: Mapping[tuple[int, str, str], Any], table: _Table
-) -> tuple[list[Metric], list[tuple[str, bool, list[Any]]]]:
+def _pooled(rows: Rows, table: _Table) -> tuple[list[Metric], list[tuple[str, bool, list[Any]]]]:
     """The metrics that have pooled values, and the class and its values of each row."""
     used = [
         i for i in range(len(table.metrics)) if any(k[0] == i and k[2] == "pooled" for k in rows)
@@ -539,7 +542,7 @@ def _policies(
 
 
 def _worst_cases(
-    table: _Table, read: Callable[[Path], Any] | None
+    table: _Table, read: Callable[[Path], Image] | None
 ) -> list[tuple[Record, list[tuple[str, float]], float, Picture | None, str]]:
     """Each of the worst cases: its lowest classes, its mean, and its picture or why it has none."""
     values, metric = table.values[table.ranked_by], table.metrics[table.ranked_by]
@@ -563,7 +566,7 @@ def _picture(
     record: Record,
     targets: Sequence[Target],
     ids: Sequence[int],
-    read: Callable[[Path], Any] | None,
+    read: Callable[[Path], Image] | None,
 ) -> tuple[Picture | None, str]:
     for file in (record.prediction, record.labels):
         if reason := _changed(file):
@@ -581,7 +584,9 @@ def _picture(
         return None, str(error)
 
 
-def _is_as_scored(prediction: Any, labels: Any, record: Record, targets: Sequence[Target]) -> bool:
+def _is_as_scored(
+    prediction: Image, labels: Image, record: Record, targets: Sequence[Target]
+) -> bool:
     """Whether maps as they were read have the true pixels of each class that were counted."""
     p, g = prediction.array, labels.array
     if labels.names is not None or p.shape != g.shape or math.prod(g.shape) > MOST_VOXELS:

@@ -547,7 +547,7 @@ def csv_text(columns: Columns) -> str:
     return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     """A cell of a CSV. Python's writer leaves a carriage return bare, which ends a line."""
     if isinstance(value, float):
         return repr(value)
@@ -555,7 +555,7 @@ def _cell(value: Any) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
-def _json(parts: Mapping[str, Any]) -> str:
+def _json(parts: Mapping[str, object]) -> str:
     """An object in JSON: one line per entry, and one per element of a list."""
     lines = []
     for key, part in _without_nan(parts).items():

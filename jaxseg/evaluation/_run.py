@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -164,11 +164,13 @@ def _segments(
     return np.stack(found, -1)
 
 
-def _spacing(asked: str | tuple[float, ...], truth: Any, ndim: int) -> tuple[float, ...] | None:
+def _spacing(asked: str | tuple[float, ...], truth: Image, ndim: int) -> tuple[float, ...] | None:
     """The spacing in mm, or None to count in pixels."""
     if asked == "pixels" or (asked == "header" and truth.unit != "mm"):
         return None
     spacing = truth.spacing if isinstance(asked, str) else asked
+    if spacing is None:
+        return None
     spacing = spacing * ndim if len(spacing) == 1 else spacing
     if len(spacing) != ndim:
         raise CaseError(f"The spacing has {len(spacing)} numbers and the image {ndim} axes.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,7 +124,9 @@ def summarize(
     pooled_ends = intervals.of_pooled(pooled, counts)
     missed = _missed(counts)
 
-    blocks: list[list[tuple[Any, ...]]] = []  # of one row per class, the mean of the classes last
+    blocks: list[
+        list[tuple[object, ...]]
+    ] = []  # of one row per class, the mean of the classes last
     for metric in metrics:
         for (of, policy, values, counted), low_high in zip(series, ends, strict=True):
             if of == metric:
@@ -244,7 +246,7 @@ def policies(
     detected = ("detected", np.where(infinite, np.nan, values))
     if missing_distance == "exclude":
         return [detected]
-    penalty: Any = math.inf
+    penalty: float | np.ndarray = math.inf
     if metric.is_distance and missing_distance == "diagonal":
         diagonals = [math.hypot(*(n * s for n, s in zip(r.shape, r.spacing))) for r in records]
         penalty = np.array(diagonals, np.float64).reshape(-1, 1)
@@ -314,7 +316,7 @@ def _case_rows(
     counted: np.ndarray,
     ends: np.ndarray,
     missed: np.ndarray,
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[object, ...]]:
     quartiles = [_quantile(counted, q) for q in (0.5, 0.25, 0.75)]
     statistics = np.stack([mean_of(counted), *quartiles], -1)  # [C, 4]
     statistics = np.concatenate([statistics, mean_of(statistics)[None]])
@@ -348,7 +350,7 @@ def _pooled_rows(
     counts: np.ndarray,
     ends: np.ndarray,
     missed: np.ndarray,
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[object, ...]]:
     scores = overlap(counts.sum(0), metric.kind)  # [C]
     scores = np.append(scores, mean_of(scores))
     number = _with_sum(np.full((counts.shape[1], 1), len(counts)))
@@ -376,5 +378,5 @@ def _quantile(values: np.ndarray, quantile: float) -> np.ndarray:
     return result
 
 
-def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Columns:
+def _columns(names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> Columns:
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}

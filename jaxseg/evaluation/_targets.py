@@ -130,13 +130,14 @@ def as_ids(name: str, ids: str | Sequence[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _id(value: Any) -> int | None:
+def _id(value: object) -> int | None:
     """An id of a text or number; None if it is no id."""
     if isinstance(value, str):
         digits = value.strip()
         value = int(digits) if re.fullmatch(r"[0-9]{1,10}", digits) else None
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return int(value) if whole and 0 <= value <= LARGEST_ID else None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        return None
+    return int(value) if 0 <= value <= LARGEST_ID else None
 
 
 def _regions(regions: str | Sequence[str] | Mapping[str, Sequence[int]]) -> list[Target]:
@@ -340,7 +341,7 @@ def read_map(file: str | os.PathLike[str]) -> IdMap:
     return found
 
 
-def _colour(key: Any) -> tuple[int, int, int] | None:
+def _colour(key: object) -> tuple[int, int, int] | None:
     """Red, green and blue of ``#rrggbb``, ``r,g,b`` or a list; None if it is no colour."""
     if isinstance(key, str):
         text = key.strip()
