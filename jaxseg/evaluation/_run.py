@@ -6,6 +6,7 @@ wherever an executor takes them. With an accelerator, processes read cases and J
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import threading
@@ -315,13 +316,12 @@ def _processes(number: int) -> ProcessPoolExecutor:
     # They are no forks, which may hang where JAX runs, nor do they import the program.
     from loky import ProcessPoolExecutor
 
-    return ProcessPoolExecutor(
-        number, env=_OF_WORKERS, initializer=_end_with, initargs=(os.getpid(),)
-    )
+    return ProcessPoolExecutor(number, env=_OF_WORKERS, initializer=_start, initargs=(os.getpid(),))
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed and then ends no other."""
+def _start(parent: int) -> None:
+    """Let this process end soon after its parent, which may be killed and then ends no other."""
+    gc.freeze()  # loky looks for garbage every second: not among all that was imported
 
     def watch() -> None:
         while os.getppid() == parent:
