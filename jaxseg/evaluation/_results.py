@@ -613,6 +613,6 @@ def _unwritten(path: Path, error: OSError) -> OSError:
     return OSError(
         error.errno,
         f"could not be written ({error.strerror or error}) and is as it was before; free space or "
-        "change the permissions, and run again with --resume",
+        "change the permissions, and run again (evaluate: with --resume)",
         str(path),
     )
