@@ -19,6 +19,7 @@ SUMMARY = (
     *("n", "n_missed", "n_spurious", "n_infinite", "n_undefined"),
 )
 MACRO = "mean of classes"
+SummaryRow = tuple[object, ...]  # in the order of SUMMARY
 MissingDistance = str | float  # "inf", "diagonal", "exclude" or a distance
 
 # In float64: a pooled count may be above 2**24, where float32 has no longer every integer.
@@ -124,9 +125,7 @@ def summarize(
     pooled_ends = intervals.of_pooled(pooled, counts)
     missed = _missed(counts)
 
-    blocks: list[
-        list[tuple[object, ...]]
-    ] = []  # of one row per class, the mean of the classes last
+    blocks: list[list[SummaryRow]] = []  # of one row per class, the mean of the classes last
     for metric in metrics:
         for (of, policy, values, counted), low_high in zip(series, ends, strict=True):
             if of == metric:
@@ -316,7 +315,7 @@ def _case_rows(
     counted: np.ndarray,
     ends: np.ndarray,
     missed: np.ndarray,
-) -> list[tuple[object, ...]]:
+) -> list[SummaryRow]:
     quartiles = [_quantile(counted, q) for q in (0.5, 0.25, 0.75)]
     statistics = np.stack([mean_of(counted), *quartiles], -1)  # [C, 4]
     statistics = np.concatenate([statistics, mean_of(statistics)[None]])
@@ -350,7 +349,7 @@ def _pooled_rows(
     counts: np.ndarray,
     ends: np.ndarray,
     missed: np.ndarray,
-) -> list[tuple[object, ...]]:
+) -> list[SummaryRow]:
     scores = overlap(counts.sum(0), metric.kind)  # [C]
     scores = np.append(scores, mean_of(scores))
     number = _with_sum(np.full((counts.shape[1], 1), len(counts)))
@@ -378,5 +377,5 @@ def _quantile(values: np.ndarray, quantile: float) -> np.ndarray:
     return result
 
 
-def _columns(names: Sequence[str], rows: Sequence[tuple[object, ...]]) -> Columns:
+def _columns(names: Sequence[str], rows: Sequence[SummaryRow]) -> Columns:
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
